@@ -1,0 +1,56 @@
+PYTHON ?= python3
+OUTPUT ?= runs/quickstart
+WORK ?= runs/emoji-model
+WORKERS ?= 2
+PYTEST_ARGS ?=
+
+BIN := .venv/bin
+STAMP := .venv/.installed
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS)
+
+.DEFAULT_GOAL := help
+.PHONY: help quickstart test test-all lint type fmt wheel emoji-model clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+quickstart: $(STAMP) ## Train the embedded model; each call makes a new folder under runs/
+	@output=$(OUTPUT); number=2; \
+	while [ -e "$$output" ]; do output=$(OUTPUT)-$$number; number=$$((number + 1)); done; \
+	echo "Run folder: $$output"; \
+	$(BIN)/b2diffurl train emoji-quickstart --output "$$output" && echo "Done. Open $$output/report.html"
+
+test: $(STAMP) ## Run the tests (without the slow ones)
+	$(PYTEST) $(PYTEST_ARGS)
+
+test-all: $(STAMP) ## Run all tests, the slow ones too
+	$(PYTEST) -m "" $(PYTEST_ARGS)
+
+lint: $(STAMP) ## Check style, format and import order
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/lint-imports
+
+type: $(STAMP) ## Check types
+	$(BIN)/pyright
+
+fmt: $(STAMP) ## Format the code and sort the imports
+	$(BIN)/ruff check --select I --fix
+	$(BIN)/ruff format
+
+wheel: $(STAMP) ## Build the wheel into dist/
+	$(BIN)/python -m build --wheel --no-isolation
+
+emoji-model: $(STAMP) ## Train the embedded model's weights anew; resumes where it stopped
+	$(BIN)/python -m b2diffurl.emoji.training --work $(WORK)
+
+clean: ## Remove caches and built files; runs/ and .venv stay
+	rm -rf build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# torch goes first, alone: asked for by range it can pull several GB of CUDA packages.
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet -c constraints.txt "$$(grep '^torch==' constraints.txt)"
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	touch $@

@@ -1,0 +1,1 @@
+"""Denoising as a chain of Gaussian actions. Knows nothing of rewards, prompts or networks."""

@@ -1,0 +1,111 @@
+"""Draw scenes: Noto Color Emoji sprites composed on 32x32 pictures.
+
+Only the training of the embedded model needs this room (and the font, Debian package fonts-noto-color-emoji,
+SIL Open Font Licence 1.1); the library never imports it.
+
+Pictures are uint8 arrays of shape (32, 32, 3). Sprites are float32 arrays (h, w, 4), premultiplied RGBA in [0, 1].
+"""
+
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from b2diffurl.emoji.world import ACTIVITIES, ANIMALS, STYLES, Scene
+
+SIZE = 32
+FONT = Path("/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf")
+_FONT_PIXELS = 109  # the one bitmap size this font has
+_GLYPHS = dict(
+    zip(
+        ANIMALS,
+        "🐱🐶🐴🐵🐰🦓🕷🐦🐑🦌🐮🐐🦁🐯🐻🦝🦊🐺🦎🪲🐜🦋🐟🦈🐳🐬🐿🐭🐀🐍🐢🐸🐔🦆🪿🐝🐷🦃🪰🦙🐫🦇🦍🦔🦘",
+        strict=True,
+    )
+) | dict(zip(ACTIVITIES, "🚲♟🍽", strict=True))
+_ANIMAL_PIXELS = (17, 18, 19)
+_ACTIVITY_PIXELS = {"riding a bike": (16, 17, 18), "playing chess": (16, 17, 18), "washing dishes": (15, 16, 17)}
+# Centre of the animal and of the activity's object, in pixels (x, y); each moves by up to one pixel in x and y.
+_PLACES = {
+    "riding a bike": ((16, 10), (16, 23)),
+    "playing chess": ((10, 17), (25, 17)),
+    "washing dishes": ((21, 10), (10, 23)),
+}
+_ALONE = (16, 16)
+_JITTER = 1
+
+
+@cache
+def sprite(name: str, pixels: int) -> np.ndarray:
+    """The emoji of an animal or activity, its longer side `pixels` long."""
+    font = ImageFont.truetype(str(FONT), _FONT_PIXELS)
+    glyph = Image.new("RGBA", (160, 160), (0, 0, 0, 0))
+    ImageDraw.Draw(glyph).text((10, 10), _GLYPHS[name], font=font, embedded_color=True)
+    box = glyph.getbbox()
+    assert box is not None, f"the font has no glyph for {name}"
+    glyph = glyph.crop(box)
+    scale = pixels / max(glyph.size)
+    size = (max(1, round(glyph.width * scale)), max(1, round(glyph.height * scale)))
+    rgba = np.asarray(glyph.resize(size, Image.Resampling.LANCZOS), dtype=np.float32) / 255
+    return np.concatenate([rgba[..., :3] * rgba[..., 3:], rgba[..., 3:]], axis=-1)
+
+
+def _background(style: str, rng: np.random.Generator) -> np.ndarray:
+    canvas = np.empty((SIZE, SIZE, 3), np.float32)
+    if style == "cartoon":  # one plain pastel colour
+        canvas[:] = _PASTELS[rng.integers(len(_PASTELS))]
+    elif style == "landscape":  # sky above grass, with noise
+        horizon = int(rng.integers(14, 19))
+        sky = np.linspace(0, 1, horizon, dtype=np.float32)[:, None, None]
+        canvas[:horizon] = np.float32([0.35, 0.62, 0.95]) * (1 - sky) + np.float32([0.8, 0.92, 1.0]) * sky
+        canvas[horizon:] = np.float32([0.33, 0.62, 0.24])
+        canvas += rng.normal(0, 0.03, (SIZE, SIZE, 1)).astype(np.float32)
+    elif style == "sketch":  # paper
+        canvas[:] = 0.93
+    else:  # night: dark blue with stars
+        canvas[:] = np.float32([0.05, 0.06, 0.2])
+        stars = rng.integers(0, SIZE, (10, 2))
+        canvas[stars[:, 0], stars[:, 1]] = rng.uniform(0.6, 1.0, (10, 1))
+    return canvas
+
+
+_PASTELS = np.float32(
+    [[1.0, 0.85, 0.85], [1.0, 0.95, 0.75], [0.85, 1.0, 0.85], [0.85, 0.93, 1.0], [0.93, 0.85, 1.0], [1.0, 0.88, 0.72]]
+)
+
+
+def _paste(canvas: np.ndarray, name: str, pixels: int, centre: tuple[int, int], rng: np.random.Generator) -> None:
+    patch = sprite(name, pixels)
+    height, width = patch.shape[:2]
+    dx, dy = rng.integers(-_JITTER, _JITTER + 1, 2)
+    left = int(np.clip(centre[0] + dx - width // 2, 0, SIZE - width))
+    top = int(np.clip(centre[1] + dy - height // 2, 0, SIZE - height))
+    region = canvas[top : top + height, left : left + width]
+    region *= 1 - patch[..., 3:]
+    region += patch[..., :3]
+
+
+def render(scene: Scene, rng: np.random.Generator) -> np.ndarray:
+    """Draw a scene with random place, size and background.
+
+    Returns:
+        uint8 picture, shape (32, 32, 3).
+    """
+    canvas = _background(scene.style, rng)
+    animal_place, activity_place = _PLACES[scene.activity] if scene.activity else (_ALONE, _ALONE)
+    if scene.activity:
+        _paste(canvas, scene.activity, int(rng.choice(_ACTIVITY_PIXELS[scene.activity])), activity_place, rng)
+    if scene.animal:
+        _paste(canvas, scene.animal, int(rng.choice(_ANIMAL_PIXELS)), animal_place, rng)
+    if scene.style == "sketch":
+        grey = canvas @ np.float32([0.299, 0.587, 0.114])
+        canvas[:] = grey[..., None]
+    elif scene.style == "night":
+        canvas *= np.float32([0.8, 0.8, 0.95])
+    return np.round(np.clip(canvas, 0, 1) * 255).astype(np.uint8)
+
+
+def random_style(rng: np.random.Generator) -> str:
+    """Draw one of the four styles, all equally likely."""
+    return STYLES[rng.integers(len(STYLES))]

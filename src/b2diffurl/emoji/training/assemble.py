@@ -1,0 +1,52 @@
+"""Put the trained parts together: a pipeline directory, a CLIP directory, the oracle; all in half precision.
+
+The weights are rounded to half precision here and are read as float32: what is measured is what is shipped.
+"""
+
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, StableDiffusionPipeline
+from safetensors.torch import save_file
+from transformers import CLIPModel, CLIPTokenizer
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+from b2diffurl.emoji.oracle import WEIGHTS_FILE, SceneOracle
+from b2diffurl.emoji.training.denoiser import Denoiser, new_scheduler
+from b2diffurl.emoji.training.judges import CLIP_MEAN, CLIP_STD
+
+
+def save_pipeline(directory: Path, *, vae: AutoencoderKL, denoiser: Denoiser, tokenizer: CLIPTokenizer) -> None:
+    """Write the text-to-image model in diffusers format."""
+    pipe = StableDiffusionPipeline(
+        vae=vae,
+        text_encoder=denoiser.text_encoder,
+        tokenizer=tokenizer,
+        unet=denoiser.unet,
+        scheduler=new_scheduler(),
+        safety_checker=None,  # pyright: ignore[reportArgumentType]
+        feature_extractor=None,  # pyright: ignore[reportArgumentType]
+        requires_safety_checker=False,
+    )
+    pipe.to(torch.float16).save_pretrained(directory)
+    pipe.to(torch.float32)
+
+
+def save_clip(directory: Path, *, clip: CLIPModel, tokenizer: CLIPTokenizer) -> None:
+    """Write the reward's CLIP in transformers format."""
+    clip.half().save_pretrained(directory)
+    clip.float()
+    tokenizer.save_pretrained(directory)
+    CLIPImageProcessorPil(
+        size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}, image_mean=CLIP_MEAN, image_std=CLIP_STD
+    ).save_pretrained(directory)
+
+
+def save_oracle(directory: Path, *, oracle: SceneOracle) -> None:
+    """Write the oracle."""
+    directory.mkdir(parents=True, exist_ok=True)
+    state = {
+        name: (value.half() if value.is_floating_point() else value).contiguous()
+        for name, value in oracle.state_dict().items()
+    }
+    save_file(state, directory / WEIGHTS_FILE)

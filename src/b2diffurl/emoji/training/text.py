@@ -1,0 +1,40 @@
+"""The tokenizer: CLIP's byte-level BPE, small, in which every word of the emoji world is one token."""
+
+import json
+
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+from transformers import CLIPTokenizer
+
+from b2diffurl.emoji.world import all_prompts
+
+MAX_TOKENS = 16
+_START, _END = "<|startoftext|>", "<|endoftext|>"
+
+
+def new_tokenizer() -> CLIPTokenizer:
+    """Learn merges on the world's prompts until every word is whole; any other text falls apart into letters."""
+    bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>", continuing_subword_prefix=""))
+    bpe.normalizer = normalizers.Lowercase()
+    bpe.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
+    trainer = trainers.BpeTrainer(
+        vocab_size=4096, min_frequency=1, end_of_word_suffix="</w>", show_progress=False,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )  # fmt: skip
+    bpe.train_from_iterator(all_prompts(), trainer)
+    learned = bpe.get_vocab()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokens = alphabet + [f"{letter}</w>" for letter in alphabet]
+    tokens += [*sorted(set(learned) - set(tokens), key=learned.__getitem__), _START, _END]
+    merges = _merges(bpe)
+    tokenizer = CLIPTokenizer(
+        vocab={token: index for index, token in enumerate(tokens)}, merges=merges, model_max_length=MAX_TOKENS
+    )
+    words = {word for prompt in all_prompts() for word in prompt.split()}
+    assert all(len(tokenizer(word).input_ids) == 3 for word in words), "a word of the world is more than one token"
+    return tokenizer
+
+
+def _merges(bpe: Tokenizer) -> list[tuple[str, str]]:
+    return [tuple(pair) for pair in json.loads(bpe.to_str())["model"]["merges"]]

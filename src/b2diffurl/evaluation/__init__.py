@@ -1,0 +1,1 @@
+"""Judging a policy's pictures: alignment and diversity."""

@@ -1,0 +1,39 @@
+"""Pictures between float tensors in [0, 1] and 8-bit PIL images: rounded, in this one place.
+
+Shapes: a picture is 3 x H x W, float, in [0, 1].
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+
+def to_pil(image: Float[Tensor, "3 H W"]) -> Image.Image:
+    """Round a picture to 8 bits.
+
+    >>> to_pil(torch.full((3, 1, 1), 0.999)).getpixel((0, 0))
+    (255, 255, 255)
+    """
+    pixels = (image.detach().float().clamp(0, 1) * 255).round().to(torch.uint8)
+    return Image.fromarray(pixels.permute(1, 2, 0).cpu().numpy())
+
+
+def from_pil(image: Image.Image) -> Float[Tensor, "3 H W"]:
+    """Read a PIL image as floats in [0, 1]."""
+    pixels = np.asarray(image.convert("RGB"), dtype=np.float32) / 255
+    return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+def grid(images: Sequence[Image.Image], *, num_columns: int, gap_pixels: int = 2) -> Image.Image:
+    """Set pictures of one size side by side, row by row."""
+    width, height = images[0].size
+    num_columns = min(num_columns, len(images))
+    num_rows = -(-len(images) // num_columns)
+    sheet = Image.new("RGB", (num_columns * (width + gap_pixels), num_rows * (height + gap_pixels)), "white")
+    for index, image in enumerate(images):
+        sheet.paste(image, (index % num_columns * (width + gap_pixels), index // num_columns * (height + gap_pixels)))
+    return sheet

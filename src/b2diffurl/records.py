@@ -1,0 +1,67 @@
+"""What passes between the rooms of one round.
+
+Shapes: B trajectories, n trained steps of the interval, G branch groups, S selected trajectories, C H W of a latent.
+"""
+
+from dataclasses import dataclass
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Trajectories:
+    """B trajectories through the interval, B = G * K, the K members of a branch group next to each other.
+
+    Attributes:
+        latents: x_t before every trained step and after the last one, float32; action i is `latents[:, i + 1]`.
+        log_probs: of the actions, under the policy that took them.
+        step_index: which of the T denoising steps each trained step is, counted from 0 at x_T.
+        prompts: one a trajectory.
+        group_index: the branch group of each trajectory.
+    """
+
+    latents: Float[Tensor, "B n+1 C H W"]
+    log_probs: Float[Tensor, "B n"]
+    step_index: Int[Tensor, " n"]
+    prompts: tuple[str, ...]
+    group_index: Int[Tensor, " B"]
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    @property
+    def num_steps(self) -> int:
+        """Number of trained steps n."""
+        return len(self.step_index)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Selection:
+    """The trajectories that are trained on.
+
+    Attributes:
+        index: which trajectories of the round, in ascending order.
+        pairs: rows (best, worst) of branch groups that gave both, as indices of trajectories.
+    """
+
+    index: Int[Tensor, " S"]
+    pairs: Int[Tensor, "P 2"]
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepBatch:
+    """M single steps of selected trajectories, as an objective sees them.
+
+    Attributes:
+        log_prob: under the present policy, with gradient.
+        old_log_prob: under the policy that sampled.
+        advantage: of the trajectory each step belongs to.
+    """
+
+    log_prob: Float[Tensor, " M"]
+    old_log_prob: Float[Tensor, " M"]
+    advantage: Float[Tensor, " M"]

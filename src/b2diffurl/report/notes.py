@@ -1,0 +1,101 @@
+"""What each logged number means: unit, range, and which direction is good."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+METRIC_NOTES: dict[str, str] = {
+    "round": "Training round, counted from 1: sample, score, select, update.",
+    "reward_queries": "Images scored by the reward so far: the cost axis of the paper.",
+    "interval/num_steps": (
+        "Denoising steps trained in this round, counted from the end of the trajectory. "
+        "Backward progressive training lets it grow up to the sampler's number of steps."
+    ),
+    "reward/mean": "Mean reward of the round's images, in the reward's own unit. Higher is better.",
+    "reward/std": "Standard deviation of the reward over the round's images, in the reward's own unit.",
+    "advantage/zero_fraction": (
+        "Share of images (0 to 1) whose advantage is 0, because their prompt has too few rewards or rewards that "
+        "hardly differ. Near 1, there is nothing to learn from."
+    ),
+    "selection/num_trajectories": (
+        "Trajectories selected for the update: the best and the worst of each branch group, where they pass the "
+        "thresholds. 0 is a round without an update."
+    ),
+    "selection/num_groups_with_pair": (
+        "Branch groups of which both the best and the worst trajectory were selected; preference objectives (dpo) "
+        "learn from these alone."
+    ),
+    "objective/loss": (
+        "The objective's value, to minimise; empty in a round without an update. Its level means little, and it need "
+        "not fall while the reward rises."
+    ),
+    "objective/clip_fraction": (
+        "Share of trained steps (0 to 1) where the clip range takes the gradient away. 0 throughout: the clip never "
+        "acts. Near 1: the updates are too large."
+    ),
+    "policy/ratio_max_error": (
+        "Largest |ratio - 1| between replayed and sampled log-probs before the first update. In float32 it must stay "
+        "below 1e-6; more means that replay and rollout differ."
+    ),
+    "policy/grad_norm": (
+        "Norm of the gradient before clipping, mean over the round's optimizer steps. Sudden peaks often come before a "
+        "collapse."
+    ),
+    "policy/kl_to_old": (
+        "KL divergence between the updated policy and the one that sampled the round, in nats per step, estimated from "
+        "the log-ratios of trained steps: how far the update moved. 0 is no change; empty without an update."
+    ),
+    "update/num_optimizer_steps": "Optimizer steps of the round that stand.",
+    "update/taken_back": (
+        "1 if the trust region took back the round's last optimizer step and ended the update, else 0."
+    ),
+    "picture/contrast": (
+        "Standard deviation of a picture's values, 0 to 0.5, averaged over the round's pictures. A steady drift warns "
+        "of pictures that turn flat or garish, even while the reward rises."
+    ),
+    "time/rollout_s": "Seconds spent sampling trunks and branches.",
+    "time/reward_s": "Seconds spent scoring images.",
+    "time/update_s": "Seconds spent replaying steps and updating the policy.",
+    "clip_score": (
+        "Raw cosine between picture and prompt in CLIP's space, averaged over the pictures. From -1 to 1, higher is "
+        "better aligned; comparable only between scores of the same CLIP model."
+    ),
+    "scene_accuracy": (
+        "Share of pictures in which an independent classifier, never used as a reward, sees what the prompt asks for, "
+        "animal and activity. From 0 to 100 %, higher is better aligned. Reward up without it is reward hacking."
+    ),
+    "style_entropy": (
+        "Entropy of the styles over all pictures, in nats. 0: a single style. ln 4 = 1.386: all four equally often. "
+        "Higher is more diverse; falling is diversity collapse."
+    ),
+    "inception_score": (
+        "exp of the mean KL divergence between one picture's class probabilities, as a judge's features give them, "
+        "and their average. At least 1 (all alike), higher is more diverse; comparable only for the same judge."
+    ),
+}
+"""One or two plain sentences for every metric that a run logs or an evaluation reports."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Score:
+    """How the page shows one evaluation metric; of those listed here, more is always better.
+
+    Attributes:
+        label: the name in words.
+        topic: what it measures.
+        decimals: digits behind the point.
+        is_share: True for a value from 0 to 1 that is shown in per cent, its change in points.
+    """
+
+    label: str
+    topic: Literal["alignment", "diversity", "other"]
+    decimals: int = 3
+    is_share: bool = False
+
+
+SCORES: dict[str, Score] = {
+    "scene_accuracy": Score(label="Scene accuracy", topic="alignment", decimals=1, is_share=True),
+    "clip_score": Score(label="CLIPScore", topic="alignment"),
+    "style_entropy": Score(label="Style entropy", topic="diversity"),
+    "inception_score": Score(label="Inception Score", topic="diversity"),
+}
+"""The evaluation metrics that the page knows, in the order in which it shows them."""

@@ -1,0 +1,82 @@
+"""What a run tells the outside while it goes on: metrics to files, progress to whoever watches."""
+
+import json
+from pathlib import Path
+from typing import Protocol
+
+Metrics = dict[str, float | None]
+
+
+class Observer(Protocol):
+    """Somebody who watches a run; the command line's progress bars, a tracker."""
+
+    def on_phase(self, name: str, *, total: int) -> None:
+        """A phase of a round begins, with so many things to do."""
+        ...
+
+    def on_progress(self, num: int) -> None:
+        """So many things of the phase are done since the last call."""
+        ...
+
+    def on_round(self, metrics: Metrics) -> None:
+        """A round is over."""
+        ...
+
+
+class MetricsFile:
+    """metrics.jsonl: one line a round. A resumed run drops the lines of rounds that it does again.
+
+    Args:
+        path: of the file.
+        first_round: lines of this round and later ones are dropped.
+    """
+
+    def __init__(self, path: Path, *, first_round: int) -> None:
+        self.path = path
+        kept = [line for line in self._lines() if json.loads(line)["round"] < first_round]
+        path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+
+    def on_phase(self, name: str, *, total: int) -> None:
+        """Nothing to do."""
+
+    def on_progress(self, num: int) -> None:
+        """Nothing to do."""
+
+    def on_round(self, metrics: Metrics) -> None:
+        """Append the round's line."""
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(metrics) + "\n")
+
+    def _lines(self) -> list[str]:
+        if not self.path.is_file():
+            return []
+        # A line without its newline was cut off when the run was killed.
+        return [
+            line[:-1] for line in self.path.read_text(encoding="utf-8").splitlines(keepends=True) if line[-1] == "\n"
+        ]
+
+
+class TensorBoard:
+    """TensorBoard events (extra: tensorboard), the step being the number of reward queries.
+
+    Args:
+        directory: of the event files.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer = SummaryWriter(str(directory))
+
+    def on_phase(self, name: str, *, total: int) -> None:
+        """Nothing to do."""
+
+    def on_progress(self, num: int) -> None:
+        """Nothing to do."""
+
+    def on_round(self, metrics: Metrics) -> None:
+        """Write every number."""
+        for name, value in metrics.items():
+            if value is not None:
+                self._writer.add_scalar(name, value, int(metrics["reward_queries"] or 0))
+        self._writer.flush()

@@ -1,0 +1,300 @@
+"""The loop: sample, score, select, update, once a round; and the run folder it fills.
+
+prompts -> trunks -> branches -> pictures -> rewards -> advantages -> selection -> objective -> optimizer steps
+"""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from b2diffurl.advantage import RewardHistory
+from b2diffurl.checkpoint import (
+    Checkpoint,
+    load_newest_checkpoint,
+    load_optimizer_tensors,
+    optimizer_tensors,
+    save_checkpoint,
+)
+from b2diffurl.collapse import CollapseWatch, check_finite_rewards, contrast
+from b2diffurl.contracts import Reward
+from b2diffurl.diffusion.ddim import DDIM
+from b2diffurl.errors import RunStopped
+from b2diffurl.evaluation.evaluate import (
+    EMOJI_METRICS,
+    GENERAL_METRICS,
+    SAMPLES_STREAM,
+    draw_pictures,
+    is_emoji_world,
+    judge,
+)
+from b2diffurl.folder import RunFolder
+from b2diffurl.models.policy import Policy, check_prompts, load_tokenizer
+from b2diffurl.prompts import draw_prompts, load_prompts
+from b2diffurl.report import write_report
+from b2diffurl.rewards import load_reward
+from b2diffurl.rewards.clip import CLIPScore
+from b2diffurl.rollout import NoiseKey, Rollout, sample_branches
+from b2diffurl.run import Run, check_run
+from b2diffurl.tracker import Metrics, MetricsFile, Observer
+from b2diffurl.update import Update
+
+
+class Trainer:
+    """One run in one folder.
+
+    Args:
+        run: what to do.
+        folder: the run folder, begun.
+        device: where the model runs.
+        observers: who is told of progress and metrics, besides metrics.jsonl.
+        reward: in place of the run's own, from Python.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        *,
+        folder: RunFolder,
+        device: torch.device | str = "cpu",
+        observers: Sequence[Observer] = (),
+        reward: Reward | None = None,
+    ) -> None:
+        self.run, self.folder = run, folder
+        self.prompts = load_prompts(run.prompts)
+        self.policy = Policy.load(run.model, device=device)
+        self.policy.add_lora(run.lora, seed=run.seed)
+        self.ddim: DDIM = self.policy.ddim(num_inference_steps=run.sampler.num_inference_steps, eta=run.sampler.eta)
+        self.reward = reward or load_reward(run.reward, device=device)
+        self.parameters = self.policy.trainable_parameters()
+        config = run.optimization
+        self.optimizer = torch.optim.AdamW(
+            self.parameters.values(), lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay
+        )
+        self.history = RewardHistory(config=run.advantage)
+        self.watch = CollapseWatch(config=run.collapse)
+        self.rounds_done, self.reward_queries = 0, 0
+        self._restore()
+        self.observers = (MetricsFile(folder.metrics_file, first_round=self.rounds_done + 1), *observers)
+
+    def train(self) -> None:
+        """Do all rounds that are not done yet, then write the adapter and the report.
+
+        Raises:
+            RunStopped: the run must not go on; the last checkpoint stands.
+        """
+        self.folder.mark_stopped(None)
+        self.folder.write_environment(self.policy.device)
+        try:
+            if self.rounds_done == 0:
+                self._look(0)
+                self._evaluate("before")
+            while self.rounds_done < self.run.num_rounds:
+                self._round()
+        except RunStopped as stop:
+            self.folder.mark_stopped(stop)
+            write_report(self.folder.path)
+            raise
+        self._evaluate("after")
+        self.policy.save_lora(self.folder.lora)
+        write_report(self.folder.path)
+
+    # One round
+
+    def _round(self) -> None:
+        run, round_index = self.run, self.rounds_done + 1
+        num_steps = run.schedule.num_steps(
+            self.rounds_done, num_rounds=run.num_rounds, num_inference_steps=self.ddim.num_steps
+        )
+        started = time.perf_counter()
+        rollout = self._sample(num_steps, round_index)
+        sampled = time.perf_counter()
+        rewards, images_contrast = self._score(rollout, round_index)
+        scored = time.perf_counter()
+        self.watch.after_sampling(rewards, images_contrast, round_index=round_index)
+        trajectories = rollout.trajectories
+        advantages = self.history.advantages(rewards, trajectories.prompts)
+        selection = run.selection.select(advantages, num_branches=run.rollout.num_branches)
+        self._phase("update", len(selection) * trajectories.num_steps * run.optimization.num_inner_epochs)
+        updated = self._update()(trajectories, advantages, selection, seed=run.seed, round_index=round_index)
+        ended = time.perf_counter()
+        self.watch.after_update(updated, round_index=round_index)
+        self.rounds_done, self.reward_queries = round_index, self.reward_queries + len(rewards)
+        metrics: Metrics = {
+            "round": round_index,
+            "reward_queries": self.reward_queries,
+            "interval/num_steps": num_steps,
+            "reward/mean": float(rewards.mean()),
+            "reward/std": float(rewards.std(correction=0)),
+            "advantage/zero_fraction": float((advantages == 0).float().mean()),
+            "selection/num_trajectories": len(selection),
+            "selection/num_groups_with_pair": len(selection.pairs),
+            **updated,
+            "picture/contrast": images_contrast,
+            "time/rollout_s": sampled - started,
+            "time/reward_s": scored - sampled,
+            "time/update_s": ended - scored,
+        }
+        for observer in self.observers:
+            observer.on_round(metrics)
+        self._keep(round_index)
+
+    def _sample(self, num_steps: int, round_index: int) -> Rollout:
+        run = self.run
+        prompts = draw_prompts(self.prompts, run.num_trunks, seed=run.seed, round_index=round_index)
+        self._phase("sample", run.reward_queries_per_round)
+        rollout = sample_branches(
+            self.policy,
+            self.ddim,
+            prompts=prompts,
+            num_interval_steps=num_steps,
+            num_branches=run.rollout.num_branches,
+            guidance_scale=run.sampler.guidance_scale,
+            noise=NoiseKey(seed=run.seed, stream=round_index),
+            chunk_size=run.rollout.chunk_size,
+            log_prob_reduction=run.rollout.log_prob_reduction,
+            on_progress=self._progress,
+        )
+        bad = ~torch.isfinite(rollout.trajectories.log_probs)
+        if bool(bad.any()):
+            step = int(rollout.trajectories.step_index[int(bad.nonzero()[0, 1])])
+            raise RunStopped(round_index=round_index, cause=f"a log-prob of denoising step {step} is not finite.")
+        return rollout
+
+    def _score(self, rollout: Rollout, round_index: int) -> tuple[Tensor, float]:
+        self._phase("score", len(rollout.final_latents))
+        images = self.policy.decode(rollout.final_latents)
+        rewards = torch.as_tensor(self.reward(images, rollout.trajectories.prompts)).cpu()
+        check_finite_rewards(rewards, len(images), round_index=round_index)
+        self._progress(len(images))
+        return rewards.double(), contrast(images)
+
+    def _update(self) -> Update:
+        return Update(
+            policy=self.policy,
+            parameters=self.parameters,
+            optimizer=self.optimizer,
+            ddim=self.ddim,
+            objective=self.run.objective,
+            config=self.run.optimization,
+            trust_region=self.run.trust_region,
+            guidance_scale=self.run.sampler.guidance_scale,
+            log_prob_reduction=self.run.rollout.log_prob_reduction,
+            on_progress=self._progress,
+        )
+
+    # What is kept
+
+    def _keep(self, round_index: int) -> None:
+        records, last = self.run.records, round_index == self.run.num_rounds
+        if last or round_index % records.samples_every_rounds == 0:
+            self._look(round_index)
+        if last or round_index % records.checkpoint_every_rounds == 0:
+            state = {"history": self.history.rounds, "watch": self.watch.state()}
+            checkpoint = Checkpoint(
+                round_index=round_index,
+                reward_queries=self.reward_queries,
+                adapter=self.policy.adapter_state(),
+                optimizer=optimizer_tensors(self.optimizer, self.parameters),
+                state=state,
+            )
+            save_checkpoint(self.folder.checkpoints, checkpoint, num_kept=records.num_checkpoints)
+
+    def _restore(self) -> None:
+        checkpoint = load_newest_checkpoint(self.folder.checkpoints)
+        if checkpoint is None:
+            return
+        self.policy.load_adapter_state(checkpoint.adapter)
+        load_optimizer_tensors(self.optimizer, self.parameters, checkpoint.optimizer)
+        self.history.rounds = checkpoint.state["history"]
+        self.watch.load_state(checkpoint.state["watch"])
+        self.rounds_done, self.reward_queries = checkpoint.round_index, checkpoint.reward_queries
+
+    def _look(self, round_index: int) -> None:
+        """Sample the fixed prompts from the fixed noise."""
+        prompts = self.prompts[:: max(1, len(self.prompts) // self.run.records.num_samples)]
+        prompts = prompts[: self.run.records.num_samples]
+        pictures = draw_pictures(
+            self.policy,
+            self.ddim,
+            prompts,
+            num_images=len(prompts),
+            guidance_scale=self.run.sampler.guidance_scale,
+            seed=self.run.seed,
+            stream=SAMPLES_STREAM,
+            chunk_size=self.run.rollout.chunk_size,
+        )
+        self.folder.write_samples(pictures, round_index=round_index)
+
+    def _evaluate(self, when: str) -> None:
+        num_images = self.run.records.num_evaluation_images
+        if num_images == 0:
+            return
+        self._phase(f"evaluate {when}", num_images)
+        pictures = draw_pictures(
+            self.policy,
+            self.ddim,
+            self.prompts,
+            num_images=num_images,
+            guidance_scale=self.run.sampler.guidance_scale,
+            seed=self.run.seed,
+            chunk_size=self.run.rollout.chunk_size,
+            on_progress=self._progress,
+        )
+        metrics = EMOJI_METRICS if is_emoji_world(self.prompts) else GENERAL_METRICS
+        clip = self.reward if isinstance(self.reward, CLIPScore) else CLIPScore(default_clip(self.run.model))
+        numbers = judge(pictures, metrics, clip=clip)
+        self.folder.write_evaluation(when, numbers, num_images=num_images, prompts=self.run.prompts)
+
+    def _phase(self, name: str, total: int) -> None:
+        for observer in self.observers:
+            observer.on_phase(name, total=total)
+
+    def _progress(self, num: int) -> None:
+        for observer in self.observers:
+            observer.on_progress(num)
+
+
+def default_clip(model: str) -> str:
+    """The CLIP that judges a model's pictures: the embedded one's own, else the paper's ViT-H-14."""
+    from b2diffurl.models import EMOJI
+    from b2diffurl.rewards.clip import VIT_H_14
+
+    return EMOJI if model == EMOJI else VIT_H_14
+
+
+def train(
+    run: Run,
+    *,
+    output: Path | str,
+    resume: bool = False,
+    device: torch.device | str = "cpu",
+    observers: Sequence[Observer] = (),
+    reward: Reward | None = None,
+) -> Path:
+    """Fine-tune a model.
+
+    Args:
+        run: what to do; `recipes` has complete ones.
+        output: the run folder, made if it is not there.
+        resume: continue the run that the folder holds from its newest checkpoint.
+        device: where the model runs.
+        observers: who is told of progress and metrics.
+        reward: a function (images, prompts) -> scores, in place of the run's own.
+
+    Returns:
+        The run folder.
+
+    Raises:
+        UserError: something in the run cannot be; told before a model is loaded where that is possible.
+        RunStopped: the run must not go on; the last checkpoint stands.
+    """
+    output = Path(output)
+    check_run(run, own_reward=reward is not None)
+    check_prompts(load_tokenizer(run.model), load_prompts(run.prompts))
+    folder = RunFolder(output)
+    folder.begin(run, resume=resume)
+    Trainer(run, folder=folder, device=device, observers=observers, reward=reward).train()
+    return output

@@ -1,0 +1,33 @@
+"""Rewards normalised per prompt over a round and the last H, one number after the other (paper, appendix D.1)."""
+
+import math
+from collections.abc import Sequence
+
+Round = Sequence[tuple[str, float]]
+
+
+def advantages(
+    rounds: Sequence[Round], *, num_rounds: int, std_floor: float = 1e-4, max_advantage: float = 5.0
+) -> list[float]:
+    """Advantages of the newest round, given (prompt, reward) of every round, the newest last."""
+    newest = len(rounds) - 1
+    out = []
+    for prompt, reward in rounds[newest]:
+        known = []
+        for index in range(len(rounds)):
+            if index >= newest - num_rounds:
+                for other_prompt, other_reward in rounds[index]:
+                    if other_prompt == prompt:
+                        known.append(float(other_reward))
+        mean = math.fsum(known) / len(known)
+        std = math.sqrt(math.fsum((value - mean) ** 2 for value in known) / len(known))
+        if len(known) < 2 or std < std_floor:
+            out.append(0.0)
+            continue
+        advantage = (float(reward) - mean) / std
+        if advantage > max_advantage:
+            advantage = max_advantage
+        if advantage < -max_advantage:
+            advantage = -max_advantage
+        out.append(advantage)
+    return out

@@ -1,0 +1,26 @@
+"""Best and worst of every branch group, by looking at one trajectory after the other (paper, section 3.3, Eq. 5)."""
+
+from collections.abc import Sequence
+
+
+def best_and_worst(
+    advantages: Sequence[float], *, num_branches: int, pos_threshold: float, neg_threshold: float
+) -> tuple[list[int], list[tuple[int, int]]]:
+    """The selected trajectories in ascending order, and (best, worst) of the groups that gave both."""
+    index, pairs = [], []
+    for first in range(0, len(advantages), num_branches):
+        best = worst = first
+        for member in range(first, first + num_branches):
+            if advantages[member] > advantages[best]:
+                best = member
+            if advantages[member] < advantages[worst]:
+                worst = member
+        good = advantages[best] >= pos_threshold
+        bad = advantages[worst] < neg_threshold
+        if good:
+            index.append(best)
+        if bad:
+            index.append(worst)
+        if good and bad:
+            pairs.append((best, worst))
+    return sorted(index), pairs

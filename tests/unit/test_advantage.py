@@ -1,0 +1,139 @@
+"""Normalised rewards against the slow twin, and the cases that other code gets wrong."""
+
+import json
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from b2diffurl.advantage import PromptHistory, RewardHistory
+from b2diffurl.errors import UserError
+from tests.reference import advantage as twin
+
+# Eighths are exact in float64, so that rewards which do not differ have no standard deviation at all.
+REWARDS = st.integers(-32, 32).map(lambda eighths: eighths / 8)
+ROUND = st.lists(st.tuples(st.sampled_from(["a cat", "a cat riding a bike", "a dog"]), REWARDS), min_size=1, max_size=8)
+
+
+def history(**changed: float) -> RewardHistory:
+    return RewardHistory(config=PromptHistory(**changed))  # pyright: ignore[reportArgumentType]
+
+
+def once(rewards: Tensor | list[float], *prompts: str) -> list[float]:
+    """Advantages of one round without a past; all of one prompt if none is given."""
+    rewards = torch.as_tensor(rewards)
+    return history().advantages(rewards, prompts or ["a cat"] * len(rewards)).tolist()
+
+
+@given(rounds=st.lists(ROUND, min_size=1, max_size=6), num_rounds=st.integers(0, 3))
+def test_equals_the_twin_in_every_round(rounds: list[list[tuple[str, float]]], num_rounds: int) -> None:
+    ours = history(num_rounds=num_rounds, max_advantage=1.5)
+    for number, now in enumerate(rounds, start=1):
+        rewards, prompts = torch.tensor([reward for _, reward in now]), [prompt for prompt, _ in now]
+        expected = twin.advantages(rounds[:number], num_rounds=num_rounds, max_advantage=1.5)
+        assert ours.advantages(rewards, prompts).tolist() == pytest.approx(expected, abs=1e-6)
+
+
+@given(now=ROUND)
+def test_advantages_are_finite_and_average_to_nothing_per_prompt(now: list[tuple[str, float]]) -> None:
+    prompts = [prompt for prompt, _ in now]
+    got = once([reward for _, reward in now], *prompts)
+    for prompt in prompts:
+        mine = [value for value, other in zip(got, prompts, strict=True) if other == prompt]
+        assert all(math.isfinite(value) for value in mine)
+        assert sum(mine) == pytest.approx(0, abs=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.int64, torch.float16, torch.float32, torch.float64])
+def test_rewards_of_every_type_make_float_advantages(dtype: torch.dtype) -> None:
+    got = history().advantages(torch.tensor([1, 0, 0, 0]).to(dtype), ["a cat"] * 4)
+    assert got.dtype == torch.float32
+    assert got.tolist() == pytest.approx([math.sqrt(3), *[-1 / math.sqrt(3)] * 3])
+
+
+def test_a_single_reward_has_no_advantage() -> None:
+    assert once([3.0]) == [0.0]
+    assert once([3.0, 1.0, 2.0], "a dog", "a cat", "a cat") == [0.0, -1.0, 1.0]
+
+
+def test_a_single_reward_a_round_is_compared_with_the_past() -> None:
+    ours = history()
+    assert ours.advantages(torch.tensor([0.0]), ["a cat"]).tolist() == [0.0]
+    assert ours.advantages(torch.tensor([2.0]), ["a cat"]).tolist() == [1.0]
+
+
+def test_rewards_that_are_all_alike_have_no_advantage() -> None:
+    assert once([0.1] * 7) == [0.0] * 7
+
+
+def test_differences_under_the_floor_are_not_blown_up() -> None:
+    assert once([0.5, 0.5 + 1e-6]) == [0.0, 0.0]
+    assert once([0.5, 0.75]) == [-1.0, 1.0]
+
+
+def test_a_standard_deviation_on_the_floor_counts() -> None:
+    assert history(std_floor=0.25).advantages(torch.tensor([0.0, 0.5]), ["a cat"] * 2).tolist() == [-1.0, 1.0]
+    assert history(std_floor=0.2501).advantages(torch.tensor([0.0, 0.5]), ["a cat"] * 2).tolist() == [0.0, 0.0]
+
+
+def test_advantages_are_clipped_on_both_sides() -> None:
+    """One of n rewards differs: it is sqrt(n - 1) standard deviations away."""
+    assert once([0.0] * 35 + [1.0])[-1] == 5.0
+    assert once([0.0] * 35 + [-1.0])[-1] == -5.0
+    assert once([0.0] * 16 + [1.0])[-1] == pytest.approx(4.0)
+
+
+def test_prompts_that_begin_alike_do_not_merge() -> None:
+    long = "a cat riding a bike, " * 40
+    assert once([0.0, 1.0, 100.0, 102.0], long, long, long + "x", long + "x") == [-1.0, 1.0, -1.0, 1.0]
+    assert once([1.0, 2.0, 3.0], "a cat", "A cat", "a cat ") == [0.0, 0.0, 0.0]
+
+
+def test_exactly_num_rounds_past_rounds_count_besides_this_one() -> None:
+    """With 0s and one 30 in round 0, its 30 is felt until it is num_rounds = 2 rounds old."""
+    ours = history(num_rounds=2)
+    got = [
+        ours.advantages(torch.tensor([first, 0.0]), ["a cat"] * 2)[1].item() for first in (30.0, 0.0, 0.0, 0.0, 0.0)
+    ]
+    assert got[:3] == pytest.approx([-1.0, -1 / math.sqrt(3), -1 / math.sqrt(5)])
+    assert got[3:] == [0.0, 0.0]
+    assert len(ours.rounds) == 3
+
+
+def test_without_past_rounds_each_round_stands_alone() -> None:
+    ours = history(num_rounds=0)
+    for _ in range(3):
+        assert ours.advantages(torch.tensor([0.0, 1.0]), ["a cat"] * 2).tolist() == [-1.0, 1.0]
+        assert ours.advantages(torch.tensor([5.0, 5.0]), ["a cat"] * 2).tolist() == [0.0, 0.0]
+
+
+def test_a_round_without_a_prompt_ages_its_rewards_all_the_same() -> None:
+    ours = history(num_rounds=1)
+    ours.advantages(torch.tensor([0.0]), ["a cat"])
+    ours.advantages(torch.tensor([0.0]), ["a dog"])
+    assert ours.advantages(torch.tensor([9.0]), ["a cat"]).tolist() == [0.0]
+
+
+def test_statistics_are_float64() -> None:
+    rewards = torch.tensor([1e8, 1e8 + 1], dtype=torch.float64)  # one number in float32
+    assert once(rewards) == [-1.0, 1.0]
+
+
+def test_a_history_through_json_goes_on_as_before() -> None:
+    first, second = history(), history()
+    first.advantages(torch.tensor([0.1, 0.7]), ["a cat", "a dog"])
+    second.rounds = json.loads(json.dumps(first.rounds))
+    now = (torch.tensor([0.3, 0.2]), ["a cat", "a dog"])
+    assert torch.equal(first.advantages(*now), second.advantages(*now))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("num_rounds", -1), ("std_floor", 0.0), ("std_floor", float("nan")), ("max_advantage", -5.0)],
+)
+def test_settings_out_of_range_are_refused(name: str, value: float) -> None:
+    with pytest.raises(UserError, match=rf"^advantage\.{name} is {value}; give .*\.$"):
+        history(**{name: value})

@@ -1,0 +1,150 @@
+"""What stops a run that falls apart, and what does not."""
+
+import json
+
+import pytest
+import torch
+
+from b2diffurl.collapse import Collapse, CollapseWatch, check_finite_rewards, contrast
+from b2diffurl.errors import RunStopped, UserError
+
+UPDATED: dict[str, float | None] = {
+    "policy/kl_to_old": 0.1, "update/taken_back": 0, "update/num_optimizer_steps": 8,
+}  # fmt: skip
+ALL_REFUSED = UPDATED | {"update/taken_back": 1, "update/num_optimizer_steps": 0}
+
+
+def watch(**changed: float) -> CollapseWatch:
+    return CollapseWatch(config=Collapse(**changed))  # pyright: ignore[reportArgumentType]
+
+
+def see(watched: CollapseWatch, mean: float, *, images_contrast: float = 0.2, round_index: int = 1) -> None:
+    """Rewards of this mean and a standard deviation of 0.1."""
+    rewards = torch.tensor([mean - 0.1, mean + 0.1], dtype=torch.float64)
+    watched.after_sampling(rewards, images_contrast, round_index=round_index)
+
+
+def test_contrast_is_the_standard_deviation_within_pictures() -> None:
+    """Black and white in equal parts has 0.5, a flat picture 0, however pictures differ from one another."""
+    half = torch.zeros(3, 4, 4)
+    half[:, :2] = 1
+    flat = [torch.full((3, 4, 4), value) for value in (0.0, 1.0)]
+    assert contrast(half[None]) == 0.5
+    assert contrast(torch.stack(flat)) == 0
+    assert contrast(torch.stack([half, flat[0]])) == 0.25
+
+
+def test_a_reward_that_rises_and_wavers_goes_on() -> None:
+    watched = watch()
+    for mean in (0.5, 0.6, 0.41, 0.7, 0.51):  # at most 0.19 under the best: less than 2 x 0.1
+        see(watched, mean)
+
+
+def test_a_reward_far_under_the_best_rounds_stops_the_run() -> None:
+    watched = watch()
+    see(watched, 0.5)
+    see(watched, 0.9)
+    with pytest.raises(RunStopped, match=r"mean reward fell from 0\.900 to 0\.650; lower optimization") as stopped:
+        see(watched, 0.65, round_index=7)
+    assert stopped.value.round_index == 7
+    assert str(stopped.value).startswith("Stopped in round 7: ")
+
+
+def test_the_first_rounds_deviation_is_the_measure() -> None:
+    watched = watch(max_reward_drop=1.0)
+    see(watched, 0.5)
+    watched.after_sampling(torch.tensor([-9.0, 9.9]), 0.2, round_index=2)  # mean 0.45
+    with pytest.raises(RunStopped):
+        see(watched, 0.35)
+
+
+@pytest.mark.xfail(reason="collapse.py: first_reward_std 0 leaves no room, so the first step down stops the run")
+def test_a_sparse_reward_that_begins_with_nothing_may_waver() -> None:
+    watched = watch()
+    watched.after_sampling(torch.zeros(8), 0.2, round_index=1)
+    watched.after_sampling(torch.tensor([1.0, 1.0, 0, 0, 0, 0, 0, 0]), 0.2, round_index=2)
+    watched.after_sampling(torch.tensor([1.0, 0, 0, 0, 0, 0, 0, 0]), 0.2, round_index=3)
+
+
+@pytest.mark.parametrize(("first", "later", "stops"), [(0.1, 0.24, False), (0.1, 0.26, True), (0.2, 0.07, True), (0.2, 0.09, False)])
+def test_contrast_may_change_by_a_factor_either_way(first: float, later: float, stops: bool) -> None:  # noqa: FBT001
+    watched = watch(max_contrast_factor=2.5)
+    see(watched, 0.5, images_contrast=first)
+    if stops:
+        with pytest.raises(RunStopped, match=f"contrast went from {first:.3f} to {later:.3f}; "):
+            see(watched, 0.5, images_contrast=later)
+    else:
+        see(watched, 0.5, images_contrast=later)
+
+
+def test_contrast_is_compared_with_the_first_round_not_the_last() -> None:
+    watched = watch(max_contrast_factor=2.0)
+    see(watched, 0.5, images_contrast=0.1)
+    see(watched, 0.5, images_contrast=0.15)
+    with pytest.raises(RunStopped):
+        see(watched, 0.5, images_contrast=0.25)
+
+
+@pytest.mark.parametrize("kl", [20.1, float("inf"), float("nan")])
+def test_a_policy_that_moved_too_far_stops_the_run(kl: float) -> None:
+    with pytest.raises(RunStopped, match="nats a step in one round; lower optimization"):
+        watch().after_update(UPDATED | {"policy/kl_to_old": kl}, round_index=4)
+    watch().after_update(UPDATED | {"policy/kl_to_old": 20.0}, round_index=4)
+
+
+def test_a_round_without_an_update_is_no_collapse() -> None:
+    empty = UPDATED | {"policy/kl_to_old": None, "update/num_optimizer_steps": 0}
+    watched = watch(max_refused_rounds=1)
+    for round_index in range(5):
+        watched.after_update(empty, round_index=round_index)
+
+
+def test_rounds_in_a_row_without_an_accepted_step_stop_the_run() -> None:
+    watched = watch(max_refused_rounds=2)
+    watched.after_update(ALL_REFUSED, round_index=1)
+    watched.after_update(UPDATED | {"update/taken_back": 1}, round_index=2)  # a later step was taken back: not refused
+    watched.after_update(ALL_REFUSED, round_index=3)
+    with pytest.raises(RunStopped, match="in 2 rounds in a row the first optimizer step left the trust region"):
+        watched.after_update(ALL_REFUSED, round_index=4)
+
+
+def test_a_watch_through_json_goes_on_as_before() -> None:
+    fresh = watch()
+    fresh.load_state(json.loads(json.dumps(fresh.state())))
+    assert fresh == watch()
+    watched = watch()
+    see(watched, 0.9)
+    watched.after_update(ALL_REFUSED, round_index=1)
+    other = watch()
+    other.load_state(json.loads(json.dumps(watched.state())))
+    assert other == watched
+    with pytest.raises(RunStopped):
+        see(other, 0.5)
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.int64, torch.float16, torch.float32])
+def test_one_finite_number_a_picture_is_a_reward(dtype: torch.dtype) -> None:
+    check_finite_rewards(torch.ones(3, dtype=dtype), 3, round_index=1)
+
+
+@pytest.mark.parametrize("shape", [(), (2,), (3, 1), (1, 3)])
+def test_rewards_of_another_shape_stop_the_run(shape: tuple[int, ...]) -> None:
+    with pytest.raises(RunStopped) as stopped:
+        check_finite_rewards(torch.zeros(shape), 3, round_index=1)
+    assert stopped.value.cause == f"the reward gave shape {shape} for 3 pictures."
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_a_reward_that_is_not_finite_stops_the_run(value: float) -> None:
+    with pytest.raises(RunStopped, match=f"^Stopped in round 5: the reward of picture 1 is {value}"):
+        check_finite_rewards(torch.tensor([0.0, value, float("nan")]), 3, round_index=5)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("max_kl", 0.0), ("max_reward_drop", -1.0), ("max_contrast_factor", 1.0), ("max_kl", float("nan")),
+     ("max_refused_rounds", 0)],
+)  # fmt: skip
+def test_settings_out_of_range_are_refused(name: str, value: float) -> None:
+    with pytest.raises(UserError, match=rf"^collapse\.{name} is {value}; give .*\.$"):
+        watch(**{name: value})

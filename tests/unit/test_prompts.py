@@ -1,0 +1,93 @@
+"""The paper's lists, the user's files, and the draw of a round."""
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from b2diffurl.errors import UserError
+from b2diffurl.prompts import draw_prompts, load_prompts, named_lists
+
+LETTERS = tuple("abcdefg")
+
+
+def write(path: Path, content: bytes) -> str:
+    path.write_bytes(content)
+    return str(path)
+
+
+def test_there_are_three_templates_in_three_parts() -> None:
+    assert named_lists() == [f"template{n}-{part}" for n in (1, 2, 3) for part in ("all", "test", "train")]
+
+
+@pytest.mark.parametrize("template", ["template1", "template2", "template3"])
+def test_all_is_train_and_test_and_they_share_no_prompt(template: str) -> None:
+    both = load_prompts(f"{template}-train") + load_prompts(f"{template}-test")
+    assert load_prompts(f"{template}-all") == both
+    assert len(set(both)) == len(both)
+    assert all(prompt == prompt.strip() and prompt for prompt in both)
+
+
+def test_template_1_crosses_45_animals_with_3_activities() -> None:
+    """Each animal once in training, so that its other two activities are held out."""
+    train, held_out = load_prompts("template1-train"), load_prompts("template1-test")
+    assert (len(train), len(held_out)) == (45, 90)
+    activities = ("riding a bike", "playing chess", "washing dishes")
+    animals = Counter(prompt.split(" ", maxsplit=2)[1] for prompt in train + held_out)
+    assert len(animals) == 45
+    assert set(animals.values()) == {3}
+    assert all(prompt.endswith(activities) for prompt in train + held_out)
+
+
+def test_a_file_has_one_prompt_a_line(tmp_path: Path) -> None:
+    source = write(tmp_path / "mine.txt", "# heading\n a cat \r\n\n\ta bear, \u732b\n# end\n#\n".encode())
+    assert load_prompts(source) == ("a cat", "a bear, \u732b")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "holds no prompt; write one prompt a line."),
+        (b"\n# nothing\n", "holds no prompt; write one prompt a line."),
+        (b"a cat\na dog\na cat \n", "holds 'a cat' more than once; keep each prompt once."),
+        (b"\xff\xfe", "is not UTF-8 text; save it as UTF-8, one prompt a line."),
+    ],
+)
+def test_a_file_that_is_of_no_use_is_refused(content: bytes, said: str, tmp_path: Path) -> None:
+    source = write(tmp_path / "mine.txt", content)
+    with pytest.raises(UserError) as refused:
+        load_prompts(source)
+    assert str(refused.value) == f"prompts file {source} {said}"
+
+
+@pytest.mark.parametrize("source", ["template1", "template9-train", "nowhere.txt", ".", ""])
+def test_what_is_neither_a_list_nor_a_file_is_refused_and_the_lists_are_named(source: str) -> None:
+    with pytest.raises(UserError) as refused:
+        load_prompts(source)
+    assert str(refused.value).startswith(f"prompts is {source!r}, which is no file and none of the named lists; ")
+    assert "template1-train" in str(refused.value)
+
+
+@given(num=st.integers(1, 40), seed=st.integers(0, 2**64), round_index=st.integers(1, 1000))
+def test_no_prompt_is_drawn_twice_more_than_another(num: int, seed: int, round_index: int) -> None:
+    drawn = draw_prompts(LETTERS, num, seed=seed, round_index=round_index)
+    assert len(drawn) == num
+    times = [drawn.count(letter) for letter in LETTERS]
+    assert max(times) - min(times) <= 1
+
+
+def test_a_draw_depends_on_seed_and_round_alone() -> None:
+    draws = {
+        (seed, round_index): draw_prompts(LETTERS, 7, seed=seed, round_index=round_index)
+        for seed in (0, 1)
+        for round_index in (1, 2, 3)
+    }
+    assert draws[0, 2] == draw_prompts(LETTERS, 7, seed=0, round_index=2)
+    assert len(set(draws.values())) == 6
+
+
+def test_every_pass_has_its_own_order() -> None:
+    drawn = draw_prompts(LETTERS, 14, seed=0, round_index=1)
+    assert drawn[:7] != drawn[7:]

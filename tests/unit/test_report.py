@@ -1,0 +1,399 @@
+"""The report page: made from real files, for runs at every stage, and safe to open anywhere."""
+
+import json
+import re
+import subprocess
+import sys
+from html import escape
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from b2diffurl.errors import UserError
+from b2diffurl.report import METRIC_NOTES, write_report
+
+RUN_TOML = """recipe = "emoji-quickstart"
+seed = 0
+model = "emoji"
+reward = "emoji-clip"
+prompts = "template1-train"
+num_rounds = 20
+reward_queries_per_round = 256
+
+[sampler]
+num_inference_steps = 20
+"""
+LOGGED = [
+    "round",
+    "reward_queries",
+    "interval/num_steps",
+    "reward/mean",
+    "reward/std",
+    "advantage/zero_fraction",
+    "selection/num_trajectories",
+    "selection/num_groups_with_pair",
+    "objective/loss",
+    "objective/clip_fraction",
+    "policy/ratio_max_error",
+    "policy/grad_norm",
+    "policy/kl_to_old",
+    "update/num_optimizer_steps",
+    "update/taken_back",
+    "picture/contrast",
+    "time/rollout_s",
+    "time/reward_s",
+    "time/update_s",
+]
+SCORED = ["clip_score", "scene_accuracy", "style_entropy", "inception_score"]
+BEFORE = {"clip_score": 0.6132, "scene_accuracy": 0.453, "style_entropy": 1.301, "inception_score": 3.214}
+AFTER = {"clip_score": 0.7391, "scene_accuracy": 0.672, "style_entropy": 1.184, "inception_score": 3.214}
+PROMPTS = ["a bear riding a bike", "a cat playing chess"]
+CHARTS = ["Reward", "Interval length", "Selected trajectories", "KL to old policy", "Gradient norm", "Time per round"]
+
+
+def metrics_of_round(number: int) -> dict[str, float | None]:
+    """Give what one round logs; round 2 has no update."""
+    metrics: dict[str, float | None] = dict.fromkeys(LOGGED, 0.5)
+    metrics |= {"round": number, "reward_queries": 256 * number, "interval/num_steps": 14 + number // 4}
+    metrics |= {"reward/mean": 0.6 + 0.005 * number, "reward/std": 0.1, "update/taken_back": int(number == 5)}
+    metrics |= {"time/rollout_s": 6.0, "time/reward_s": 1.0, "time/update_s": 5.5, "update/num_optimizer_steps": 2}
+    if number == 2:
+        metrics |= {"objective/loss": None, "policy/grad_norm": None, "update/num_optimizer_steps": 0}
+    return metrics
+
+
+def write_json(path: Path, value: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value), encoding="utf-8")
+
+
+def write_metrics(run_dir: Path, *, num_rounds: int) -> None:
+    lines = [json.dumps(metrics_of_round(number)) + "\n" for number in range(1, num_rounds + 1)]
+    (run_dir / "metrics.jsonl").write_text("".join(lines), encoding="utf-8")
+
+
+def write_samples(run_dir: Path, *, rounds: list[int], prompts: list[str], side: int = 32) -> None:
+    """Write smooth pictures with some noise, as photographs have."""
+    write_json(run_dir / "samples" / "prompts.json", prompts)
+    generator = np.random.default_rng(0)
+    for number in rounds:
+        folder = run_dir / "samples" / f"round_{number:05d}"
+        folder.mkdir()
+        for index in range(len(prompts)):
+            coarse = Image.fromarray(generator.integers(0, 256, (16, 16, 3), dtype=np.uint8))
+            smooth = np.asarray(coarse.resize((side, side), Image.Resampling.BICUBIC), dtype=np.float64)
+            noisy = np.clip(smooth + generator.normal(0, 12, smooth.shape), 0, 255).astype(np.uint8)
+            Image.fromarray(noisy).save(folder / f"{index:03d}.png")
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path) -> Path:
+    """A run that has a configuration and nothing else yet."""
+    (tmp_path / "run.toml").write_text(RUN_TOML, encoding="utf-8")
+    return tmp_path
+
+
+@pytest.fixture
+def full_run_dir(run_dir: Path) -> Path:
+    """A finished run of 20 rounds."""
+    write_metrics(run_dir, num_rounds=20)
+    write_json(run_dir / "env.json", {"torch": "2.13.0", "commit": "3f2a"})
+    write_json(
+        run_dir / "evaluation.json", {"before": BEFORE, "after": AFTER, "num_images": 256, "prompts": "template1-test"}
+    )
+    write_samples(run_dir, rounds=[0, 10, 20], prompts=PROMPTS)
+    return run_dir
+
+
+class Page(HTMLParser):
+    """Collect a page's elements, and check that what is opened is closed."""
+
+    VOID = frozenset({"meta", "img", "br", "link", "hr", "input"})
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str]]] = []
+        self.text = ""
+        self._open: list[str] = []
+        self.feed(html)
+        self.close()
+        assert not self._open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, {name: value or "" for name, value in attrs}))
+        if tag not in self.VOID:
+            self._open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, {name: value or "" for name, value in attrs}))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+    def attributes(self, name: str) -> list[str]:
+        return [attributes[name] for _, attributes in self.elements if name in attributes]
+
+    def count(self, tag: str, style: str = "") -> int:
+        return sum(1 for found, attributes in self.elements if found == tag and style in attributes.get("class", ""))
+
+
+def read_page(run_dir: Path) -> tuple[str, Page]:
+    path = write_report(run_dir)
+    assert path == run_dir / "report.html"
+    html = path.read_text(encoding="utf-8")
+    return html, Page(html)
+
+
+def test_full_run_tells_everything(full_run_dir: Path) -> None:
+    html, page = read_page(full_run_dir)
+
+    # 20 rounds of 6 + 1 + 5.5 seconds; reward 0.6 + 0.005 per round.
+    assert "Reward 0.605 → 0.700 over 20 rounds, 5,120 reward queries, 4 min 10 s." in page.text
+    assert "1 round without an update" in page.text
+    assert "the trust region took back a step in 1 round" in page.text
+    for title in CHARTS:
+        assert f"<h3>{title}<b" in html
+    assert page.count("figure", "pair") == 2
+    assert page.count("figure", "strip") == 2
+    assert page.count("img", "pixel") == 2 * 2 + 2 * 3
+    assert "num_inference_steps = 20" in page.text
+    assert "3f2a" in page.text
+    assert page.count("p", "banner") == 0
+    for metric in LOGGED:
+        assert f"<code>{metric}</code>" in html
+        assert escape(METRIC_NOTES[metric]) in html
+
+
+def test_sections_come_in_reading_order(full_run_dir: Path) -> None:
+    html, _ = read_page(full_run_dir)
+
+    assert re.findall("<h2>(.*?)</h2>", html) == [
+        "Alignment and diversity",
+        "Training",
+        "Pictures before and after",
+        "Round by round",
+        "What each number means",
+        "The run",
+    ]
+
+
+def test_tiles_show_signed_changes_in_words(full_run_dir: Path) -> None:
+    """Accuracy .453 -> .672 is +21.9 points; 256 images leave 50 / 16 = 3.1 points of standard error."""
+    _, page = read_page(full_run_dir)
+
+    assert "45.3 % → 67.2 %▲ +21.9 points better" in page.text
+    assert "0.613 → 0.739▲ +0.126 better" in page.text
+    assert "1.301 → 1.184▼ −0.117 less diverse" in page.text
+    assert "3.214 → 3.214±0.000 unchanged" in page.text
+    assert "±3.1 points" in page.text
+
+
+def test_unknown_scores_and_metrics_are_shown_without_a_verdict(run_dir: Path) -> None:
+    write_json(run_dir / "evaluation.json", {"before": {"blur<": 2.0}, "after": {"blur<": 1.5}})
+    (run_dir / "metrics.jsonl").write_text('{"round": 1, "mine/number": 7}\n', encoding="utf-8")
+
+    html, page = read_page(run_dir)
+
+    assert "blur&lt;" in html
+    assert "2.000 → 1.500−0.500No note" in page.text
+    assert "<code>mine/number</code>" in html
+    assert not re.search(r'class="change (good|bad)"', html)
+
+
+@pytest.mark.parametrize("num_rounds", [1, 3])
+def test_unfinished_run(run_dir: Path, num_rounds: int) -> None:
+    write_metrics(run_dir, num_rounds=num_rounds)
+    write_json(run_dir / "evaluation.json", {"before": BEFORE, "num_images": 64, "prompts": "template1-test"})
+    write_samples(run_dir, rounds=[0], prompts=PROMPTS)
+
+    html, page = read_page(run_dir)
+
+    assert f"{num_rounds} of 20 rounds so far" in page.text
+    assert "Before training only" in page.text
+    assert "→" not in page.text.partition("Alignment")[2]
+    assert page.count("img") == len(PROMPTS)
+    for title in CHARTS:
+        assert f"<h3>{title}<b" in html
+    assert "nan" not in page.text.lower()
+
+
+def test_run_that_has_only_a_configuration(run_dir: Path) -> None:
+    html, page = read_page(run_dir)
+
+    assert "No round has finished yet." in page.text
+    assert page.count("img") == page.count("svg") == 0
+    assert re.findall("<h2>(.*?)</h2>", html) == ["The run"]
+
+
+def test_run_without_samples(full_run_dir: Path) -> None:
+    for path in sorted((full_run_dir / "samples").rglob("*"), reverse=True):
+        path.rmdir() if path.is_dir() else path.unlink()
+
+    _, page = read_page(full_run_dir)
+
+    assert page.count("img") == 0
+    assert "Pictures" not in page.text
+    assert page.count("svg") == len(CHARTS) + 1  # the reward chart has a second form for phones
+
+
+def test_missing_picture_leaves_an_empty_frame(full_run_dir: Path) -> None:
+    (full_run_dir / "samples" / "round_00020" / "001.png").unlink()
+
+    _, page = read_page(full_run_dir)
+
+    assert page.count("span", "no-picture") == 2  # in the pair and in the strip
+
+
+def test_missing_metrics_are_left_out(run_dir: Path) -> None:
+    lines = [json.dumps({"round": number, "reward/mean": 0.1 * number}) + "\n" for number in (1, 2)]
+    (run_dir / "metrics.jsonl").write_text("".join(lines), encoding="utf-8")
+
+    html, page = read_page(run_dir)
+
+    assert "Reward 0.100 → 0.200 over 2 of 20 rounds." in page.text
+    assert re.findall("<h3>(.*?)<b", html) == ["Reward"]
+    assert page.count("tr") == 1 + 2
+
+
+def test_rounds_without_any_update_still_draw(run_dir: Path) -> None:
+    metrics = dict.fromkeys(LOGGED, None) | {"round": 1, "selection/num_trajectories": 0, "time/update_s": 0.0}
+    (run_dir / "metrics.jsonl").write_text(json.dumps(metrics) + "\n", encoding="utf-8")
+
+    html, _ = read_page(run_dir)
+
+    assert re.findall("<h3>(.*?)<b", html) == ["Selected trajectories", "Time per round"]
+
+
+def test_stopped_run_has_a_banner(full_run_dir: Path) -> None:
+    write_metrics(full_run_dir, num_rounds=13)
+    write_json(full_run_dir / "stopped.json", {"round": 13, "cause": "non-finite gradient in <step 4>"})
+
+    html, page = read_page(full_run_dir)
+
+    assert page.count("p", "banner stopped") == 1
+    assert "Stopped in round 13. non-finite gradient in <step 4>" in page.text
+    assert "<step 4>" not in html
+    assert "Unfinished" not in page.text
+
+
+def test_everything_from_the_run_is_escaped(run_dir: Path) -> None:
+    attack = "\"><script>alert(1)</script><img src=x onerror=alert(1)> ${title} & 'x'"
+    quoted = json.dumps(attack)
+    (run_dir / "run.toml").write_text(f"recipe = {quoted}\nmodel = {quoted}\n", encoding="utf-8")
+    (run_dir / "metrics.jsonl").write_text(json.dumps({"round": 1, attack: 1, "reward/mean": 1}), encoding="utf-8")
+    write_json(run_dir / "env.json", {attack: attack})
+    write_json(run_dir / "evaluation.json", {"before": {attack: 1}, "after": {attack: 2}, "prompts": attack})
+    write_json(run_dir / "stopped.json", {"round": 1, "cause": attack})
+    write_samples(run_dir, rounds=[0, 1, 2], prompts=[attack])
+
+    html, page = read_page(run_dir)
+
+    assert "<script" not in html
+    assert page.count("script") == 0
+    assert page.attributes("onerror") == []
+    assert all(source.startswith("data:image/") for source in page.attributes("src"))
+    assert f"{attack} (before)" in page.attributes("alt")
+    assert page.text.count(attack) >= 8
+
+
+def test_page_loads_nothing(full_run_dir: Path) -> None:
+    html, page = read_page(full_run_dir)
+
+    links = page.attributes("src") + page.attributes("href") + page.attributes("xlink:href")
+    assert links
+    assert all(link.startswith(("data:image/", "#")) for link in links)
+    assert "://" not in html
+    assert "@import" not in html
+    assert page.count("link") == page.count("script") == 0
+    assert "default-src 'none'" in html
+    assert re.findall(r"url\((?!#)", html) == []
+
+
+def test_charts_follow_the_page_and_do_not_clash(full_run_dir: Path) -> None:
+    html, page = read_page(full_run_dir)
+
+    drawings = re.findall("<svg.*?</svg>", html, flags=re.DOTALL)
+    assert len(drawings) == len(CHARTS) + 1
+    colors = {color for drawing in drawings for color in re.findall(r"(?:fill|stroke): *(#\w+)", drawing)}
+    assert colors <= {"#ffffff"}, "a fixed colour would not follow dark mode"
+    ids = page.attributes("id")
+    assert len(ids) == len(set(ids))
+    targets = set(re.findall(r'url\(#([^)]+)\)|href="#([^"]+)"', html))
+    assert {one or other for one, other in targets} <= set(ids)
+
+
+def test_large_pictures_become_thumbnails(run_dir: Path) -> None:
+    """45 prompts (the paper's template 1) at 512 pixels: 27 MB of PNG a round, below 5 MB on the page."""
+    write_samples(run_dir, rounds=[0], prompts=[f"prompt {index}" for index in range(45)], side=512)
+    for number in (10, 20):
+        (run_dir / "samples" / f"round_{number:05d}").symlink_to("round_00000")
+
+    html, page = read_page(run_dir)
+
+    assert len(html) < 5_000_000
+    assert page.count("img") == 2 * 45 + 4 * 3
+    assert set(page.attributes("width")) == {"256"}
+    assert all(source.startswith("data:image/jpeg") for source in page.attributes("src"))
+
+
+def test_long_lists_are_cut_and_the_page_says_so(run_dir: Path) -> None:
+    write_samples(run_dir, rounds=list(range(0, 60, 5)), prompts=[f"prompt {index}" for index in range(50)], side=8)
+
+    _, page = read_page(run_dir)
+
+    assert "The first 48 of 50 prompts." in page.text
+    assert "9 of 12 sampled rounds." in page.text
+    assert page.count("figure", "pair") == 48
+    assert page.count("figure", "strip") == 4
+
+
+def test_metric_line_being_written_is_left_for_the_next_report(full_run_dir: Path) -> None:
+    with (full_run_dir / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        file.write('{"round": 21, "rew')
+
+    _, page = read_page(full_run_dir)
+
+    assert "over 20 rounds" in page.text
+
+
+def test_broken_files_are_named(full_run_dir: Path) -> None:
+    with (full_run_dir / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        file.write('{"round": 21, "rew\n')
+    with pytest.raises(UserError, match=r"metrics\.jsonl, line 21 is not JSON"):
+        write_report(full_run_dir)
+
+    write_metrics(full_run_dir, num_rounds=20)
+    write_json(full_run_dir / "evaluation.json", [1, 2])
+    with pytest.raises(UserError, match=r"evaluation\.json holds list, not a JSON object"):
+        write_report(full_run_dir)
+
+
+def test_folder_without_a_configuration_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"run_dir=.* is not a run folder: it has no run\.toml"):
+        write_report(tmp_path)
+
+
+@pytest.mark.parametrize("metric", LOGGED + SCORED)
+def test_every_metric_has_a_note(metric: str) -> None:
+    assert METRIC_NOTES[metric].endswith(".")
+
+
+def test_same_run_gives_the_same_page(full_run_dir: Path) -> None:
+    assert read_page(full_run_dir)[0] == read_page(full_run_dir)[0]
+
+
+def test_import_is_cheap_and_report_leaves_pyplot_alone(full_run_dir: Path) -> None:
+    program = (
+        "import pathlib, sys, b2diffurl.report as report\n"
+        "assert not {'matplotlib', 'torch', 'numpy'} & set(sys.modules)\n"
+        f"report.write_report(pathlib.Path({str(full_run_dir)!r}))\n"
+        "assert 'matplotlib.pyplot' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)

@@ -1,0 +1,162 @@
+"""A run refuses, when it is made, what contradicts itself."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from b2diffurl.errors import UserError
+from b2diffurl.models import LoRA
+from b2diffurl.recipes import RECIPES, emoji_quickstart, recipe
+from b2diffurl.run import Branching, Records, Run, Sampler, check_run
+from b2diffurl.schedule import Backward, Full
+from b2diffurl.selection import All, BestWorst
+from b2diffurl.update import Optimization, TrustRegion
+
+
+def refusal(changes: dict[str, Any]) -> str:
+    """What is said about the quickstart with these changes."""
+    with pytest.raises(UserError) as refused:
+        replace(emoji_quickstart(), **changes)
+    message = str(refused.value)
+    assert "\n" not in message
+    assert message.endswith(".")
+    assert "; " in message  # the way out
+    return message
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_knows_its_name(name: str) -> None:
+    assert recipe(name).recipe == name
+
+
+def test_an_unknown_recipe_is_refused() -> None:
+    with pytest.raises(UserError, match=r"recipe is 'nope'; give a run\.toml or one of: emoji-quickstart, "):
+        recipe("nope")
+
+
+@pytest.mark.parametrize(("num_branches", "num_trunks"), [(1, 256), (4, 64), (256, 1)])
+def test_trunks_are_queries_over_branches(num_branches: int, num_trunks: int) -> None:
+    run = replace(emoji_quickstart(), rollout=Branching(num_branches=num_branches), selection=All())
+    assert run.num_trunks == num_trunks
+
+
+def test_best_and_worst_of_one_branch_is_refused() -> None:
+    message = refusal({"rollout": Branching(num_branches=1), "selection": BestWorst()})
+    assert message.startswith("rollout.num_branches is 1 but selection best-worst needs at least 2; ")
+
+
+def test_an_interval_longer_than_the_chain_is_refused() -> None:
+    message = refusal({"sampler": Sampler(num_inference_steps=10), "schedule": Backward(tau_first=11)})
+    assert message.startswith("schedule.tau_first is 11 but sampler.num_inference_steps is 10; ")
+    replace(emoji_quickstart(), sampler=Sampler(num_inference_steps=10), schedule=Backward(tau_first=10))
+    replace(emoji_quickstart(), sampler=Sampler(num_inference_steps=1), schedule=Full())
+
+
+def test_queries_that_branches_do_not_divide_are_refused() -> None:
+    message = refusal({"reward_queries_per_round": 10, "rollout": Branching(num_branches=4)})
+    assert message.startswith("reward_queries_per_round is 10, which rollout.num_branches = 4 does not divide; ")
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"num_rounds": 0}, "num_rounds is 0"),
+        ({"reward_queries_per_round": 0}, "reward_queries_per_round is 0"),
+        ({"seed": -1}, "seed is -1"),
+    ],
+)
+def test_numbers_out_of_range_are_refused(changes: dict[str, Any], field: str) -> None:
+    assert refusal(changes).startswith(field)
+
+
+@pytest.mark.parametrize(
+    ("cls", "table", "field", "value"),
+    [
+        (Sampler, "sampler", "num_inference_steps", 0),
+        (Sampler, "sampler", "eta", 0.0),
+        (Sampler, "sampler", "eta", -1.0),
+        (Sampler, "sampler", "guidance_scale", 0.5),
+        (Branching, "rollout", "num_branches", 0),
+        (Branching, "rollout", "chunk_size", 0),
+        (Records, "records", "checkpoint_every_rounds", 0),
+        (Records, "records", "num_checkpoints", 0),
+        (Records, "records", "samples_every_rounds", 0),
+        (Records, "records", "num_samples", 0),
+        (Records, "records", "num_evaluation_images", -1),
+        (LoRA, "lora", "rank", 0),
+        (LoRA, "lora", "alpha", 0.0),
+        (Optimization, "optimization", "learning_rate", 0.0),
+        (Optimization, "optimization", "max_grad_norm", 0.0),
+        (Optimization, "optimization", "num_inner_epochs", 0),
+        (Optimization, "optimization", "num_minibatches", 0),
+        (Optimization, "optimization", "micro_batch_size", 0),
+        (TrustRegion, "trust_region", "max_kl", 0.0),
+        (TrustRegion, "trust_region", "max_kl", float("nan")),
+        (BestWorst, "selection", "pos_threshold", -0.5),
+        (BestWorst, "selection", "neg_threshold", 0.5),
+    ],
+)
+def test_settings_out_of_range_are_refused(cls: type[Any], table: str, field: str, value: float) -> None:
+    with pytest.raises(UserError) as refused:
+        cls(**{field: value})
+    message = str(refused.value)
+    assert message.startswith(f"{table}.{field} is {value}")
+    assert "; give " in message or ": they have no log-prob to train; give " in message
+
+
+@pytest.mark.xfail(reason="run.py, update.py: not looked at; NaN passes `<`, the others fail later, without a sentence")
+@pytest.mark.parametrize(
+    ("cls", "field", "value"),
+    [
+        (Sampler, "guidance_scale", float("nan")),
+        (Sampler, "guidance_scale", float("inf")),
+        (Sampler, "eta", float("inf")),
+        (Optimization, "learning_rate", float("inf")),
+        (Optimization, "weight_decay", -1.0),
+        (Optimization, "weight_decay", float("nan")),
+        (Optimization, "betas", (0.9, 1.0)),
+    ],
+)
+def test_settings_that_no_run_can_use_are_refused(cls: type[Any], field: str, value: float) -> None:
+    with pytest.raises(UserError, match=field):
+        cls(**{field: value})
+
+
+def test_an_adapter_on_no_layer_is_refused() -> None:
+    with pytest.raises(UserError, match=r"^lora\.target_modules is empty; name at least one layer"):
+        LoRA(target_modules=())
+
+
+def test_deterministic_steps_are_refused_with_the_reason() -> None:
+    with pytest.raises(UserError, match="no log-prob to train"):
+        Sampler(eta=0.0)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipes_can_be_found_whole(name: str) -> None:
+    check_run(recipe(name))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"model": "./nowhere"}, "model is './nowhere', which is no directory; "),
+        ({"prompts": "nowhere.txt"}, "prompts is 'nowhere.txt', which is no file and none of the named lists; "),
+        ({"reward": "aesthetic"}, "reward is 'aesthetic'; "),
+        ({"reward": "nowhere.at_all:score"}, "there is no module 'nowhere'; "),
+        ({"reward": "math:nope"}, "module math has no function 'nope'."),
+    ],
+)
+def test_what_cannot_be_found_is_refused_before_a_model_is_loaded(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError) as refused:
+        check_run(replace(emoji_quickstart(), **changes))
+    assert said in str(refused.value)
+
+
+def test_a_reward_from_python_needs_no_name(tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a cat\n", encoding="utf-8")
+    run = Run(model="emoji", reward="mine", prompts=str(prompts), num_rounds=1, reward_queries_per_round=4)
+    check_run(run, own_reward=True)

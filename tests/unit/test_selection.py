@@ -1,0 +1,85 @@
+"""Best and worst of branch groups against the slow twin."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from b2diffurl.contracts import Selector
+from b2diffurl.errors import UserError
+from b2diffurl.records import Selection
+from b2diffurl.selection import All, BestWorst
+from tests.reference import selection as twin
+
+
+def select(advantages: list[float], *, num_branches: int) -> Selection:
+    return BestWorst().select(torch.tensor(advantages), num_branches=num_branches)
+
+
+@given(data=st.data(), num_groups=st.integers(0, 5), num_branches=st.integers(2, 5))
+def test_best_worst_equals_the_twin(data: st.DataObject, num_groups: int, num_branches: int) -> None:
+    """Few different values, so that ties and advantages on the threshold are common."""
+    values = st.sampled_from([-5.0, -1.25, -0.5, -0.25, 0.0, 0.25, 0.5, 0.75, 5.0])
+    size = num_groups * num_branches
+    advantages = data.draw(st.lists(values, min_size=size, max_size=size))
+    pos, neg = data.draw(st.sampled_from([0.25, 0.5, 0.6])), data.draw(st.sampled_from([-0.25, -0.5, -0.6]))
+    got = BestWorst(pos_threshold=pos, neg_threshold=neg).select(torch.tensor(advantages), num_branches=num_branches)
+    index, pairs = twin.best_and_worst(advantages, num_branches=num_branches, pos_threshold=pos, neg_threshold=neg)
+    assert got.index.tolist() == index
+    assert [tuple(pair) for pair in got.pairs.tolist()] == pairs
+    assert len(got) == len(index)
+
+
+def test_a_best_on_the_threshold_is_in_and_a_worst_on_it_is_out() -> None:
+    selection = select([0.5, 0.0, 0.0, -0.5, 0.0, -0.6], num_branches=2)
+    assert selection.index.tolist() == [0, 5]
+    assert selection.pairs.shape == (0, 2)
+
+
+def test_groups_without_both_give_one_trajectory_and_no_pair() -> None:
+    selection = select([0.9, 0.1, -0.9, -0.1, 0.9, -0.9], num_branches=2)
+    assert selection.index.tolist() == [0, 2, 4, 5]
+    assert selection.pairs.tolist() == [[4, 5]]
+
+
+def test_ties_give_the_first_of_them() -> None:
+    selection = select([-1.0, 1.0, 1.0, -1.0], num_branches=4)
+    assert selection.index.tolist() == [0, 1]
+    assert selection.pairs.tolist() == [[1, 0]]
+
+
+def test_a_group_of_equals_invents_no_preference() -> None:
+    assert len(select([0.0] * 4, num_branches=4)) == 0
+    selection = select([2.0] * 4, num_branches=4)
+    assert selection.index.tolist() == [0]
+    assert selection.pairs.tolist() == []
+
+
+def test_nothing_worth_training_on_is_an_empty_selection() -> None:
+    selection = select([0.1, -0.1, 0.4, -0.5], num_branches=2)
+    assert len(selection) == 0
+    assert selection.index.dtype == selection.pairs.dtype == torch.int64
+    assert selection.pairs.shape == (0, 2)
+
+
+def test_all_is_every_trajectory_whatever_its_advantage() -> None:
+    selection = All().select(torch.tensor([0.0, 0.1, -5.0]), num_branches=1)
+    assert selection.index.tolist() == [0, 1, 2]
+    assert selection.pairs.shape == (0, 2)
+
+
+@pytest.mark.parametrize("selector", [BestWorst(), All()])
+def test_is_a_selector(selector: object) -> None:
+    assert isinstance(selector, Selector)
+
+
+@pytest.mark.parametrize("value", [0.0, -0.5, float("nan")])
+def test_a_pos_threshold_that_is_not_positive_is_refused(value: float) -> None:
+    with pytest.raises(UserError, match=rf"^selection\.pos_threshold is {value}; give a number above 0, such as 0\.5"):
+        BestWorst(pos_threshold=value)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.5, float("nan")])
+def test_a_neg_threshold_that_is_not_negative_is_refused(value: float) -> None:
+    with pytest.raises(UserError, match=rf"^selection\.neg_threshold is {value}; give a number below 0, such as -0\.5"):
+        BestWorst(neg_threshold=value)

@@ -1,0 +1,481 @@
+"""A round's optimizer steps, on a tiny policy with real trajectories.
+
+Shapes: B = 12 trajectories of 3 trunks with 4 branches, n = 3 trained steps of T = 5.
+"""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from b2diffurl.contracts import Objective
+from b2diffurl.diffusion.ddim import DDIM
+from b2diffurl.diffusion.gaussian import LogProbReduction
+from b2diffurl.errors import RunStopped
+from b2diffurl.objectives import DDPO
+from b2diffurl.records import Selection, StepBatch, Trajectories
+from b2diffurl.rollout import NoiseKey, sample_branches
+from b2diffurl.update import Optimization, TrustRegion, Update
+from tests.reference import ddim as ddim_twin
+from tests.reference import ddpo as ddpo_twin
+from tests.reference import gaussian as gaussian_twin
+from tests.tiny import PROMPTS, TinyPolicy, chain, stable_diffusion_scheduler
+
+GUIDANCE = 3.0
+INF = float("inf")
+NO_REGION = TrustRegion(max_kl=INF)
+ONE_STEP = Optimization(num_inner_epochs=1, num_minibatches=1)
+Metrics = dict[str, float | None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Round:
+    """What a round has before its update."""
+
+    policy: TinyPolicy
+    ddim: DDIM
+    trajectories: Trajectories
+    advantages: Tensor
+    reduction: LogProbReduction = "mean"
+
+    def start(self) -> TinyPolicy:
+        """A policy as it was when it sampled."""
+        return copy.deepcopy(self.policy)
+
+
+def sample_round(*, reduction: LogProbReduction = "mean", set_alpha_to_one: bool = False) -> Round:
+    policy = TinyPolicy()
+    scheduler = stable_diffusion_scheduler(set_alpha_to_one=set_alpha_to_one)
+    ddim = chain(scheduler, num_inference_steps=5, eta=1.0)
+    rollout = sample_branches(
+        policy,
+        ddim,
+        prompts=PROMPTS,
+        num_interval_steps=3,
+        num_branches=4,
+        guidance_scale=GUIDANCE,
+        noise=NoiseKey(seed=0, stream=1),
+        chunk_size=5,
+        log_prob_reduction=reduction,
+    )
+    advantages = torch.randn(12, generator=torch.Generator().manual_seed(2))
+    return Round(
+        policy=policy, ddim=ddim, trajectories=rollout.trajectories, advantages=advantages, reduction=reduction
+    )
+
+
+@pytest.fixture(scope="module")
+def sampled() -> Round:
+    return sample_round()
+
+
+def choose(*index: int) -> Selection:
+    return Selection(index=torch.tensor(index, dtype=torch.int64), pairs=torch.empty(0, 2, dtype=torch.int64))
+
+
+EVERY = choose(*range(12))
+
+
+def adamw(policy: TinyPolicy, *, learning_rate: float = 1e-3) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(policy.parameters(), lr=learning_rate)
+
+
+def update(
+    policy: TinyPolicy,
+    sampled: Round,
+    selection: Selection = EVERY,
+    *,
+    config: Optimization = ONE_STEP,
+    trust_region: TrustRegion = NO_REGION,
+    optimizer: torch.optim.Optimizer | None = None,
+    objective: Objective | None = None,
+    on_progress: Callable[[int], None] = lambda _: None,
+    seed: int = 0,
+    round_index: int = 7,
+) -> Metrics:
+    whole = Update(
+        policy=policy,
+        parameters=dict(policy.named_parameters()),
+        optimizer=optimizer or adamw(policy),
+        ddim=sampled.ddim,
+        objective=objective or DDPO(),
+        config=config,
+        trust_region=trust_region,
+        guidance_scale=GUIDANCE,
+        log_prob_reduction=sampled.reduction,
+        on_progress=on_progress,
+    )
+    return whole(sampled.trajectories, sampled.advantages, selection, seed=seed, round_index=round_index)
+
+
+def weights(policy: TinyPolicy) -> Tensor:
+    return torch.cat([parameter.detach().flatten().clone() for parameter in policy.parameters()])
+
+
+def move(policy: TinyPolicy, *, by: float) -> None:
+    """Take the policy away from the one that sampled."""
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            parameter.add_(by * torch.randn(parameter.shape, generator=generator))
+
+
+def twin_log_prob(policy: TinyPolicy, sampled: Round, trajectory: int, step: int) -> Tensor:
+    """Log-prob of one action in float64, with gradient; `policy` in float64."""
+    trajectories, ddim = sampled.trajectories, sampled.ddim
+    number = int(trajectories.step_index[step])
+    x = trajectories.latents[trajectory, step].double()
+    out = policy.predict(
+        x[None], ddim.timesteps[[number]], [trajectories.prompts[trajectory]], guidance_scale=GUIDANCE
+    )
+    mean, var = ddim_twin.transition(
+        list(out.flatten()),
+        x.flatten().tolist(),
+        alpha=ddim.alpha[number].item(),
+        alpha_prev=ddim.alpha_prev[number].item(),
+        eta=1.0,
+    )
+    action = trajectories.latents[trajectory, step + 1].double().flatten().tolist()
+    return gaussian_twin.log_prob(action, mean, var, reduction=sampled.reduction)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Expected:
+    """What the twin says of a pass over selected trajectories."""
+
+    loss: float
+    kl: float
+    clip_fraction: float
+    gradient: Tensor
+
+
+def twin_pass(policy: TinyPolicy, sampled: Round, selection: Selection, *, clip_range: float) -> Expected:
+    """One step of one trajectory after the other: literal means over all of them."""
+    policy = copy.deepcopy(policy).double()
+    losses, kls, clipped, gradients = [], [], [], []
+    for trajectory in selection.index.tolist():
+        for step in range(sampled.trajectories.num_steps):
+            log_prob = twin_log_prob(policy, sampled, trajectory, step)
+            advantage = sampled.advantages[trajectory].item()
+            numbers = (log_prob.item(), sampled.trajectories.log_probs[trajectory, step].item(), advantage)
+            slopes = torch.autograd.grad(log_prob, list(policy.parameters()))
+            slope = torch.cat([part.flatten() for part in slopes])
+            by_log_prob = ddpo_twin.gradient(*numbers, clip_range=clip_range)
+            losses.append(ddpo_twin.loss(*numbers, clip_range=clip_range))
+            gradients.append(by_log_prob * slope)
+            clipped.append(by_log_prob == 0)
+            kls.append(0.5 * ((numbers[0] - numbers[1]) * (18 if sampled.reduction == "mean" else 1)) ** 2)
+    num = len(losses)
+    return Expected(
+        loss=sum(losses) / num,
+        kl=sum(kls) / num,
+        clip_fraction=sum(clipped) / num,
+        gradient=torch.stack(gradients).sum(0) / num,
+    )
+
+
+# Replay and gradient
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_replay_equals_rollout_before_the_first_step(reduction: LogProbReduction) -> None:
+    sampled = sample_round(reduction=reduction)
+    for micro_batch_size in (1, 5, 64):
+        metrics = update(sampled.start(), sampled, config=replace(ONE_STEP, micro_batch_size=micro_batch_size))
+        assert metrics["policy/ratio_max_error"] is not None
+        assert metrics["policy/ratio_max_error"] <= (1e-6 if reduction == "mean" else 1e-5)
+        assert metrics["policy/kl_to_old"] == pytest.approx(0, abs=1e-8)
+        assert metrics["objective/clip_fraction"] == 0
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize("chosen", [EVERY, choose(1, 4, 5, 10, 11)])
+def test_gradient_and_metrics_are_the_literal_means_over_selected_steps(
+    reduction: LogProbReduction, chosen: Selection
+) -> None:
+    """Away from the policy that sampled, so that ratios differ and some are clipped; SGD at rate 1 shows the gradient."""
+    sampled = sample_round(reduction=reduction)
+    policy = sampled.start()
+    move(policy, by=0.03 if reduction == "mean" else 0.002)
+    clip_range = 0.01
+    expected = twin_pass(policy, sampled, chosen, clip_range=clip_range)
+    assert 0 < expected.clip_fraction < 1
+    before = weights(policy)
+    metrics = update(
+        policy,
+        sampled,
+        chosen,
+        config=replace(ONE_STEP, max_grad_norm=1e9, micro_batch_size=7),
+        objective=DDPO(clip_range=clip_range),
+        optimizer=torch.optim.SGD(policy.parameters(), lr=1.0),
+    )
+    tolerance = 2e-6 * float(expected.gradient.abs().max())
+    torch.testing.assert_close((before - weights(policy)).double(), expected.gradient, rtol=0, atol=max(1e-6, tolerance))
+    assert metrics["objective/loss"] == pytest.approx(expected.loss, rel=1e-5, abs=1e-6)
+    assert metrics["objective/clip_fraction"] == pytest.approx(expected.clip_fraction)
+    assert metrics["policy/grad_norm"] == pytest.approx(float(expected.gradient.norm()), rel=1e-5)
+    assert metrics["policy/kl_to_old"] == pytest.approx(expected.kl, rel=1e-3)
+
+
+def test_gradients_are_scaled_down_to_the_largest_norm(sampled: Round) -> None:
+    policy = sampled.start()
+    before = weights(policy)
+    metrics = update(
+        policy,
+        sampled,
+        config=replace(ONE_STEP, max_grad_norm=1e-3),
+        optimizer=torch.optim.SGD(policy.parameters(), lr=1.0),
+    )
+    assert float((weights(policy) - before).norm()) == pytest.approx(1e-3, rel=1e-2)
+    assert metrics["policy/grad_norm"] is not None
+    assert metrics["policy/grad_norm"] > 1e-2  # as it was
+
+
+@pytest.mark.parametrize("micro_batch_size", [1, 2, 7, 36])
+def test_micro_batches_change_nothing_but_memory(micro_batch_size: int, sampled: Round) -> None:
+    whole, cut = sampled.start(), sampled.start()
+    update(whole, sampled, optimizer=torch.optim.SGD(whole.parameters(), lr=1.0))
+    config = replace(ONE_STEP, micro_batch_size=micro_batch_size)
+    update(cut, sampled, config=config, optimizer=torch.optim.SGD(cut.parameters(), lr=1.0))
+    torch.testing.assert_close(weights(cut), weights(whole), rtol=0, atol=1e-6)
+
+
+def test_steps_that_are_no_actions_are_not_trained() -> None:
+    sampled = sample_round(set_alpha_to_one=True)
+    assert sampled.trajectories.step_index.tolist() == [2, 3]
+    metrics = update(sampled.start(), sampled)
+    assert metrics["policy/ratio_max_error"] is not None
+    assert metrics["policy/ratio_max_error"] <= 1e-6
+
+
+def test_a_step_raises_the_probability_of_what_was_good(sampled: Round) -> None:
+    one_sided = replace(sampled, advantages=torch.where(torch.arange(12) % 2 == 0, 1.0, -1.0))
+    policy = sampled.start()
+    update(policy, one_sided, optimizer=torch.optim.SGD(policy.parameters(), lr=1e-2))
+    double = policy.double()
+    change = [
+        sum(twin_log_prob(double, sampled, i, step).item() for step in range(3))
+        - float(sampled.trajectories.log_probs[i].double().sum())
+        for i in range(12)
+    ]
+    assert sum(change[0::2]) > 0 > sum(change[1::2])
+
+
+# How a round's data is cut
+
+
+@pytest.mark.parametrize("num_inner_epochs", [1, 3])
+@pytest.mark.parametrize("num_minibatches", [1, 4, 20])
+@pytest.mark.parametrize("num_selected", [1, 5, 12])
+def test_optimizer_steps_are_epochs_times_minibatches_or_trajectories(
+    num_inner_epochs: int, num_minibatches: int, num_selected: int, sampled: Round
+) -> None:
+    policy = sampled.start()
+    optimizer = adamw(policy)
+    done: list[int] = []
+    metrics = update(
+        policy,
+        sampled,
+        choose(*range(num_selected)),
+        config=Optimization(num_inner_epochs=num_inner_epochs, num_minibatches=num_minibatches, micro_batch_size=4),
+        optimizer=optimizer,
+        on_progress=done.append,
+    )
+    expected = num_inner_epochs * min(num_minibatches, num_selected)
+    assert metrics["update/num_optimizer_steps"] == expected
+    assert {int(state["step"]) for state in optimizer.state.values()} == {expected}
+    assert sum(done) == num_inner_epochs * num_selected * 3  # every step of every trajectory, once an epoch
+    assert max(done) <= 4
+
+
+def test_an_empty_selection_is_a_round_without_an_update(sampled: Round) -> None:
+    policy = sampled.start()
+    optimizer = adamw(policy)
+    policy.by_time.grad = torch.ones(2)  # left over from elsewhere
+    metrics = update(policy, sampled, choose(), optimizer=optimizer, trust_region=TrustRegion())
+    assert torch.equal(weights(policy), weights(sampled.policy))
+    assert not optimizer.state
+    assert all(parameter.grad is None for parameter in policy.parameters())
+    assert metrics == {
+        "objective/loss": None,
+        "objective/clip_fraction": None,
+        "policy/ratio_max_error": None,
+        "policy/grad_norm": None,
+        "policy/kl_to_old": None,
+        "update/num_optimizer_steps": 0,
+        "update/taken_back": 0,
+    }
+
+
+def test_trajectories_that_are_not_selected_leave_no_trace(sampled: Round) -> None:
+    policies = []
+    for latents in (sampled.trajectories.latents, sampled.trajectories.latents.clone()):
+        if policies:
+            latents[[0, 2, 6]] = float("nan")
+        policy = sampled.start()
+        changed = replace(sampled, trajectories=replace(sampled.trajectories, latents=latents))
+        update(policy, changed, choose(1, 3, 4, 5, 7, 8, 9, 10, 11), config=Optimization())
+        policies.append(weights(policy))
+    assert torch.equal(*policies)
+
+
+def test_nothing_is_carried_over_to_the_next_round(sampled: Round) -> None:
+    """Gradients: a second update begins from none, whatever the first one or others have left."""
+    policy, other = sampled.start(), sampled.start()
+    for parameter in policy.parameters():
+        parameter.grad = torch.full_like(parameter, 100.0)
+    update(policy, sampled)
+    update(other, sampled)
+    assert torch.equal(weights(policy), weights(other))
+    assert all(parameter.grad is None for parameter in policy.parameters())
+
+
+def test_minibatches_depend_on_seed_and_round_alone(sampled: Round) -> None:
+    def after(seed: int, round_index: int) -> Tensor:
+        policy = sampled.start()
+        update(policy, sampled, config=Optimization(), seed=seed, round_index=round_index)
+        return weights(policy)
+
+    first = after(0, 1)
+    torch.manual_seed(123)
+    assert torch.equal(first, after(0, 1))
+    assert not torch.equal(first, after(0, 2))
+    assert not torch.equal(first, after(1, 1))
+
+
+# The trust region
+
+
+@pytest.mark.parametrize("num_minibatches", [1, 3])
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_a_step_out_of_the_trust_region_is_taken_back(num_minibatches: int, reduction: LogProbReduction) -> None:
+    """Seen on the next minibatch, or, after the last one, on that one again."""
+    sampled = sample_round(reduction=reduction)
+    policy = sampled.start()
+    metrics = update(
+        policy,
+        sampled,
+        config=Optimization(num_inner_epochs=1, num_minibatches=num_minibatches),
+        optimizer=adamw(policy, learning_rate=1.0),
+        trust_region=TrustRegion(max_kl=1e-3),
+    )
+    assert torch.equal(weights(policy), weights(sampled.policy))
+    assert metrics["update/taken_back"] == 1
+    assert metrics["update/num_optimizer_steps"] == 0
+    assert metrics["policy/kl_to_old"] == pytest.approx(0, abs=1e-8)
+    assert all(parameter.grad is None for parameter in policy.parameters())
+
+
+def test_steps_within_the_region_stay_and_the_first_one_out_of_it_ends_the_round(sampled: Round) -> None:
+    def run(num_steps: int, max_kl: float) -> tuple[Tensor, Metrics]:
+        policy = sampled.start()
+        config = Optimization(num_inner_epochs=num_steps, num_minibatches=1)
+        metrics = update(
+            policy,
+            sampled,
+            config=config,
+            optimizer=adamw(policy, learning_rate=1e-2),
+            trust_region=TrustRegion(max_kl=max_kl),
+        )
+        return weights(policy), metrics
+
+    wide = 1e9
+    after_one, first = run(1, wide)
+    after_two, second = run(2, wide)
+    assert first["policy/kl_to_old"] is not None
+    assert second["policy/kl_to_old"] is not None
+    assert 0 < first["policy/kl_to_old"] < second["policy/kl_to_old"]
+    between = (first["policy/kl_to_old"] + second["policy/kl_to_old"]) / 2
+    for num_steps in (2, 5):
+        stayed, metrics = run(num_steps, between)
+        assert torch.equal(stayed, after_one)
+        assert metrics["update/num_optimizer_steps"] == 1
+        assert metrics["update/taken_back"] == 1
+        assert metrics["policy/kl_to_old"] == pytest.approx(first["policy/kl_to_old"], rel=1e-6)
+    stayed, metrics = run(2, 1.01 * second["policy/kl_to_old"])
+    assert torch.equal(stayed, after_two)
+    assert metrics["update/taken_back"] == 0
+
+
+def test_the_kl_is_that_of_the_twin(sampled: Round) -> None:
+    """Half the squared log-ratio of whole latents, after the round's only step."""
+    policy = sampled.start()
+    metrics = update(
+        policy, sampled, optimizer=adamw(policy, learning_rate=1e-2), trust_region=TrustRegion(max_kl=1e9)
+    )
+    expected = twin_pass(policy, sampled, EVERY, clip_range=0.1).kl
+    assert metrics["policy/kl_to_old"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_without_a_region_nothing_is_taken_back(sampled: Round) -> None:
+    policy = sampled.start()
+    metrics = update(
+        policy, sampled, config=Optimization(), optimizer=adamw(policy, learning_rate=1.0), trust_region=NO_REGION
+    )
+    assert metrics["update/taken_back"] == 0
+    assert metrics["update/num_optimizer_steps"] == 8
+    assert not torch.allclose(weights(policy), weights(sampled.policy), atol=0.1)
+
+
+@pytest.mark.xfail(reason="update.py: without a region the last step is not measured, and the collapse watch is blind")
+def test_without_a_region_the_kl_is_known_all_the_same(sampled: Round) -> None:
+    policy = sampled.start()
+    metrics = update(policy, sampled, optimizer=adamw(policy, learning_rate=1.0), trust_region=NO_REGION)
+    assert metrics["policy/kl_to_old"] is not None
+    assert metrics["policy/kl_to_old"] > 1
+
+
+# Numbers that are not finite
+
+
+@pytest.mark.parametrize("value", [float("nan"), INF])
+def test_a_loss_that_is_not_finite_stops_before_the_step(value: float, sampled: Round) -> None:
+    advantages = sampled.advantages.clone()
+    advantages[4] = value
+    policy = sampled.start()
+    optimizer = adamw(policy)
+    with pytest.raises(RunStopped) as stopped:
+        update(policy, replace(sampled, advantages=advantages), choose(4), optimizer=optimizer)
+    assert stopped.value.round_index == 7
+    assert str(stopped.value).startswith("Stopped in round 7: the loss of denoising step 2 is ")
+    assert torch.equal(weights(policy), weights(sampled.policy))
+    assert not optimizer.state
+
+
+@pytest.mark.parametrize("step", [0, 1, 2])
+def test_a_log_prob_that_is_not_finite_names_its_denoising_step(step: int, sampled: Round) -> None:
+    log_probs = sampled.trajectories.log_probs.clone()
+    log_probs[9, step] = float("nan")
+    policy = sampled.start()
+    changed = replace(sampled, trajectories=replace(sampled.trajectories, log_probs=log_probs))
+    with pytest.raises(RunStopped, match=f"of denoising step {step + 2} is nan"):
+        update(policy, changed)
+    assert torch.equal(weights(policy), weights(sampled.policy))
+
+
+class InfiniteSlope:
+    """An objective with a finite loss whose gradient is not."""
+
+    def loss(self, batch: StepBatch) -> Tensor:
+        return (batch.log_prob - batch.log_prob.detach()).sqrt()
+
+
+def test_a_gradient_that_is_not_finite_stops_before_the_step(sampled: Round) -> None:
+    policy = sampled.start()
+    optimizer = adamw(policy)
+    with pytest.raises(RunStopped, match=r"^Stopped in round 7: the gradient's norm is (nan|inf)\.$"):
+        update(policy, sampled, objective=InfiniteSlope(), optimizer=optimizer)
+    assert torch.equal(weights(policy), weights(sampled.policy))
+    assert not optimizer.state
+
+
+def test_an_objective_without_a_clip_is_welcome(sampled: Round) -> None:
+    class PolicyGradient:
+        def loss(self, batch: StepBatch) -> Tensor:
+            return -batch.log_prob * batch.advantage
+
+    metrics = update(sampled.start(), sampled, objective=PolicyGradient())
+    assert metrics["update/num_optimizer_steps"] == 1
