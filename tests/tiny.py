@@ -1,8 +1,9 @@
 """A policy and a chain that are real in every respect but size.
 
-Shapes: B latents of 2 x 3 x 3.
+Shapes: B latents of 2 x 4 x 4.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -15,16 +16,16 @@ PROMPTS = ("a cat riding a bike", "a dog playing chess", "a bear washing dishes"
 
 
 class TinyPolicy(nn.Module):
-    """A convolution over the latent, moved by the timestep and by the prompt."""
+    """What removes the noise from normal latents, sqrt(1 - a_t) x, and a bit of its own by place, time and prompt."""
 
-    latent_shape = (2, 3, 3)
+    latent_shape = (2, 4, 4)
 
     def __init__(self, *, seed: int = 0) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(seed)
-        self.kernel = nn.Parameter(0.3 * torch.randn(2, 2, 3, 3, generator=generator))
-        self.by_time = nn.Parameter(0.3 * torch.randn(2, generator=generator))
-        self.by_prompt = nn.Parameter(0.3 * torch.randn(len(PROMPTS), 2, generator=generator))
+        self.kernel = nn.Parameter(0.05 * torch.randn(2, 2, 3, 3, generator=generator))
+        self.by_time = nn.Parameter(0.1 * torch.randn(2, generator=generator))
+        self.by_prompt = nn.Parameter(0.1 * torch.randn(len(PROMPTS), 2, generator=generator))
 
     @property
     def device(self) -> torch.device:
@@ -32,9 +33,10 @@ class TinyPolicy(nn.Module):
 
     def predict(self, x: Tensor, timestep: Tensor, prompts: Sequence[str], *, guidance_scale: float) -> Tensor:
         words = torch.stack([self.by_prompt[PROMPTS.index(prompt)] for prompt in prompts])
-        time = timestep.to(x.dtype)[:, None] / 1000
+        time = (timestep.to(x.dtype) / 1000)[:, None]
         shift = time * self.by_time + guidance_scale * words
-        return nn.functional.conv2d(x, self.kernel, padding=1) + shift[:, :, None, None]
+        noise = torch.sin(math.pi / 2 * time)[:, :, None, None] * x
+        return noise + nn.functional.conv2d(x, self.kernel, padding=1) + shift[:, :, None, None]
 
 
 def stable_diffusion_scheduler(**changed: object) -> DDIMScheduler:
@@ -48,7 +50,9 @@ def stable_diffusion_scheduler(**changed: object) -> DDIMScheduler:
         "set_alpha_to_one": False,
         "clip_sample": False,
     }
-    return DDIMScheduler(**(config | changed))
+    scheduler = DDIMScheduler.from_config(config | changed)
+    assert isinstance(scheduler, DDIMScheduler)
+    return scheduler
 
 
 def chain(scheduler: DDIMScheduler, *, num_inference_steps: int, eta: float) -> DDIM:
@@ -62,5 +66,5 @@ def chain(scheduler: DDIMScheduler, *, num_inference_steps: int, eta: float) -> 
         alpha=alpha,
         alpha_prev=torch.cat([alpha[1:], last]),
         eta=eta,
-        prediction_type=scheduler.config.prediction_type,
+        prediction_type=scheduler.config["prediction_type"],
     )

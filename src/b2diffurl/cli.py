@@ -24,9 +24,11 @@ Fine-tune text-to-image diffusion models by reinforcement learning (B²-DiffuRL)
   train RECIPE|run.toml   fine-tune a model; --help after the recipe lists every setting
   sample MODEL            draw pictures, with or without an adapter
   evaluate MODEL          judge a model: alignment and diversity
+  study NAME              several runs, one table
   show RECIPE|run.toml    print the complete run as TOML
 
 recipes: {recipes}
+studies: {studies}
 
 Begin with: b2diffurl train emoji-quickstart --output runs/first
 """
@@ -53,13 +55,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _dispatch(words: list[str]) -> int:
-    from b2diffurl.recipes import RECIPES
-
     commands: dict[str, Callable[[list[str]], int]] = {
-        "train": _train, "sample": _sample, "evaluate": _evaluate, "show": _show,
+        "train": _train, "sample": _sample, "evaluate": _evaluate, "study": _study, "show": _show,
     }  # fmt: skip
     if not words or words[0] in ("-h", "--help"):
-        print(_HELP.format(recipes=", ".join(RECIPES)))
+        from b2diffurl.recipes import RECIPES
+        from b2diffurl.studies import STUDIES
+
+        print(_HELP.format(recipes=", ".join(RECIPES), studies=", ".join(STUDIES)))
         return 0 if words else 2
     if words[0] == "--version":
         from b2diffurl import __version__
@@ -271,7 +274,7 @@ def _evaluate(words: list[str]) -> int:
 
 
 def _draw(asked: _Pictures, *, num_images: int | None):
-    from b2diffurl.models import resolve_model
+    from b2diffurl.models import check_lora, resolve_model
     from b2diffurl.run import Sampler
 
     prompts = _prompts(asked.prompts)
@@ -280,6 +283,8 @@ def _draw(asked: _Pictures, *, num_images: int | None):
     if num_images is not None and num_images < 1:
         raise UserError(f"num_images is {num_images}; give 1 or more.")
     resolve_model(asked.model)
+    if asked.lora is not None:
+        check_lora(asked.lora)
     from b2diffurl.process import prepare_process
 
     prepare_process()
@@ -321,6 +326,31 @@ def _guidance(asked: _Pictures) -> float:
     if asked.guidance_scale is not None:
         return asked.guidance_scale
     return EMOJI_GUIDANCE_SCALE if asked.model == EMOJI else Sampler().guidance_scale
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyCommand:
+    """Train the runs of a study and print its table; runs that are finished are not done again.
+
+    Attributes:
+        name: of the study.
+        output: its folder.
+        seeds: of every arm.
+        num_jobs: runs at a time.
+    """
+
+    name: tyro.conf.Positional[str]
+    output: Path
+    seeds: tuple[int, ...] = (0, 1, 2)
+    num_jobs: int = 1
+
+
+def _study(words: list[str]) -> int:
+    from b2diffurl.studies import run_study
+
+    asked = _parse(StudyCommand, words, prog="b2diffurl study")
+    print(run_study(asked.name, output=asked.output, seeds=asked.seeds, num_jobs=asked.num_jobs, tell=print))
+    return 0
 
 
 def _show(words: list[str]) -> int:

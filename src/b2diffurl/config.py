@@ -69,7 +69,7 @@ def to_toml(value: Any) -> str:
 
 
 @cache
-def _adapter(cls: type[T]) -> TypeAdapter[T]:
+def _adapter(cls: type[T]) -> Any:
     return TypeAdapter(cls)
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from b2diffurl.records import Selection, StepBatch
 
 
+@runtime_checkable
 class Reward(Protocol):
     """Score final pictures. Higher is better; any scale, since advantages are normalised per prompt."""
 

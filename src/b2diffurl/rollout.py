@@ -6,9 +6,9 @@ neither the chunk size nor the order of branches changes what is sampled. Knows 
 Shapes: G trunks, K branches, B = G K trajectories, T denoising steps, n of them trained.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from b2diffurl.diffusion.gaussian import Gaussian, LogProbReduction
 from b2diffurl.records import Trajectories
 
 
+@runtime_checkable
 class Denoiser(Protocol):
     """What sampling needs of a policy."""
 
@@ -164,7 +165,7 @@ class _Sampler:
         num_branches: int,
         num_steps: int,
         chunk_size: int,
-    ):
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Denoise every branch of every trunk to the end, at most `chunk_size` at once."""
         members = [(trunk, branch) for trunk in range(len(prompts)) for branch in range(1, num_branches + 1)]
         for start in range(0, len(members), chunk_size):

@@ -76,6 +76,7 @@ class Records:
         samples_every_rounds: rounds between sample pictures; they are also made before and after.
         num_samples: sample pictures each time, of the first prompts, always from the same noise.
         num_evaluation_images: pictures that are judged before and after training; 0 for none.
+        evaluate_every_rounds: rounds between evaluations on the way; 0 for none.
     """
 
     checkpoint_every_rounds: int = 1
@@ -83,13 +84,20 @@ class Records:
     samples_every_rounds: int = 10
     num_samples: int = 16
     num_evaluation_images: int = 0
+    evaluate_every_rounds: int = 0
 
     def __post_init__(self) -> None:
         for name in ("checkpoint_every_rounds", "num_checkpoints", "samples_every_rounds", "num_samples"):
             if getattr(self, name) < 1:
                 raise UserError(f"records.{name} is {getattr(self, name)}; give 1 or more.")
-        if self.num_evaluation_images < 0:
-            raise UserError(f"records.num_evaluation_images is {self.num_evaluation_images}; give 0 or more.")
+        for name in ("num_evaluation_images", "evaluate_every_rounds"):
+            if getattr(self, name) < 0:
+                raise UserError(f"records.{name} is {getattr(self, name)}; give 0 or more.")
+        if self.evaluate_every_rounds and not self.num_evaluation_images:
+            raise UserError(
+                f"records.evaluate_every_rounds is {self.evaluate_every_rounds} but num_evaluation_images is 0; "
+                "give some pictures to evaluate."
+            )
 
 
 @settings

@@ -2,11 +2,12 @@
 
 import json
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 Metrics = dict[str, float | None]
 
 
+@runtime_checkable
 class Observer(Protocol):
     """Somebody who watches a run; the command line's progress bars, a tracker."""
 

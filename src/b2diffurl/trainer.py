@@ -122,6 +122,7 @@ class Trainer:
         ended = time.perf_counter()
         self.watch.after_update(updated, round_index=round_index)
         self.rounds_done, self.reward_queries = round_index, self.reward_queries + len(rewards)
+        judged = self._judge_on_the_way(round_index)
         metrics: Metrics = {
             "round": round_index,
             "reward_queries": self.reward_queries,
@@ -136,6 +137,7 @@ class Trainer:
             "time/rollout_s": sampled - started,
             "time/reward_s": scored - sampled,
             "time/update_s": ended - scored,
+            **judged,
         }
         for observer in self.observers:
             observer.on_round(metrics)
@@ -230,9 +232,20 @@ class Trainer:
 
     def _evaluate(self, when: str) -> None:
         num_images = self.run.records.num_evaluation_images
-        if num_images == 0:
-            return
-        self._phase(f"evaluate {when}", num_images)
+        if num_images:
+            numbers = self._judge(f"evaluate {when}")
+            self.folder.write_evaluation(when, numbers, num_images=num_images, prompts=self.run.prompts)
+
+    def _judge_on_the_way(self, round_index: int) -> Metrics:
+        every = self.run.records.evaluate_every_rounds
+        if every == 0 or (round_index % every and round_index != self.run.num_rounds):
+            return {}
+        return {f"evaluation/{name}": value for name, value in self._judge("evaluate").items()}
+
+    def _judge(self, phase: str) -> dict[str, float]:
+        """Judge pictures of the training prompts, always from the same noise."""
+        num_images = self.run.records.num_evaluation_images
+        self._phase(phase, num_images)
         pictures = draw_pictures(
             self.policy,
             self.ddim,
@@ -245,8 +258,7 @@ class Trainer:
         )
         metrics = EMOJI_METRICS if is_emoji_world(self.prompts) else GENERAL_METRICS
         clip = self.reward if isinstance(self.reward, CLIPScore) else CLIPScore(default_clip(self.run.model))
-        numbers = judge(pictures, metrics, clip=clip)
-        self.folder.write_evaluation(when, numbers, num_images=num_images, prompts=self.run.prompts)
+        return judge(pictures, metrics, clip=clip)
 
     def _phase(self, name: str, total: int) -> None:
         for observer in self.observers:

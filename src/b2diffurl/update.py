@@ -146,11 +146,12 @@ class Update:
         self.optimizer.zero_grad(set_to_none=True)
         for minibatch in self._minibatches(selection, seed=seed, round_index=round_index):
             done = self._forward_backward(trajectories, advantages, minibatch, round_index)
-            passes.append(done)
-            if before is not None and not done.kl <= self.max_kl:
+            if done is None:
+                assert before is not None, "replay does not equal rollout"
                 self._put_back(before)
                 taken_back, before = 1, None
                 break
+            passes.append(done)
             kl = done.kl
             before = [parameter.detach().clone() for parameter in self.parameters]
             grad_norms.append(self._step(round_index))
@@ -180,7 +181,8 @@ class Update:
 
     def _forward_backward(
         self, trajectories: Trajectories, advantages: Tensor, minibatch: Int[Tensor, " s"], round_index: int
-    ) -> _Pass:
+    ) -> _Pass | None:
+        """Accumulate the gradient of a minibatch; None where the policy has left the trust region."""
         loss_sum, kl_sum, clipped, max_error, num = 0.0, 0.0, 0.0, 0.0, len(minibatch) * trajectories.num_steps
         for index, step in self._micro_batches(trajectories, minibatch):
             gaussian, action = self._replay(trajectories, index, step)
@@ -190,12 +192,15 @@ class Update:
                 old_log_prob=old.to(action.device),
                 advantage=advantages[index].to(action.device),
             )
+            self._check_finite(batch.log_prob, "log-prob", trajectories, step, round_index)
+            log_ratio = (batch.log_prob - batch.old_log_prob).detach()
+            kl_sum += float(self._kl(log_ratio, action).sum())
+            if kl_sum / num > self.max_kl:  # no term is negative: the rest cannot bring it back
+                return None
             loss = self.objective.loss(batch)
             self._check_finite(loss, "loss", trajectories, step, round_index)
             (loss.sum() / num).backward()
-            log_ratio = (batch.log_prob - batch.old_log_prob).detach()
             loss_sum += float(loss.detach().sum())
-            kl_sum += float(self._kl(log_ratio, action).sum())
             max_error = max(max_error, float(log_ratio.exp().sub(1).abs().max()))
             if hasattr(self.objective, "is_clipped"):
                 clipped += float(self.objective.is_clipped(batch).sum())  # pyright: ignore[reportAttributeAccessIssue]

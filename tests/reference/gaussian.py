@@ -8,7 +8,7 @@ Number = Any
 
 
 def log_prob(x: Sequence[Number], mean: Sequence[Number], var: float, *, reduction: str = "mean") -> Number:
-    """log N(x; mean, var I), summed over the elements or averaged."""
+    """Give log N(x; mean, var I), summed over the elements or averaged."""
     total: Number = 0.0
     for value, center in zip(x, mean, strict=True):
         total = total - (value - center) ** 2 / (2 * var) - math.log(math.sqrt(2 * math.pi * var))

@@ -95,9 +95,7 @@ def test_prompts_that_begin_alike_do_not_merge() -> None:
 def test_exactly_num_rounds_past_rounds_count_besides_this_one() -> None:
     """With 0s and one 30 in round 0, its 30 is felt until it is num_rounds = 2 rounds old."""
     ours = history(num_rounds=2)
-    got = [
-        ours.advantages(torch.tensor([first, 0.0]), ["a cat"] * 2)[1].item() for first in (30.0, 0.0, 0.0, 0.0, 0.0)
-    ]
+    got = [ours.advantages(torch.tensor([first, 0.0]), ["a cat"] * 2)[1].item() for first in (30.0, 0.0, 0.0, 0.0, 0.0)]
     assert got[:3] == pytest.approx([-1.0, -1 / math.sqrt(3), -1 / math.sqrt(5)])
     assert got[3:] == [0.0, 0.0]
     assert len(ours.rounds) == 3

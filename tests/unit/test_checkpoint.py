@@ -22,7 +22,10 @@ def checkpoint(round_index: int) -> Checkpoint:
         round_index=round_index,
         reward_queries=256 * round_index,
         adapter={"down.weight": torch.randn(3, 4, generator=generator), "up.weight": torch.tensor([0.1, -0.0, 1e-42])},
-        optimizer={"down.weight/exp_avg": torch.randn(4, 3, generator=generator).T, "down.weight/step": torch.tensor(7.0)},
+        optimizer={
+            "down.weight/exp_avg": torch.randn(4, 3, generator=generator).T,
+            "down.weight/step": torch.tensor(7.0),
+        },
         state={
             "history": [{"a cat \U0001f431": [0.1, 1 / 3]}, {}],
             "watch": {"best_reward": -float("inf"), "first_contrast": None},

@@ -55,7 +55,9 @@ def test_every_recipe_goes_through_toml_and_back(recipe: str, tmp_path: Path) ->
 
 
 def test_what_a_recipe_does_not_use_goes_through_toml_too() -> None:
-    run = replace(emoji_quickstart(), model='a "quoted"\nname \U0001f43b', trust_region=TrustRegion(max_kl=float("inf")))
+    run = replace(
+        emoji_quickstart(), model='a "quoted"\nname \U0001f43b', trust_region=TrustRegion(max_kl=float("inf"))
+    )
     assert from_tables(to_tables(run), Run) == run
 
 

@@ -33,13 +33,15 @@ def test_equals_stock_diffusers_at_every_step(prediction_type: str, eta: float, 
     atol = 2e-5 if prediction_type == "sample" else 1e-5
     ours = [sampled(ddim, out, x, step, noise) for step in range(num_steps)]
     for step, timestep in enumerate(scheduler.timesteps.tolist()):
-        stock = scheduler.step(out, timestep, x, eta=eta, variance_noise=noise).prev_sample
+        stock = scheduler.step(out, timestep, x, eta=eta, variance_noise=noise, return_dict=False)[0]
         torch.testing.assert_close(ours[step], stock, rtol=0, atol=atol)
     scheduler.alphas_cumprod = scheduler.alphas_cumprod.double()
     scheduler.final_alpha_cumprod = scheduler.alphas_cumprod[0]
     for step, timestep in enumerate(scheduler.timesteps.tolist()):
-        stock = scheduler.step(out.double(), timestep, x.double(), eta=eta, variance_noise=noise.double()).prev_sample
-        torch.testing.assert_close(ours[step].double(), stock, rtol=0, atol=2e-6)
+        exact = scheduler.step(
+            out.double(), timestep, x.double(), eta=eta, variance_noise=noise.double(), return_dict=False
+        )[0]
+        torch.testing.assert_close(ours[step].double(), exact, rtol=0, atol=2e-6)
 
 
 @pytest.mark.parametrize("num_steps", LENGTHS)

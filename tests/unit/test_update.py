@@ -25,6 +25,7 @@ from tests.reference import gaussian as gaussian_twin
 from tests.tiny import PROMPTS, TinyPolicy, chain, stable_diffusion_scheduler
 
 GUIDANCE = 3.0
+NUM_ELEMENTS = 32
 INF = float("inf")
 NO_REGION = TrustRegion(max_kl=INF)
 ONE_STEP = Optimization(num_inner_epochs=1, num_minibatches=1)
@@ -128,9 +129,7 @@ def twin_log_prob(policy: TinyPolicy, sampled: Round, trajectory: int, step: int
     trajectories, ddim = sampled.trajectories, sampled.ddim
     number = int(trajectories.step_index[step])
     x = trajectories.latents[trajectory, step].double()
-    out = policy.predict(
-        x[None], ddim.timesteps[[number]], [trajectories.prompts[trajectory]], guidance_scale=GUIDANCE
-    )
+    out = policy.predict(x[None], ddim.timesteps[[number]], [trajectories.prompts[trajectory]], guidance_scale=GUIDANCE)
     mean, var = ddim_twin.transition(
         list(out.flatten()),
         x.flatten().tolist(),
@@ -167,7 +166,7 @@ def twin_pass(policy: TinyPolicy, sampled: Round, selection: Selection, *, clip_
             losses.append(ddpo_twin.loss(*numbers, clip_range=clip_range))
             gradients.append(by_log_prob * slope)
             clipped.append(by_log_prob == 0)
-            kls.append(0.5 * ((numbers[0] - numbers[1]) * (18 if sampled.reduction == "mean" else 1)) ** 2)
+            kls.append(0.5 * ((numbers[0] - numbers[1]) * (NUM_ELEMENTS if sampled.reduction == "mean" else 1)) ** 2)
     num = len(losses)
     return Expected(
         loss=sum(losses) / num,
@@ -186,7 +185,7 @@ def test_replay_equals_rollout_before_the_first_step(reduction: LogProbReduction
     for micro_batch_size in (1, 5, 64):
         metrics = update(sampled.start(), sampled, config=replace(ONE_STEP, micro_batch_size=micro_batch_size))
         assert metrics["policy/ratio_max_error"] is not None
-        assert metrics["policy/ratio_max_error"] <= (1e-6 if reduction == "mean" else 1e-5)
+        assert metrics["policy/ratio_max_error"] <= (1e-6 if reduction == "mean" else NUM_ELEMENTS * 1e-6)
         assert metrics["policy/kl_to_old"] == pytest.approx(0, abs=1e-8)
         assert metrics["objective/clip_fraction"] == 0
 
@@ -196,7 +195,7 @@ def test_replay_equals_rollout_before_the_first_step(reduction: LogProbReduction
 def test_gradient_and_metrics_are_the_literal_means_over_selected_steps(
     reduction: LogProbReduction, chosen: Selection
 ) -> None:
-    """Away from the policy that sampled, so that ratios differ and some are clipped; SGD at rate 1 shows the gradient."""
+    """Away from the policy that sampled, so that some ratios are clipped; SGD at rate 1 shows the gradient."""
     sampled = sample_round(reduction=reduction)
     policy = sampled.start()
     move(policy, by=0.03 if reduction == "mean" else 0.002)
@@ -212,9 +211,9 @@ def test_gradient_and_metrics_are_the_literal_means_over_selected_steps(
         objective=DDPO(clip_range=clip_range),
         optimizer=torch.optim.SGD(policy.parameters(), lr=1.0),
     )
-    tolerance = 2e-6 * float(expected.gradient.abs().max())
-    torch.testing.assert_close((before - weights(policy)).double(), expected.gradient, rtol=0, atol=max(1e-6, tolerance))
-    assert metrics["objective/loss"] == pytest.approx(expected.loss, rel=1e-5, abs=1e-6)
+    tolerance = 1e-6 if reduction == "mean" else 2e-5 * float(expected.gradient.abs().max())
+    torch.testing.assert_close((before - weights(policy)).double(), expected.gradient, rtol=0, atol=tolerance)
+    assert metrics["objective/loss"] == pytest.approx(expected.loss, abs=1e-6 if reduction == "mean" else 1e-5)
     assert metrics["objective/clip_fraction"] == pytest.approx(expected.clip_fraction)
     assert metrics["policy/grad_norm"] == pytest.approx(float(expected.gradient.norm()), rel=1e-5)
     assert metrics["policy/kl_to_old"] == pytest.approx(expected.kl, rel=1e-3)
@@ -252,16 +251,24 @@ def test_steps_that_are_no_actions_are_not_trained() -> None:
 
 
 def test_a_step_raises_the_probability_of_what_was_good(sampled: Round) -> None:
-    one_sided = replace(sampled, advantages=torch.where(torch.arange(12) % 2 == 0, 1.0, -1.0))
+    good = torch.arange(12) % 2 == 0
     policy = sampled.start()
-    update(policy, one_sided, optimizer=torch.optim.SGD(policy.parameters(), lr=1e-2))
-    double = policy.double()
-    change = [
-        sum(twin_log_prob(double, sampled, i, step).item() for step in range(3))
-        - float(sampled.trajectories.log_probs[i].double().sum())
-        for i in range(12)
-    ]
-    assert sum(change[0::2]) > 0 > sum(change[1::2])
+    update(
+        policy,
+        replace(sampled, advantages=torch.where(good, 1.0, -1.0)),
+        optimizer=torch.optim.SGD(policy.parameters(), lr=1e-2),
+    )
+    old, new = sampled.start().double(), policy.double()
+    change = torch.tensor(
+        [
+            sum(
+                twin_log_prob(new, sampled, i, step).item() - twin_log_prob(old, sampled, i, step).item()
+                for step in range(3)
+            )
+            for i in range(12)
+        ]
+    )
+    assert change[good].sum() > 0 > change[~good].sum()
 
 
 # How a round's data is cut
@@ -377,7 +384,7 @@ def test_steps_within_the_region_stay_and_the_first_one_out_of_it_ends_the_round
             policy,
             sampled,
             config=config,
-            optimizer=adamw(policy, learning_rate=1e-2),
+            optimizer=adamw(policy, learning_rate=1e-3),
             trust_region=TrustRegion(max_kl=max_kl),
         )
         return weights(policy), metrics
@@ -403,9 +410,7 @@ def test_steps_within_the_region_stay_and_the_first_one_out_of_it_ends_the_round
 def test_the_kl_is_that_of_the_twin(sampled: Round) -> None:
     """Half the squared log-ratio of whole latents, after the round's only step."""
     policy = sampled.start()
-    metrics = update(
-        policy, sampled, optimizer=adamw(policy, learning_rate=1e-2), trust_region=TrustRegion(max_kl=1e9)
-    )
+    metrics = update(policy, sampled, trust_region=TrustRegion(max_kl=1e9))
     expected = twin_pass(policy, sampled, EVERY, clip_range=0.1).kl
     assert metrics["policy/kl_to_old"] == pytest.approx(expected, rel=1e-4)
 

@@ -5,7 +5,7 @@ Shapes: B pictures of 3 x H x W in [0, 1].
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -28,7 +28,8 @@ EMOJI_METRICS = ("clip_score", "scene_accuracy", "style_entropy", "inception_sco
 GENERAL_METRICS = ("clip_score", "inception_score")
 
 
-class Decoder(Denoiser):
+@runtime_checkable
+class Decoder(Denoiser, Protocol):
     """What evaluation needs of a policy: sampling, and pictures."""
 
     def decode(self, latents: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from b2diffurl.diffusion.ddim import DDIM
 from b2diffurl.errors import UserError
 from b2diffurl.models.lora import LoRA
-from b2diffurl.models.source import resolve_model
+from b2diffurl.models.source import check_lora, resolve_model
 
 _ADAPTER = "default"
 
@@ -213,8 +213,7 @@ class Policy:
         Raises:
             UserError: there is none in the directory.
         """
-        if not directory.is_dir():
-            raise UserError(f"lora is {str(directory)!r}, which is no directory; give the lora folder of a run.")
+        check_lora(directory)
         try:
             state, _alphas, metadata = StableDiffusionPipeline.lora_state_dict(
                 directory, local_files_only=True, return_lora_metadata=True

@@ -29,6 +29,16 @@ def resolve_model(name: str) -> str:
     return name
 
 
+def check_lora(directory: Path) -> None:
+    """Refuse an adapter directory that is not there.
+
+    Raises:
+        UserError: it is not.
+    """
+    if not directory.is_dir():
+        raise UserError(f"lora is {str(directory)!r}, which is no directory; give the lora folder of a run.")
+
+
 def _check_directory(path: Path) -> None:
     index_file = path / "model_index.json"
     if not index_file.is_file():

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 import tyro
+from transformers import CLIPTokenizer
 
 from b2diffurl import emoji
 from b2diffurl.emoji.training.assemble import save_clip, save_oracle, save_pipeline
@@ -40,8 +41,8 @@ class EmojiModel:
     seed: int = 0
     autoencoder_steps: int = 2700
     oracle_steps: int = 1800
-    clip_steps: int = 4000
-    denoiser_steps: int = 4600
+    clip_steps: int = 2000
+    denoiser_steps: int = 4000
     denoiser_pictures: int = 122_880
 
 
@@ -65,15 +66,24 @@ def _train(asked: EmojiModel) -> None:
     if "clip" in asked.stages:
         clip = train_clip(asked.work, tokenizer, num_steps=asked.clip_steps, seed=asked.seed)
         save_clip(emoji.clip_dir(), clip=clip, tokenizer=tokenizer)
-    if "autoencoder" in asked.stages or "denoiser" in asked.stages:
-        vae = train_autoencoder(asked.work, num_steps=asked.autoencoder_steps, seed=asked.seed)
-        set_scaling_factor(vae, seed=asked.seed + 1)
-    if "denoiser" in asked.stages:
-        denoiser = train_denoiser(
-            asked.work, vae, tokenizer, num_steps=asked.denoiser_steps, num_pictures=asked.denoiser_pictures,
-            seed=asked.seed,
-        )  # fmt: skip
-        save_pipeline(emoji.model_dir(), vae=vae, denoiser=denoiser, tokenizer=tokenizer)
+    if {"autoencoder", "denoiser"} & set(asked.stages):
+        _train_pipeline(asked, tokenizer)
+
+
+def _train_pipeline(asked: EmojiModel, tokenizer: CLIPTokenizer) -> None:
+    vae = train_autoencoder(asked.work, num_steps=asked.autoencoder_steps, seed=asked.seed)
+    set_scaling_factor(vae, seed=asked.seed + 1)
+    if "denoiser" not in asked.stages:
+        return
+    denoiser = train_denoiser(
+        asked.work,
+        vae,
+        tokenizer,
+        num_steps=asked.denoiser_steps,
+        num_pictures=asked.denoiser_pictures,
+        seed=asked.seed,
+    )
+    save_pipeline(emoji.model_dir(), vae=vae, denoiser=denoiser, tokenizer=tokenizer)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,62 @@
+"""Fixtures: the real embedded model, and small runs of it."""
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+from b2diffurl.models import LoRA
+from b2diffurl.models.policy import Policy
+from b2diffurl.recipes import emoji_quickstart
+from b2diffurl.run import Records, Run, Sampler
+from b2diffurl.schedule import Backward
+from b2diffurl.update import Optimization
+
+
+def perturb(policy: Policy, *, scale: float = 0.02, seed: int = 0) -> None:
+    """Move an adapter away from zero, so that it is no identity."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in policy.trainable_parameters().values():
+            parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=scale)
+
+
+@pytest.fixture
+def policy() -> Policy:
+    """The embedded model with an adapter that does something."""
+    loaded = Policy.load("emoji")
+    loaded.add_lora(LoRA(rank=4, alpha=8.0), seed=0)
+    perturb(loaded)
+    return loaded
+
+
+@pytest.fixture
+def small_run() -> Callable[..., Run]:
+    """Make runs of a few seconds: 2 rounds of 4 trunks with 4 branches, 6 denoising steps."""
+
+    def make(**changes: object) -> Run:
+        base = replace(
+            emoji_quickstart(),
+            num_rounds=2,
+            reward_queries_per_round=16,
+            sampler=Sampler(num_inference_steps=6, guidance_scale=1.0),
+            schedule=Backward(tau_first=3),
+            optimization=Optimization(learning_rate=1e-3, num_minibatches=2, num_inner_epochs=1),
+            records=Records(num_samples=2),
+        )
+        return replace(base, **changes)  # pyright: ignore[reportArgumentType]
+
+    return make
+
+
+@pytest.fixture
+def prompts_file(tmp_path: Path) -> Path:
+    """Two prompts: so few that every prompt has rewards to compare."""
+    file = tmp_path / "prompts.txt"
+    file.write_text("a bear riding a bike\na cat playing chess\n", encoding="utf-8")
+    return file

@@ -1,0 +1,114 @@
+"""Invariants 1, 2 and 3 of sampling, on the embedded model with an adapter that does something."""
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+
+from b2diffurl import emoji
+from b2diffurl.models.policy import Policy
+from b2diffurl.rollout import NoiseKey, Rollout, policy_step, sample_branches
+
+PROMPTS = ("a bear riding a bike", "a cat playing chess", "a cow washing dishes")
+NUM_STEPS, TAU, K = 6, 4, 3
+
+
+def roll(policy: Policy, *, chunk_size: int = 64, guidance_scale: float = 1.0, num_branches: int = K) -> Rollout:
+    return sample_branches(
+        policy,
+        policy.ddim(num_inference_steps=NUM_STEPS, eta=1.0),
+        prompts=PROMPTS,
+        num_interval_steps=TAU,
+        num_branches=num_branches,
+        guidance_scale=guidance_scale,
+        noise=NoiseKey(seed=3, stream=1),
+        chunk_size=chunk_size,
+    )
+
+
+@pytest.mark.parametrize("guidance_scale", [1.0, 3.0])
+def test_replay_equals_rollout_at_every_step(policy: Policy, guidance_scale: float) -> None:
+    trajectories = roll(policy, guidance_scale=guidance_scale).trajectories
+    ddim = policy.ddim(num_inference_steps=NUM_STEPS, eta=1.0)
+    for step in range(trajectories.num_steps):
+        # One trajectory at a time: not the batch shape that sampled.
+        for i in range(len(trajectories)):
+            gaussian = policy_step(
+                policy,
+                ddim,
+                trajectories.latents[i : i + 1, step],
+                trajectories.step_index[step : step + 1],
+                trajectories.prompts[i : i + 1],
+                guidance_scale=guidance_scale,
+            )
+            log_prob = gaussian.log_prob(trajectories.latents[i : i + 1, step + 1])
+            ratio = torch.exp(log_prob - trajectories.log_probs[i : i + 1, step])
+            assert float((ratio - 1).abs().max()) <= 1e-6
+
+
+def test_guidance_is_part_of_the_policy(policy: Policy) -> None:
+    trajectories = roll(policy, guidance_scale=3.0).trajectories
+    ddim = policy.ddim(num_inference_steps=NUM_STEPS, eta=1.0)
+    gaussian = policy_step(
+        policy, ddim, trajectories.latents[:, 0], trajectories.step_index[:1].expand(len(trajectories)),
+        trajectories.prompts, guidance_scale=1.0,
+    )  # fmt: skip
+    log_prob = gaussian.log_prob(trajectories.latents[:, 1])
+    assert float((log_prob - trajectories.log_probs[:, 0]).abs().max()) > 1e-4
+
+
+def test_branches_share_their_trunk_to_the_bit_and_then_differ(policy: Policy) -> None:
+    trajectories = roll(policy).trajectories
+    grouped = trajectories.latents.view(len(PROMPTS), K, TAU + 1, *policy.latent_shape)
+    assert torch.equal(trajectories.group_index, torch.tensor([0, 0, 0, 1, 1, 1, 2, 2, 2]))
+    for members in grouped:
+        assert torch.equal(members[0, 0], members[1, 0])
+        assert torch.equal(members[0, 0], members[2, 0])
+        for step in range(1, TAU + 1):
+            assert float((members[0, step] - members[1, step]).abs().min(dim=0).values.max()) > 1e-3
+    assert not torch.equal(grouped[0, 0, 0], grouped[1, 0, 0])
+
+
+@pytest.mark.parametrize("chunk_size", [1, 2, 4, 7])
+def test_chunk_size_changes_rounding_only(policy: Policy, chunk_size: int) -> None:
+    whole, parts = roll(policy), roll(policy, chunk_size=chunk_size)
+    torch.testing.assert_close(whole.trajectories.latents, parts.trajectories.latents, atol=2e-5, rtol=1e-5)
+    torch.testing.assert_close(whole.trajectories.log_probs, parts.trajectories.log_probs, atol=1e-6, rtol=1e-6)
+    assert whole.trajectories.prompts == parts.trajectories.prompts
+
+
+def test_more_branches_leave_the_first_ones_alone(policy: Policy) -> None:
+    few, many = roll(policy, num_branches=2), roll(policy, num_branches=3)
+    few_grouped = few.final_latents.view(3, 2, *policy.latent_shape)
+    many_grouped = many.final_latents.view(3, 3, *policy.latent_shape)
+    torch.testing.assert_close(few_grouped, many_grouped[:, :2], atol=2e-5, rtol=1e-5)
+
+
+def test_sampling_without_adapter_equals_the_stock_pipeline(policy: Policy) -> None:
+    """The stock UNet and scheduler, stepped by hand with the same noise, give the same latents."""
+    pipe = StableDiffusionPipeline.from_pretrained(emoji.model_dir())
+    pipe.scheduler.set_timesteps(NUM_STEPS)
+    key = NoiseKey(seed=3, stream=1)
+    tokens = pipe.tokenizer([PROMPTS[0]], padding="max_length", return_tensors="pt")
+    with policy.reference(), torch.no_grad():
+        ours = roll(policy, num_branches=1).final_latents[0]
+        text = pipe.text_encoder(tokens.input_ids).last_hidden_state
+        trunk = key.normal(trunk=0, branch=0, num=NUM_STEPS - TAU + 1, shape=policy.latent_shape)
+        branch = key.normal(trunk=0, branch=1, num=TAU, shape=policy.latent_shape)
+        x, noise = trunk[:1], torch.cat([trunk[1:], branch])
+        for i, t in enumerate(pipe.scheduler.timesteps):
+            eps = pipe.unet(x, t, encoder_hidden_states=text).sample
+            x = pipe.scheduler.step(eps, t, x, eta=1.0, variance_noise=noise[i : i + 1]).prev_sample
+    torch.testing.assert_close(ours, x[0], atol=1e-4, rtol=1e-4)
+
+
+def test_noise_depends_on_seed_round_trunk_and_branch_alone() -> None:
+    shape = (4, 8, 8)
+    one = NoiseKey(seed=1, stream=2).normal(trunk=3, branch=1, num=2, shape=shape)
+    assert torch.equal(one, NoiseKey(seed=1, stream=2, first_trunk=3).normal(trunk=0, branch=1, num=2, shape=shape))
+    others = [
+        NoiseKey(seed=2, stream=2).normal(trunk=3, branch=1, num=2, shape=shape),
+        NoiseKey(seed=1, stream=3).normal(trunk=3, branch=1, num=2, shape=shape),
+        NoiseKey(seed=1, stream=2).normal(trunk=4, branch=1, num=2, shape=shape),
+        NoiseKey(seed=1, stream=2).normal(trunk=3, branch=2, num=2, shape=shape),
+    ]
+    assert not any(torch.equal(one, other) for other in others)

@@ -1,0 +1,226 @@
+"""Whole runs on the embedded model, small: the run folder, resume, and everything that must stop a run."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from safetensors.torch import load_file
+from torch import Tensor
+
+import b2diffurl
+from b2diffurl import RunStopped, UserError, emoji
+from b2diffurl.advantage import PromptHistory
+from b2diffurl.collapse import Collapse
+from b2diffurl.models import LoRA
+from b2diffurl.models.policy import Policy
+from b2diffurl.report import METRIC_NOTES
+from b2diffurl.run import Branching, Run
+from b2diffurl.schedule import Full
+from b2diffurl.selection import All
+from b2diffurl.tracker import Metrics
+from b2diffurl.update import Optimization, TrustRegion
+
+MakeRun = Callable[..., Run]
+
+
+def brightness(images: Tensor, prompts: Sequence[str]) -> Tensor:
+    """A reward that needs no network."""
+    assert len(images) == len(prompts)
+    return images.mean(dim=(1, 2, 3))
+
+
+def metrics_of(folder: Path) -> list[Metrics]:
+    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return [{k: v for k, v in json.loads(line).items() if not k.startswith("time/")} for line in lines]
+
+
+def adapter_of(folder: Path) -> dict[str, Tensor]:
+    newest = sorted((folder / "checkpoints").glob("round_*"))[-1]
+    return load_file(newest / "adapter.safetensors")
+
+
+def test_a_run_fills_its_folder(tmp_path: Path, small_run: MakeRun, prompts_file: Path) -> None:
+    run = small_run(prompts=str(prompts_file))
+    run = replace(run, records=replace(run.records, num_evaluation_images=4))
+    folder = b2diffurl.train(run, output=tmp_path / "run")
+    assert {path.name for path in folder.iterdir()} == {
+        "run.toml", "env.json", "metrics.jsonl", "samples", "checkpoints", "lora", "report.html", "evaluation.json",
+    }  # fmt: skip
+    lines = metrics_of(folder)
+    assert [line["round"] for line in lines] == [1, 2]
+    assert [line["reward_queries"] for line in lines] == [16, 32]
+    assert [line["interval/num_steps"] for line in lines] == [3, 5]
+    assert all(line["policy/ratio_max_error"] is None or line["policy/ratio_max_error"] <= 1e-6 for line in lines)
+    assert {name for line in lines for name in line} <= METRIC_NOTES.keys()
+    judged = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
+    assert judged["before"].keys() == judged["after"].keys() == {
+        "clip_score", "scene_accuracy", "style_entropy", "inception_score",
+    }  # fmt: skip
+
+
+def test_plain_ddpo_trains_every_trajectory_on_all_steps(tmp_path: Path, small_run: MakeRun) -> None:
+    run = small_run(rollout=Branching(num_branches=1), schedule=Full(), selection=All(), num_rounds=1)
+    line = metrics_of(b2diffurl.train(run, output=tmp_path / "run", reward=brightness))[0]
+    assert line["selection/num_trajectories"] == 16
+    assert line["interval/num_steps"] == 6
+
+
+def test_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, small_run: MakeRun, prompts_file: Path) -> None:
+    run = small_run(prompts=str(prompts_file), num_rounds=3)
+    whole = b2diffurl.train(run, output=tmp_path / "whole", reward=brightness)
+
+    class KilledError(Exception):
+        """Killed in the middle of round 3."""
+
+    calls = 0
+
+    def killed(images: Tensor, prompts: Sequence[str]) -> Tensor:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise KilledError
+        return brightness(images, prompts)
+
+    with pytest.raises(KilledError):
+        b2diffurl.train(run, output=tmp_path / "parts", reward=killed)
+    assert len(metrics_of(tmp_path / "parts")) == 2
+    parts = b2diffurl.train(run, output=tmp_path / "parts", reward=brightness, resume=True)
+    assert metrics_of(whole) == metrics_of(parts)
+    ours, theirs = adapter_of(whole), adapter_of(parts)
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_adapter_loads_in_stock_diffusers_and_changes_the_pictures(
+    tmp_path: Path, small_run: MakeRun, prompts_file: Path
+) -> None:
+    run = small_run(prompts=str(prompts_file), lora=LoRA(rank=4, alpha=16.0))
+    folder = b2diffurl.train(run, output=tmp_path / "run", reward=brightness)
+    pipe = StableDiffusionPipeline.from_pretrained(emoji.model_dir())
+    pipe.set_progress_bar_config(disable=True)
+
+    def draw() -> Tensor:
+        images = pipe(
+            "a bear riding a bike", num_inference_steps=5, guidance_scale=1.0, eta=1.0, output_type="pt",
+            generator=torch.Generator().manual_seed(0),
+        ).images  # fmt: skip
+        return torch.as_tensor(images)
+
+    before = draw()
+    pipe.load_lora_weights(folder / "lora")
+    after = draw()
+    assert not torch.equal(before, after)
+    ours = Policy.load("emoji")
+    ours.load_lora(folder / "lora")
+    x, t = torch.randn(2, 4, 8, 8), torch.tensor([500, 20])
+    text = ours.encode(["a bear riding a bike", "a cat playing chess"])
+    with torch.no_grad():
+        stock = pipe.unet(x, t, encoder_hidden_states=text).sample
+        loaded = ours.unet(x, t, encoder_hidden_states=text).sample
+    torch.testing.assert_close(stock, loaded, atol=1e-5, rtol=1e-5)
+    pipe.disable_lora()
+    assert torch.equal(before, draw())
+
+
+def test_pretrained_weights_never_change(policy: Policy) -> None:
+    """Adapter off is the base model, to the bit, after optimizer steps on the adapter."""
+    fresh = Policy.load("emoji")
+    x, t, prompts = torch.randn(2, 4, 8, 8), torch.tensor([500, 20]), ("a bear riding a bike", "a cat playing chess")
+    optimizer = torch.optim.AdamW(policy.trainable_parameters().values(), lr=1e-2)
+    for _ in range(2):
+        policy.predict(x, t, prompts, guidance_scale=2.0).square().mean().backward()
+        optimizer.step()
+    with torch.no_grad():
+        base = fresh.predict(x, t, prompts, guidance_scale=1.0)
+        trained = policy.predict(x, t, prompts, guidance_scale=1.0)
+        with policy.reference():
+            reference = policy.predict(x, t, prompts, guidance_scale=1.0)
+    assert torch.equal(reference, base)
+    assert not torch.equal(trained, base)
+
+
+def test_a_new_adapter_changes_nothing() -> None:
+    fresh = Policy.load("emoji")
+    x, t, prompts = torch.randn(1, 4, 8, 8), torch.tensor([500]), ("a bear riding a bike",)
+    with torch.no_grad():
+        base = fresh.predict(x, t, prompts, guidance_scale=1.0)
+        fresh.add_lora(LoRA(), seed=0)
+        assert torch.equal(fresh.predict(x, t, prompts, guidance_scale=1.0), base)
+
+
+def test_a_round_without_selection_is_a_round_without_an_update(tmp_path: Path, small_run: MakeRun) -> None:
+    def same(images: Tensor, prompts: Sequence[str]) -> Tensor:  # noqa: ARG001
+        return torch.ones(len(images))
+
+    lines = metrics_of(b2diffurl.train(small_run(), output=tmp_path / "run", reward=same))
+    assert [line["selection/num_trajectories"] for line in lines] == [0, 0]
+    assert [line["update/num_optimizer_steps"] for line in lines] == [0, 0]
+    assert all(line["objective/loss"] is None for line in lines)
+    assert all(not value.any() for name, value in adapter_of(tmp_path / "run").items() if "lora_B" in name)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_reward_that_is_not_finite_stops_the_run(tmp_path: Path, small_run: MakeRun, bad: float) -> None:
+    calls = 0
+
+    def sick(images: Tensor, prompts: Sequence[str]) -> Tensor:
+        nonlocal calls
+        calls += 1
+        rewards = brightness(images, prompts)
+        if calls == 2:
+            rewards[5] = bad
+        return rewards
+
+    with pytest.raises(RunStopped, match=r"round 2: the reward of picture 5 is"):
+        b2diffurl.train(small_run(), output=tmp_path / "run", reward=sick)
+    assert json.loads((tmp_path / "run" / "stopped.json").read_text())["round"] == 2
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["round_00001"]
+    assert (tmp_path / "run" / "report.html").is_file()
+
+
+def test_a_reward_of_the_wrong_shape_stops_the_run(tmp_path: Path, small_run: MakeRun) -> None:
+    with pytest.raises(RunStopped, match="shape"):
+        b2diffurl.train(
+            small_run(), output=tmp_path / "run", reward=lambda images, prompts: brightness(images, prompts)[:3]
+        )
+
+
+def wild(small_run: MakeRun, prompts_file: Path, *, max_kl: float, **collapse: float) -> Run:
+    return small_run(
+        prompts=str(prompts_file),
+        num_rounds=12,
+        advantage=PromptHistory(num_rounds=2),
+        optimization=Optimization(learning_rate=0.3, num_minibatches=4, num_inner_epochs=2),
+        trust_region=TrustRegion(max_kl=max_kl),
+        collapse=Collapse(**collapse),
+    )
+
+
+def test_the_trust_region_holds_a_policy_that_would_run_away(
+    tmp_path: Path, small_run: MakeRun, prompts_file: Path
+) -> None:
+    with pytest.raises(RunStopped, match="left the trust region"):
+        b2diffurl.train(wild(small_run, prompts_file, max_kl=0.5), output=tmp_path / "run", reward=brightness)
+    kls = [line["policy/kl_to_old"] for line in metrics_of(tmp_path / "run")]
+    assert all(kl is None or kl <= 0.5 for kl in kls)
+
+
+def test_without_the_trust_region_the_collapse_is_caught(
+    tmp_path: Path, small_run: MakeRun, prompts_file: Path
+) -> None:
+    with pytest.raises(RunStopped, match=r"nats a step|mean reward fell|contrast went|not finite|is nan|is inf"):
+        b2diffurl.train(wild(small_run, prompts_file, max_kl=float("inf")), output=tmp_path / "run", reward=brightness)
+    assert (tmp_path / "run" / "stopped.json").is_file()
+
+
+def test_a_folder_that_holds_a_run_is_left_alone(tmp_path: Path, small_run: MakeRun) -> None:
+    b2diffurl.train(small_run(num_rounds=1), output=tmp_path / "run", reward=brightness)
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    with pytest.raises(UserError, match="already holds a run"):
+        b2diffurl.train(small_run(num_rounds=1), output=tmp_path / "run", reward=brightness)
+    with pytest.raises(UserError, match="other settings"):
+        b2diffurl.train(small_run(num_rounds=2), output=tmp_path / "run", reward=brightness, resume=True)
+    assert before == {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}

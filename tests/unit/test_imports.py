@@ -1,0 +1,34 @@
+"""Cheap imports, and who may import whom."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def loaded_by(statement: str) -> set[str]:
+    code = f"import sys; {statement}; print(' '.join(sorted(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(done.stdout.splitlines()[-1].split())
+
+
+@pytest.mark.parametrize(
+    ("statement", "absent"),
+    [
+        ("import b2diffurl", {"torch", "diffusers", "peft", "transformers", "matplotlib"}),
+        ("import b2diffurl.recipes", {"diffusers", "peft", "transformers", "matplotlib"}),
+        ("from b2diffurl.cli import main; main(['--help'])", {"diffusers", "peft", "transformers", "matplotlib"}),
+        ("import b2diffurl.trainer", {"b2diffurl.emoji.render", "b2diffurl.emoji.training"}),
+    ],
+)
+def test_imports_stay_cheap(statement: str, absent: set[str]) -> None:
+    assert not loaded_by(statement) & absent
+
+
+def test_rooms_import_only_what_lies_below_them() -> None:
+    lint = Path(sys.executable).with_name("lint-imports")
+    done = subprocess.run([lint], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
