@@ -46,7 +46,7 @@ def small_run() -> Callable[..., Run]:
             reward_queries_per_round=16,
             sampler=Sampler(num_inference_steps=6, guidance_scale=1.0),
             schedule=Backward(tau_first=3),
-            optimization=Optimization(learning_rate=1e-3, num_minibatches=2, num_inner_epochs=1),
+            optimization=Optimization(learning_rate=5e-4, num_minibatches=2, num_inner_epochs=1, step_weights="even"),
             records=Records(num_samples=2),
         )
         return replace(base, **changes)  # pyright: ignore[reportArgumentType]

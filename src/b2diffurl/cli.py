@@ -137,9 +137,7 @@ def _train(words: list[str]) -> int:
 
 
 def _do_train(run, *, output: Path, resume: bool, tensorboard: bool, device: str) -> int:
-    from b2diffurl.process import prepare_process
-
-    prepare_process()
+    _prepare()
     from rich.console import Console
 
     from b2diffurl.console import ConsoleObserver
@@ -161,6 +159,14 @@ def _do_train(run, *, output: Path, resume: bool, tensorboard: bool, device: str
     _print_before_after(console, output / "evaluation.json")
     console.print(f"adapter  {output / 'lora'}\nreport   {output / 'report.html'}", highlight=False, soft_wrap=True)
     return 0
+
+
+def _prepare() -> None:
+    from b2diffurl.models.quiet import disable_progress_bars
+    from b2diffurl.process import prepare_process
+
+    prepare_process()
+    disable_progress_bars()
 
 
 def _print_before_after(console, file: Path) -> None:
@@ -285,9 +291,8 @@ def _draw(asked: _Pictures, *, num_images: int | None):
     resolve_model(asked.model)
     if asked.lora is not None:
         check_lora(asked.lora)
-    from b2diffurl.process import prepare_process
-
-    prepare_process()
+    _prepare()
+    from rich.console import Console
     from rich.progress import Progress
 
     from b2diffurl.evaluation.evaluate import draw_pictures
@@ -299,7 +304,7 @@ def _draw(asked: _Pictures, *, num_images: int | None):
         policy.load_lora(asked.lora)
     ddim = policy.ddim(num_inference_steps=asked.num_inference_steps, eta=asked.eta)
     total = num_images or len(prompts)
-    with Progress(transient=True) as progress:
+    with Progress(transient=True, console=Console(stderr=True)) as progress:
         bar = progress.add_task("sampling", total=total)
         return draw_pictures(
             policy, ddim, prompts, num_images=total, guidance_scale=guidance_scale, seed=asked.seed,
@@ -311,10 +316,10 @@ def _prompts(asked: tuple[str, ...]) -> tuple[str, ...]:
     """A named list, a file, or the prompts themselves."""
     from b2diffurl.prompts import load_prompts, named_lists
 
-    if len(asked) == 1 and (asked[0] in named_lists() or asked[0].endswith(".txt") or Path(asked[0]).exists()):
-        return load_prompts(asked[0])
     if not asked or not all(prompt.strip() for prompt in asked):
         raise UserError("prompts is empty; give a named list, a .txt file, or prompts in quotes.")
+    if len(asked) == 1 and (asked[0] in named_lists() or asked[0].endswith(".txt") or Path(asked[0]).exists()):
+        return load_prompts(asked[0])
     return asked
 
 

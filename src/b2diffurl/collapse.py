@@ -82,7 +82,7 @@ class CollapseWatch:
             )
         self.best_reward = max(self.best_reward, mean)
 
-    def after_update(self, metrics: dict[str, float | None], *, round_index: int) -> None:
+    def after_update(self, metrics: dict[str, float | int | None], *, round_index: int) -> None:
         """Look at how far a round's update went.
 
         Raises:

@@ -75,9 +75,6 @@ def _adapter(cls: type[T]) -> Any:
 
 def _one_sentence(error: ValidationError) -> str:
     first = error.errors()[0]
-    cause = first.get("ctx", {}).get("error")
-    if isinstance(cause, UserError):
-        return str(cause)
     field = ".".join(str(key) for key in first["loc"])
     kind = first["type"]
     if kind in ("unexpected_keyword_argument", "extra_forbidden"):

@@ -1,8 +1,11 @@
 """The two ways in which b2diffurl ends a piece of work on purpose."""
 
 
-class UserError(ValueError):
-    """A mistake of the user, told in one sentence: which field, which value, which way out. Exit code 2."""
+class UserError(Exception):
+    """A mistake of the user, told in one sentence: which field, which value, which way out. Exit code 2.
+
+    No ValueError, on purpose: pydantic and tyro wrap those into messages of their own.
+    """
 
 
 class RunStopped(RuntimeError):  # noqa: N818 - it says what happened, which need not be an error

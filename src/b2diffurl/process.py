@@ -4,7 +4,7 @@ import ctypes
 import os
 import sys
 
-# The Hugging Face libraries read these when they are imported: errors alone, and no progress bars beside ours.
+# The Hugging Face libraries read these when they are imported: errors alone.
 _ENVIRONMENT = {
     "TOKENIZERS_PARALLELISM": "false",
     "TRANSFORMERS_VERBOSITY": "error",

@@ -14,15 +14,15 @@ class Trajectories:
     """B trajectories through the interval, B = G * K, the K members of a branch group next to each other.
 
     Attributes:
-        latents: x_t before every trained step and after the last one, float32; action i is `latents[:, i + 1]`.
         log_probs: of the actions, under the policy that took them.
+        latents: x_t before every trained step and after the last one, float32; action i is `latents[:, i + 1]`.
         step_index: which of the T denoising steps each trained step is, counted from 0 at x_T.
         prompts: one a trajectory.
         group_index: the branch group of each trajectory.
     """
 
-    latents: Float[Tensor, "B n+1 C H W"]
     log_probs: Float[Tensor, "B n"]
+    latents: Float[Tensor, "B n+1 C H W"]
     step_index: Int[Tensor, " n"]
     prompts: tuple[str, ...]
     group_index: Int[Tensor, " B"]

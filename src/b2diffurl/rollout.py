@@ -176,7 +176,7 @@ class _Sampler:
 
     def _branch(
         self, x: Float[Tensor, "B C H W"], prompts: Sequence[str], noise: Float[Tensor, "B tau C H W"]
-    ) -> tuple[Float[Tensor, "B n+1 C H W"], Float[Tensor, "B n"], Float[Tensor, "B C H W"]]:
+    ) -> tuple[Float[Tensor, "B states C H W"], Float[Tensor, "B n"], Float[Tensor, "B C H W"]]:
         states, log_probs = [x], []
         num_steps = noise.shape[1]
         for i, step in enumerate(range(self.ddim.num_steps - num_steps, self.ddim.num_steps)):

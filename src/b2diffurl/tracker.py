@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-Metrics = dict[str, float | None]
+Metrics = dict[str, float | int | None]
 
 
 @runtime_checkable

@@ -8,6 +8,7 @@ Shapes: S selected trajectories, n trained steps, M single steps in one forward 
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -35,6 +36,8 @@ class Optimization:
         num_inner_epochs: passes over the selected trajectories of a round.
         num_minibatches: optimizer steps a pass (ours: the reference fixes their size instead).
         micro_batch_size: single steps in one forward pass; changes memory and speed, and results by rounding only.
+        step_weights: "equal", as in the paper, or "even" (ours): a step's loss is divided by its log-prob's sensitivity
+            to the network (`DDIM.sensitivity`), mean 1 over the interval, so that no step drowns the others.
     """
 
     learning_rate: float = 1e-4
@@ -44,6 +47,7 @@ class Optimization:
     num_inner_epochs: int = 2
     num_minibatches: int = 4
     micro_batch_size: int = 64
+    step_weights: Literal["equal", "even"] = "equal"
 
     def __post_init__(self) -> None:
         for name in ("learning_rate", "max_grad_norm"):
@@ -66,11 +70,11 @@ class TrustRegion:
         max_kl: nats a step, > 0; "inf" switches the region off.
     """
 
-    max_kl: float = 1.0
+    max_kl: float = 2.0
 
     def __post_init__(self) -> None:
         if not self.max_kl > 0:
-            raise UserError(f"trust_region.max_kl is {self.max_kl}; give nats above 0, such as 1.0, or inf for none.")
+            raise UserError(f"trust_region.max_kl is {self.max_kl}; give nats above 0, such as 2.0, or inf for none.")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -127,7 +131,7 @@ class Update:
         *,
         seed: int,
         round_index: int,
-    ) -> dict[str, float | None]:
+    ) -> dict[str, float | int | None]:
         """Take the round's optimizer steps and return its metrics.
 
         Args:
@@ -184,6 +188,7 @@ class Update:
     ) -> _Pass | None:
         """Accumulate the gradient of a minibatch; None where the policy has left the trust region."""
         loss_sum, kl_sum, clipped, max_error, num = 0.0, 0.0, 0.0, 0.0, len(minibatch) * trajectories.num_steps
+        weights = self._step_weights(trajectories.step_index)
         for index, step in self._micro_batches(trajectories, minibatch):
             gaussian, action = self._replay(trajectories, index, step)
             old = trajectories.log_probs[index, step]
@@ -199,13 +204,20 @@ class Update:
                 return None
             loss = self.objective.loss(batch)
             self._check_finite(loss, "loss", trajectories, step, round_index)
-            (loss.sum() / num).backward()
+            ((loss * weights[step].to(loss.device)).sum() / num).backward()
             loss_sum += float(loss.detach().sum())
             max_error = max(max_error, float(log_ratio.exp().sub(1).abs().max()))
             if hasattr(self.objective, "is_clipped"):
                 clipped += float(self.objective.is_clipped(batch).sum())  # pyright: ignore[reportAttributeAccessIssue]
             self.on_progress(len(index))
         return _Pass(loss=loss_sum / num, kl=kl_sum / num, clip_fraction=clipped / num, ratio_max_error=max_error)
+
+    def _step_weights(self, step_index: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
+        """Weight of each trained step's loss, mean 1."""
+        if self.config.step_weights == "equal":
+            return torch.ones(len(step_index))
+        weights = 1 / self.ddim.sensitivity[step_index]
+        return (weights / weights.mean()).float()
 
     @torch.no_grad()
     def _measure_kl(self, trajectories: Trajectories, minibatch: Int[Tensor, " s"]) -> float:

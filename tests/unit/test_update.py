@@ -182,7 +182,7 @@ def twin_pass(policy: TinyPolicy, sampled: Round, selection: Selection, *, clip_
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 def test_replay_equals_rollout_before_the_first_step(reduction: LogProbReduction) -> None:
     sampled = sample_round(reduction=reduction)
-    for micro_batch_size in (1, 5, 64):
+    for micro_batch_size in (5, 64):
         metrics = update(sampled.start(), sampled, config=replace(ONE_STEP, micro_batch_size=micro_batch_size))
         assert metrics["policy/ratio_max_error"] is not None
         assert metrics["policy/ratio_max_error"] <= (1e-6 if reduction == "mean" else NUM_ELEMENTS * 1e-6)
@@ -233,7 +233,7 @@ def test_gradients_are_scaled_down_to_the_largest_norm(sampled: Round) -> None:
     assert metrics["policy/grad_norm"] > 1e-2  # as it was
 
 
-@pytest.mark.parametrize("micro_batch_size", [1, 2, 7, 36])
+@pytest.mark.parametrize("micro_batch_size", [1, 7, 35])
 def test_micro_batches_change_nothing_but_memory(micro_batch_size: int, sampled: Round) -> None:
     whole, cut = sampled.start(), sampled.start()
     update(whole, sampled, optimizer=torch.optim.SGD(whole.parameters(), lr=1.0))
@@ -274,9 +274,10 @@ def test_a_step_raises_the_probability_of_what_was_good(sampled: Round) -> None:
 # How a round's data is cut
 
 
-@pytest.mark.parametrize("num_inner_epochs", [1, 3])
-@pytest.mark.parametrize("num_minibatches", [1, 4, 20])
-@pytest.mark.parametrize("num_selected", [1, 5, 12])
+@pytest.mark.parametrize(
+    ("num_inner_epochs", "num_minibatches", "num_selected"),
+    [(1, 1, 1), (2, 4, 1), (1, 4, 5), (3, 2, 5), (1, 20, 5), (2, 1, 12), (1, 12, 12)],
+)
 def test_optimizer_steps_are_epochs_times_minibatches_or_trajectories(
     num_inner_epochs: int, num_minibatches: int, num_selected: int, sampled: Round
 ) -> None:
@@ -287,7 +288,7 @@ def test_optimizer_steps_are_epochs_times_minibatches_or_trajectories(
         policy,
         sampled,
         choose(*range(num_selected)),
-        config=Optimization(num_inner_epochs=num_inner_epochs, num_minibatches=num_minibatches, micro_batch_size=4),
+        config=Optimization(num_inner_epochs=num_inner_epochs, num_minibatches=num_minibatches, micro_batch_size=8),
         optimizer=optimizer,
         on_progress=done.append,
     )
@@ -295,7 +296,7 @@ def test_optimizer_steps_are_epochs_times_minibatches_or_trajectories(
     assert metrics["update/num_optimizer_steps"] == expected
     assert {int(state["step"]) for state in optimizer.state.values()} == {expected}
     assert sum(done) == num_inner_epochs * num_selected * 3  # every step of every trajectory, once an epoch
-    assert max(done) <= 4
+    assert max(done) <= 8
 
 
 def test_an_empty_selection_is_a_round_without_an_update(sampled: Round) -> None:
@@ -324,7 +325,7 @@ def test_trajectories_that_are_not_selected_leave_no_trace(sampled: Round) -> No
             latents[[0, 2, 6]] = float("nan")
         policy = sampled.start()
         changed = replace(sampled, trajectories=replace(sampled.trajectories, latents=latents))
-        update(policy, changed, choose(1, 3, 4, 5, 7, 8, 9, 10, 11), config=Optimization())
+        update(policy, changed, choose(1, 3, 4, 5, 7, 8, 9, 10, 11), config=replace(ONE_STEP, num_minibatches=3))
         policies.append(weights(policy))
     assert torch.equal(*policies)
 
@@ -343,7 +344,8 @@ def test_nothing_is_carried_over_to_the_next_round(sampled: Round) -> None:
 def test_minibatches_depend_on_seed_and_round_alone(sampled: Round) -> None:
     def after(seed: int, round_index: int) -> Tensor:
         policy = sampled.start()
-        update(policy, sampled, config=Optimization(), seed=seed, round_index=round_index)
+        config = Optimization(num_inner_epochs=1, num_minibatches=2)
+        update(policy, sampled, config=config, seed=seed, round_index=round_index)
         return weights(policy)
 
     first = after(0, 1)

@@ -50,6 +50,22 @@ class DDIM:
         a, a_prev = self.alpha, self.alpha_prev
         return self.eta**2 * (1 - a_prev) / (1 - a) * (1 - a / a_prev)
 
+    @property
+    def sensitivity(self) -> Float[Tensor, " T"]:
+        """How strongly each step's log-prob answers to the network's output: |d mean / d output| / sqrt(var), float64.
+
+        The gradient's size at a step is this times noise. For Stable Diffusion's 20 steps it is 0.6 to 1.1, but 5.4 at
+        the last step but one, which would drown all others. Infinite where a step is no action.
+        """
+        a, a_prev = self.alpha, self.alpha_prev
+        direction = (1 - a_prev - self.var).clamp(min=0).sqrt()
+        d_x0, d_eps = {
+            "epsilon": (-((1 - a) / a).sqrt(), torch.ones_like(a)),
+            "sample": (torch.ones_like(a), -(a / (1 - a)).sqrt()),
+            "v_prediction": (-(1 - a).sqrt(), a.sqrt()),
+        }[self.prediction_type]
+        return (a_prev.sqrt() * d_x0 + direction * d_eps).abs() / self.var.sqrt()
+
     def is_action(self, step: int) -> bool:
         """Whether a step draws noise. One that does not is taken, but never trained."""
         return bool(self.var[step] > 0)

@@ -57,20 +57,20 @@ def _quickstart() -> Study:
 
 def _b2_against_ddpo() -> Study:
     arms = {"B²": emoji_quickstart(), "DDPO": emoji_ddpo()}
-    return Study(about="B² against plain DDPO, each with its own best settings", arms=_with_curve(arms, every=2))
+    return Study(about="B² against plain DDPO, each with its own best settings", arms=_with_curve(arms, every=3))
 
 
 def _grid() -> Study:
-    """Learning rate and optimizer steps a round, the same grid for both arms, half as many rounds."""
+    """Learning rate and optimizer steps a round, the same grid for both arms, a third of the rounds."""
     arms: dict[str, Run] = {}
     for name, run in (("B²", emoji_quickstart()), ("DDPO", emoji_ddpo())):
-        for learning_rate in (5e-4, 1e-3, 2e-3):
-            for num_minibatches in (4, 12):
+        for learning_rate in (1e-3, 2e-3):
+            for num_minibatches in (6, 12):
                 changed = replace(run.optimization, learning_rate=learning_rate, num_minibatches=num_minibatches)
                 arms[f"{name} lr {learning_rate:g}, {num_minibatches} steps"] = replace(
-                    run, optimization=changed, num_rounds=run.num_rounds // 2
+                    run, optimization=changed, num_rounds=run.num_rounds // 3
                 )
-    return Study(about="the grid from which the arms of b2-against-ddpo were chosen", arms=_with_curve(arms, every=4))
+    return Study(about="the grid from which the arms of b2-against-ddpo were chosen", arms=_with_curve(arms, every=6))
 
 
 def _with_curve(arms: dict[str, Run], *, every: int) -> dict[str, Run]:

@@ -1,6 +1,7 @@
-"""Put the trained parts together: a pipeline directory, a CLIP directory, the oracle; all in half precision.
+"""Put the trained parts together: a pipeline directory, a CLIP directory, the oracle; all rounded to half precision.
 
-The weights are rounded to half precision here and are read as float32: what is measured is what is shipped.
+What is measured is what is shipped. diffusers reads half-precision files as float32; transformers keeps a file's type,
+so its two models are stored as float32, of the rounded values.
 """
 
 from pathlib import Path
@@ -28,14 +29,15 @@ def save_pipeline(directory: Path, *, vae: AutoencoderKL, denoiser: Denoiser, to
         feature_extractor=None,  # pyright: ignore[reportArgumentType]
         requires_safety_checker=False,
     )
-    pipe.to(torch.float16).save_pretrained(directory)
+    pipe.to(torch.float16)
+    pipe.text_encoder.float()
+    pipe.save_pretrained(directory)
     pipe.to(torch.float32)
 
 
 def save_clip(directory: Path, *, clip: CLIPModel, tokenizer: CLIPTokenizer) -> None:
     """Write the reward's CLIP in transformers format."""
-    clip.half().save_pretrained(directory)
-    clip.float()
+    clip.half().float().save_pretrained(directory)
     tokenizer.save_pretrained(directory)
     CLIPImageProcessorPil(
         size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}, image_mean=CLIP_MEAN, image_std=CLIP_STD
