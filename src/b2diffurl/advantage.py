@@ -60,7 +60,7 @@ class RewardHistory:
             (r - mean) / std over the prompt's rewards in this round and the last H, clipped; float32.
         """
         now: dict[str, list[float]] = {}
-        values = rewards.to(torch.float64).tolist()
+        values: list[float] = rewards.to(torch.float64).tolist()  # pyright: ignore[reportUnknownVariableType]
         for prompt, value in zip(prompts, values, strict=True):
             now.setdefault(prompt, []).append(value)
         self.rounds = [*self.rounds, now][-self.config.num_rounds - 1 :]

@@ -8,11 +8,17 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import tyro
 
 from b2diffurl.errors import RunStopped, UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from b2diffurl.evaluation.evaluate import Pictures
+    from b2diffurl.run import Run
 
 T = TypeVar("T")
 
@@ -82,7 +88,7 @@ def _parse(cls: type[T], words: list[str], *, prog: str, default: T | None = Non
     return tyro.cli(cls, args=words, prog=prog, default=default, config=config)
 
 
-def _named_run(words: list[str], command: str):
+def _named_run(words: list[str], command: str) -> "Run":
     from b2diffurl.config import read_toml
     from b2diffurl.recipes import RECIPES, recipe
     from b2diffurl.run import Run
@@ -136,7 +142,7 @@ def _train(words: list[str]) -> int:
     return _do_train(run, output=output, resume=asked.resume, tensorboard=asked.tensorboard, device=asked.device)
 
 
-def _do_train(run, *, output: Path, resume: bool, tensorboard: bool, device: str) -> int:
+def _do_train(run: "Run", *, output: Path, resume: bool, tensorboard: bool, device: str) -> int:
     _prepare()
     from rich.console import Console
 
@@ -169,7 +175,7 @@ def _prepare() -> None:
     disable_progress_bars()
 
 
-def _print_before_after(console, file: Path) -> None:
+def _print_before_after(console: "Console", file: Path) -> None:
     if not file.is_file():
         return
     from rich.table import Table
@@ -279,7 +285,7 @@ def _evaluate(words: list[str]) -> int:
     return 0
 
 
-def _draw(asked: _Pictures, *, num_images: int | None):
+def _draw(asked: _Pictures, *, num_images: int | None) -> "Pictures":
     from b2diffurl.models import check_lora, resolve_model
     from b2diffurl.run import Sampler
 

@@ -59,7 +59,7 @@ class RunFolder:
 
     def write_environment(self, device: torch.device) -> None:
         """Write env.json: what the run's numbers may depend on besides its settings."""
-        known = {name: version(name) for name in _LIBRARIES}
+        known: dict[str, str] = {name: version(name) for name in _LIBRARIES}
         known |= {"python": platform.python_version(), "machine": platform.platform(), "device": str(device)}
         known["threads"] = str(torch.get_num_threads())
         (self.path / "env.json").write_text(json.dumps(known, indent=2), encoding="utf-8")
@@ -74,9 +74,10 @@ class RunFolder:
 
     def write_evaluation(self, when: str, numbers: dict[str, float], *, num_images: int, prompts: str) -> None:
         """Add what was judged "before" or "after" training to evaluation.json."""
-        known = json.loads(self._evaluation.read_text(encoding="utf-8")) if self._evaluation.is_file() else {}
-        known |= {when: numbers, "num_images": num_images, "prompts": prompts}
-        self._evaluation.write_text(json.dumps(known, indent=2), encoding="utf-8")
+        told: dict[str, object] = {when: numbers, "num_images": num_images, "prompts": prompts}
+        if self._evaluation.is_file():
+            told = json.loads(self._evaluation.read_text(encoding="utf-8")) | told
+        self._evaluation.write_text(json.dumps(told, indent=2), encoding="utf-8")
 
     def mark_stopped(self, stop: RunStopped | None) -> None:
         """Write why the run was stopped, or take that back."""

@@ -72,4 +72,4 @@ def draw_prompts(prompts: tuple[str, ...], num: int, *, seed: int, round_index: 
     rng = np.random.default_rng((seed, round_index, 0))
     passes = -(-num // len(prompts))
     order = np.concatenate([rng.permutation(len(prompts)) for _ in range(passes)])[:num]
-    return tuple(prompts[index] for index in order)
+    return tuple(prompts[int(index)] for index in order)

@@ -116,7 +116,9 @@ def sample_branches(
         on_progress: called with the number of trajectories that each chunk has finished.
     """
     trunks_at_once = max(1, chunk_size // num_branches)
-    latents, log_probs, finals = [], [], []
+    latents: list[Tensor] = []
+    log_probs: list[Tensor] = []
+    finals: list[Tensor] = []
     for start in range(0, len(prompts), trunks_at_once):
         chunk = prompts[start : start + trunks_at_once]
         key = NoiseKey(seed=noise.seed, stream=noise.stream, first_trunk=noise.first_trunk + start)
@@ -145,7 +147,8 @@ class _Sampler:
     """Trunks and branches of one chunk."""
 
     def __init__(self, policy: Denoiser, ddim: DDIM, *, guidance_scale: float, reduction: LogProbReduction) -> None:
-        self.policy, self.ddim, self.guidance_scale, self.reduction = policy, ddim, guidance_scale, reduction
+        self.policy, self.ddim, self.guidance_scale = policy, ddim, guidance_scale
+        self.reduction: LogProbReduction = reduction
 
     def trunks(self, prompts: Sequence[str], key: NoiseKey, *, num_steps: int) -> Float[Tensor, "G C H W"]:
         """Denoise from x_T over the first `num_steps` steps."""
@@ -177,7 +180,7 @@ class _Sampler:
     def _branch(
         self, x: Float[Tensor, "B C H W"], prompts: Sequence[str], noise: Float[Tensor, "B tau C H W"]
     ) -> tuple[Float[Tensor, "B states C H W"], Float[Tensor, "B n"], Float[Tensor, "B C H W"]]:
-        states, log_probs = [x], []
+        states, log_probs = [x], list[Tensor]()
         num_steps = noise.shape[1]
         for i, step in enumerate(range(self.ddim.num_steps - num_steps, self.ddim.num_steps)):
             gaussian = self._gaussian(x, step, prompts)

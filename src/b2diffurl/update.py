@@ -6,6 +6,9 @@ trajectories. Gradients are means over the real number of steps: nothing is drop
 Shapes: S selected trajectories, n trained steps, M single steps in one forward pass.
 """
 
+# Tensor.tolist and Tensor.split have no types.
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal

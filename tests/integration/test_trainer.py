@@ -106,11 +106,12 @@ def test_adapter_loads_in_stock_diffusers_and_changes_the_pictures(
         images = pipe(
             "a bear riding a bike", num_inference_steps=5, guidance_scale=1.0, eta=1.0, output_type="pt",
             generator=torch.Generator().manual_seed(0),
-        ).images  # fmt: skip
+            return_dict=False,
+        )[0]  # fmt: skip
         return torch.as_tensor(images)
 
     before = draw()
-    pipe.load_lora_weights(folder / "lora")
+    pipe.load_lora_weights(str(folder / "lora"))
     after = draw()
     assert not torch.equal(before, after)
     ours = Policy.load("emoji")
@@ -188,7 +189,7 @@ def test_a_reward_of_the_wrong_shape_stops_the_run(tmp_path: Path, small_run: Ma
         )
 
 
-def wild(small_run: MakeRun, prompts_file: Path, *, max_kl: float, **collapse: float) -> Run:
+def wild(small_run: MakeRun, prompts_file: Path, *, max_kl: float, **collapse: int) -> Run:
     return small_run(
         prompts=str(prompts_file),
         num_rounds=12,

@@ -54,3 +54,11 @@ def transition(
             eps = math.sqrt(alpha) * out + math.sqrt(1 - alpha) * value
         mean.append(math.sqrt(alpha_prev) * x0_hat + math.sqrt(1 - alpha_prev - var) * eps)
     return mean, var
+
+
+def sensitivity(*, alpha: float, alpha_prev: float, eta: float, prediction_type: str = "epsilon") -> float:
+    """How far the mean moves, in standard deviations, when the output moves by 1: the mean is linear in it."""
+    step = {"alpha": alpha, "alpha_prev": alpha_prev, "eta": eta}
+    low, var = transition([0.0], [0.0], prediction_type=prediction_type, **step)
+    high, _ = transition([1.0], [0.0], prediction_type=prediction_type, **step)
+    return abs(high[0] - low[0]) / math.sqrt(var)

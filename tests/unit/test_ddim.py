@@ -92,6 +92,7 @@ def test_the_last_step_is_an_action_with_stable_diffusions_final_alpha() -> None
 def test_a_last_step_to_alpha_one_is_no_action_and_has_no_log_prob() -> None:
     ddim = chain(stable_diffusion_scheduler(set_alpha_to_one=True), num_inference_steps=20, eta=1.0)
     assert [ddim.is_action(step) for step in range(20)] == [True] * 19 + [False]
+    assert ddim.sensitivity[-1].item() == float("inf")
     out, x = normal(2, 1, 2, 2), normal(2, 1, 2, 2, seed=1)
     gaussian = ddim.transition(out, x, torch.tensor([18, 19]))
     x0_hat = (x[1] - (1 - ddim.alpha[19]).sqrt().float() * out[1]) / ddim.alpha[19].sqrt().float()
@@ -117,6 +118,25 @@ def test_another_spacing_gives_another_chain() -> None:
     assert trailing.timesteps[[0, -1]].tolist() == [999, 49]
     out, x, noise = normal(1, 1, 2, 2), normal(1, 1, 2, 2, seed=1), normal(1, 1, 2, 2, seed=2)
     assert not torch.allclose(sampled(leading, out, x, 19, noise), sampled(trailing, out, x, 19, noise), atol=1e-3)
+
+
+@pytest.mark.parametrize("eta", ETAS)
+@pytest.mark.parametrize("prediction_type", PREDICTIONS)
+def test_sensitivity_equals_the_twin(prediction_type: str, eta: float) -> None:
+    ddim = chain(stable_diffusion_scheduler(prediction_type=prediction_type), num_inference_steps=20, eta=eta)
+    expected = [
+        twin.sensitivity(alpha=a, alpha_prev=a_prev, eta=eta, prediction_type=prediction_type)
+        for a, a_prev in zip(ddim.alpha.tolist(), ddim.alpha_prev.tolist(), strict=True)
+    ]
+    assert ddim.sensitivity.tolist() == pytest.approx(expected, rel=1e-9)
+
+
+def test_stable_diffusions_last_step_but_one_is_the_sensitive_one() -> None:
+    *others, last_but_one, last = chain(
+        stable_diffusion_scheduler(), num_inference_steps=20, eta=1.0
+    ).sensitivity.tolist()
+    assert last_but_one == pytest.approx(5.4, abs=0.1)
+    assert all(0.6 < value < 1.2 for value in [*others, last])
 
 
 def test_half_precision_predictions_give_a_float32_gaussian() -> None:

@@ -6,6 +6,7 @@ Shapes: B = 12 trajectories of 3 trunks with 4 branches, n = 3 trained steps of 
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import pytest
 import torch
@@ -151,9 +152,22 @@ class Expected:
     gradient: Tensor
 
 
-def twin_pass(policy: TinyPolicy, sampled: Round, selection: Selection, *, clip_range: float) -> Expected:
+def twin_weights(sampled: Round) -> list[float]:
+    """Of the trained steps' losses: one over the sensitivity, and 1 on average."""
+    ddim = sampled.ddim
+    weights = [
+        1 / ddim_twin.sensitivity(alpha=ddim.alpha[i].item(), alpha_prev=ddim.alpha_prev[i].item(), eta=1.0)
+        for i in sampled.trajectories.step_index.tolist()
+    ]
+    return [weight * len(weights) / sum(weights) for weight in weights]
+
+
+def twin_pass(
+    policy: TinyPolicy, sampled: Round, selection: Selection, *, clip_range: float, step_weights: str = "equal"
+) -> Expected:
     """One step of one trajectory after the other: literal means over all of them."""
     policy = copy.deepcopy(policy).double()
+    weight = twin_weights(sampled) if step_weights == "even" else [1.0] * sampled.trajectories.num_steps
     losses, kls, clipped, gradients = [], [], [], []
     for trajectory in selection.index.tolist():
         for step in range(sampled.trajectories.num_steps):
@@ -164,7 +178,7 @@ def twin_pass(policy: TinyPolicy, sampled: Round, selection: Selection, *, clip_
             slope = torch.cat([part.flatten() for part in slopes])
             by_log_prob = ddpo_twin.gradient(*numbers, clip_range=clip_range)
             losses.append(ddpo_twin.loss(*numbers, clip_range=clip_range))
-            gradients.append(by_log_prob * slope)
+            gradients.append(weight[step] * by_log_prob * slope)
             clipped.append(by_log_prob == 0)
             kls.append(0.5 * ((numbers[0] - numbers[1]) * (NUM_ELEMENTS if sampled.reduction == "mean" else 1)) ** 2)
     num = len(losses)
@@ -190,24 +204,31 @@ def test_replay_equals_rollout_before_the_first_step(reduction: LogProbReduction
         assert metrics["objective/clip_fraction"] == 0
 
 
-@pytest.mark.parametrize("reduction", ["mean", "sum"])
-@pytest.mark.parametrize("chosen", [EVERY, choose(1, 4, 5, 10, 11)])
+@pytest.mark.parametrize(
+    ("reduction", "step_weights", "chosen"),
+    [
+        ("mean", "equal", EVERY),
+        ("mean", "equal", choose(1, 4, 5, 10, 11)),
+        ("mean", "even", choose(1, 4, 5, 10, 11)),
+        ("sum", "equal", choose(1, 4, 5, 10, 11)),
+    ],
+)
 def test_gradient_and_metrics_are_the_literal_means_over_selected_steps(
-    reduction: LogProbReduction, chosen: Selection
+    reduction: LogProbReduction, step_weights: Literal["equal", "even"], chosen: Selection
 ) -> None:
     """Away from the policy that sampled, so that some ratios are clipped; SGD at rate 1 shows the gradient."""
     sampled = sample_round(reduction=reduction)
     policy = sampled.start()
     move(policy, by=0.03 if reduction == "mean" else 0.002)
     clip_range = 0.01
-    expected = twin_pass(policy, sampled, chosen, clip_range=clip_range)
+    expected = twin_pass(policy, sampled, chosen, clip_range=clip_range, step_weights=step_weights)
     assert 0 < expected.clip_fraction < 1
     before = weights(policy)
     metrics = update(
         policy,
         sampled,
         chosen,
-        config=replace(ONE_STEP, max_grad_norm=1e9, micro_batch_size=7),
+        config=replace(ONE_STEP, max_grad_norm=1e9, micro_batch_size=7, step_weights=step_weights),
         objective=DDPO(clip_range=clip_range),
         optimizer=torch.optim.SGD(policy.parameters(), lr=1.0),
     )

@@ -17,13 +17,14 @@ from b2diffurl.emoji.world import ACTIVITIES, ANIMALS, STYLES, Scene
 SIZE = 32
 FONT = Path("/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf")
 _FONT_PIXELS = 109  # the one bitmap size this font has
-_GLYPHS = dict(
-    zip(
-        ANIMALS,
-        "🐱🐶🐴🐵🐰🦓🕷🐦🐑🦌🐮🐐🦁🐯🐻🦝🦊🐺🦎🪲🐜🦋🐟🦈🐳🐬🐿🐭🐀🐍🐢🐸🐔🦆🪿🐝🐷🦃🪰🦙🐫🦇🦍🦔🦘",
-        strict=True,
+_GLYPHS: dict[str, str] = {
+    name: glyph
+    for names, glyphs in (
+        (ANIMALS, "🐱🐶🐴🐵🐰🦓🕷🐦🐑🦌🐮🐐🦁🐯🐻🦝🦊🐺🦎🪲🐜🦋🐟🦈🐳🐬🐿🐭🐀🐍🐢🐸🐔🦆🪿🐝🐷🦃🪰🦙🐫🦇🦍🦔🦘"),
+        (ACTIVITIES, "🚲♟🍽"),
     )
-) | dict(zip(ACTIVITIES, "🚲♟🍽", strict=True))
+    for name, glyph in zip(names, glyphs, strict=True)
+}
 _ANIMAL_PIXELS = (17, 18, 19)
 _ACTIVITY_PIXELS = {"riding a bike": (16, 17, 18), "playing chess": (16, 17, 18), "washing dishes": (15, 16, 17)}
 # Centre of the animal and of the activity's object, in pixels (x, y); each moves by up to one pixel in x and y.
@@ -34,6 +35,10 @@ _PLACES = {
 }
 _ALONE = (16, 16)
 _JITTER = 1
+_PASTELS = np.array(
+    [[1.0, 0.85, 0.85], [1.0, 0.95, 0.75], [0.85, 1.0, 0.85], [0.85, 0.93, 1.0], [0.93, 0.85, 1.0], [1.0, 0.88, 0.72]],
+    dtype=np.float32,
+)
 
 
 @cache
@@ -51,6 +56,10 @@ def sprite(name: str, pixels: int) -> np.ndarray:
     return np.concatenate([rgba[..., :3] * rgba[..., 3:], rgba[..., 3:]], axis=-1)
 
 
+def _rgb(values: list[float]) -> np.ndarray:
+    return np.array(values, dtype=np.float32)
+
+
 def _background(style: str, rng: np.random.Generator) -> np.ndarray:
     canvas = np.empty((SIZE, SIZE, 3), np.float32)
     if style == "cartoon":  # one plain pastel colour
@@ -58,21 +67,16 @@ def _background(style: str, rng: np.random.Generator) -> np.ndarray:
     elif style == "landscape":  # sky above grass, with noise
         horizon = int(rng.integers(14, 19))
         sky = np.linspace(0, 1, horizon, dtype=np.float32)[:, None, None]
-        canvas[:horizon] = np.float32([0.35, 0.62, 0.95]) * (1 - sky) + np.float32([0.8, 0.92, 1.0]) * sky
-        canvas[horizon:] = np.float32([0.33, 0.62, 0.24])
+        canvas[:horizon] = _rgb([0.35, 0.62, 0.95]) * (1 - sky) + _rgb([0.8, 0.92, 1.0]) * sky
+        canvas[horizon:] = _rgb([0.33, 0.62, 0.24])
         canvas += rng.normal(0, 0.03, (SIZE, SIZE, 1)).astype(np.float32)
     elif style == "sketch":  # paper
         canvas[:] = 0.93
     else:  # night: dark blue with stars
-        canvas[:] = np.float32([0.05, 0.06, 0.2])
+        canvas[:] = _rgb([0.05, 0.06, 0.2])
         stars = rng.integers(0, SIZE, (10, 2))
         canvas[stars[:, 0], stars[:, 1]] = rng.uniform(0.6, 1.0, (10, 1))
     return canvas
-
-
-_PASTELS = np.float32(
-    [[1.0, 0.85, 0.85], [1.0, 0.95, 0.75], [0.85, 1.0, 0.85], [0.85, 0.93, 1.0], [0.93, 0.85, 1.0], [1.0, 0.88, 0.72]]
-)
 
 
 def _paste(canvas: np.ndarray, name: str, pixels: int, centre: tuple[int, int], rng: np.random.Generator) -> None:
@@ -99,10 +103,10 @@ def render(scene: Scene, rng: np.random.Generator) -> np.ndarray:
     if scene.animal:
         _paste(canvas, scene.animal, int(rng.choice(_ANIMAL_PIXELS)), animal_place, rng)
     if scene.style == "sketch":
-        grey = canvas @ np.float32([0.299, 0.587, 0.114])
+        grey = canvas @ _rgb([0.299, 0.587, 0.114])
         canvas[:] = grey[..., None]
     elif scene.style == "night":
-        canvas *= np.float32([0.8, 0.8, 0.95])
+        canvas *= _rgb([0.8, 0.8, 0.95])
     return np.round(np.clip(canvas, 0, 1) * 255).astype(np.uint8)
 
 

@@ -34,6 +34,7 @@ class Decoder(Denoiser, Protocol):
 
     def decode(self, latents: Tensor) -> Tensor:
         """Give pictures in [0, 1]."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -5,7 +5,10 @@ Base weights, text encoder and autoencoder are frozen; the LoRA alone is trained
 Shapes: B latents of C x H x W, L text tokens of D channels, pictures of 3 x H' x W' in [0, 1].
 """
 
-from collections.abc import Iterator, Sequence
+# diffusers types its configs as dicts, its outputs as tuples, and its tuples of any length as tuples of one.
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
+
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -158,7 +161,7 @@ class Policy:
         """
         config = LoraConfig(
             r=lora.rank,
-            lora_alpha=lora.alpha,  # pyright: ignore[reportArgumentType]
+            lora_alpha=lora.alpha,
             target_modules=list(lora.target_modules),
             lora_dropout=0.0,
             init_lora_weights="gaussian",
@@ -172,7 +175,7 @@ class Policy:
         self.unet.eval()
 
     @contextmanager
-    def reference(self) -> Iterator[None]:
+    def reference(self) -> Generator[None]:
         """Within this context the policy is the pretrained model: the adapter is off."""
         self.unet.disable_adapters()
         try:
@@ -215,11 +218,10 @@ class Policy:
         """
         check_lora(directory)
         try:
-            state, _alphas, metadata = StableDiffusionPipeline.lora_state_dict(
-                directory, local_files_only=True, return_lora_metadata=True
-            )
+            found = StableDiffusionPipeline.lora_state_dict(directory, local_files_only=True, return_lora_metadata=True)
+            state, alphas, metadata = found[0], found[1], found[-1]
             StableDiffusionPipeline.load_lora_into_unet(
-                state, network_alphas=_alphas, unet=self.unet, adapter_name=_ADAPTER, metadata=metadata
+                state, network_alphas=alphas, unet=self.unet, adapter_name=_ADAPTER, metadata=metadata
             )
         except (OSError, ValueError) as error:
             raise UserError(f"lora directory {directory} holds no adapter for this model: {error}") from error

@@ -101,4 +101,4 @@ SCORES: dict[str, Score] = {
 """The evaluation metrics that the page knows, in the order in which it shows them."""
 
 # An evaluation on the way is logged under the same names, in the round it belongs to.
-METRIC_NOTES |= {f"evaluation/{name}": METRIC_NOTES[name] for name in SCORES}
+METRIC_NOTES.update({f"evaluation/{name}": METRIC_NOTES[name] for name in SCORES})

@@ -37,11 +37,13 @@ class CLIPScore:
     def __init__(self, model: str, *, device: torch.device | str = "cpu") -> None:
         source = str(emoji.clip_dir()) if model == _EMOJI else model
         try:
-            self.clip = CLIPModel.from_pretrained(source, dtype=torch.float32).to(device).eval().requires_grad_(False)
+            self.clip: CLIPModel = CLIPModel.from_pretrained(source, dtype=torch.float32)
             self.processor = CLIPImageProcessorPil.from_pretrained(source)
             self.tokenizer = CLIPTokenizer.from_pretrained(source)
         except (OSError, ValueError) as error:
             raise UserError(f"reward clip:{model} could not be loaded: {str(error).splitlines()[0]}") from error
+        self.clip.requires_grad_(False).eval()
+        self.clip.to(torch.device(device))  # pyright: ignore[reportArgumentType]
 
     def __call__(self, images: Float[Tensor, "B 3 H W"], prompts: Sequence[str]) -> Float[Tensor, " B"]:
         """Cosine of each picture with its own prompt, -1 to 1."""

@@ -2,6 +2,7 @@
 
 import importlib
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -47,7 +48,7 @@ def load_reward(name: str, *, device: torch.device | str = "cpu") -> Reward:
     return _import(module, rest)
 
 
-def _import(module: str, name: str) -> Callable[..., torch.Tensor]:
+def _import(module: str, name: str) -> Callable[..., Any]:
     try:
         found = importlib.import_module(module)
     except ModuleNotFoundError as error:

@@ -4,6 +4,9 @@ What is measured is what is shipped. diffusers reads half-precision files as flo
 so its two models are stored as float32, of the rounded values.
 """
 
+# diffusers types its configs as dicts, its outputs as tuples, and its tuples of any length as tuples of one.
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
+
 from pathlib import Path
 
 import torch
@@ -25,8 +28,8 @@ def save_pipeline(directory: Path, *, vae: AutoencoderKL, denoiser: Denoiser, to
         tokenizer=tokenizer,
         unet=denoiser.unet,
         scheduler=new_scheduler(),
-        safety_checker=None,  # pyright: ignore[reportArgumentType]
-        feature_extractor=None,  # pyright: ignore[reportArgumentType]
+        safety_checker=None,
+        feature_extractor=None,
         requires_safety_checker=False,
     )
     pipe.to(torch.float16)

@@ -1,5 +1,8 @@
 """Stage 1: an `AutoencoderKL` from 32x32 pictures to 4x8x8 latents."""
 
+# diffusers types its configs as dicts, its outputs as tuples, and its tuples of any length as tuples of one.
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
+
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +39,7 @@ def _edges(x: Float[Tensor, "B C H W"]) -> tuple[Tensor, Tensor]:
 def train_autoencoder(work: Path, *, num_steps: int, seed: int) -> AutoencoderKL:
     """Train, or load what was trained; the loss is L1, L1 of the edges, and a weak KL."""
     torch.manual_seed(seed)
-    vae = new_autoencoder().to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    vae = new_autoencoder().to(memory_format=torch.channels_last)
 
     def loss(_: int, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
         x = pictures([any_scene(rng) for _ in range(_BATCH_SIZE)], rng).contiguous(memory_format=torch.channels_last)

@@ -1,5 +1,8 @@
 """The model card: what the shipped weights reach, measured on the files themselves."""
 
+# diffusers types its configs as dicts, its outputs as tuples, and its tuples of any length as tuples of one.
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
+
 import json
 from pathlib import Path
 

@@ -3,6 +3,9 @@
 The noise schedule is Stable Diffusion's; ten percent of the captions are dropped for classifier-free guidance.
 """
 
+# diffusers types its configs as dicts, its outputs as tuples, and its tuples of any length as tuples of one.
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
+
 import copy
 from pathlib import Path
 
@@ -49,7 +52,7 @@ class Denoiser(nn.Module):
             sample_size=8, in_channels=4, out_channels=4, layers_per_block=1, block_out_channels=(64, 96),
             down_block_types=("CrossAttnDownBlock2D",) * 2, up_block_types=("CrossAttnUpBlock2D",) * 2,
             cross_attention_dim=_WIDTH, attention_head_dim=4, norm_num_groups=8,
-        ).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] # fmt: skip
+        ).to(memory_format=torch.channels_last)  # fmt: skip
 
     def forward(self, x: Tensor, t: Tensor, input_ids: Tensor, caption_index: Int[Tensor, " B"]) -> Tensor:
         """Predict the noise of `x`; `caption_index` picks rows of `input_ids`."""

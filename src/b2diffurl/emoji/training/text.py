@@ -1,5 +1,8 @@
 """The tokenizer: CLIP's byte-level BPE, small, in which every word of the emoji world is one token."""
 
+# diffusers types its configs as dicts, its outputs as tuples, and its tuples of any length as tuples of one.
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
+
 import json
 
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
