@@ -20,8 +20,8 @@ class Collapse:
 
     Attributes:
         max_kl: nats a step that a whole round may have moved the policy, whatever the trust region is.
-        max_reward_drop: how far the mean reward may fall under the best round's, in standard deviations of the first
-            round's rewards over pictures.
+        max_reward_drop: how far the mean reward may fall under the best round's, in standard deviations over the
+            pictures of the first round whose rewards differ.
         max_contrast_factor: by what factor the pictures' mean contrast may grow or shrink against the first round's.
         max_refused_rounds: rounds in a row in which the trust region took back every single step.
     """
@@ -64,10 +64,12 @@ class CollapseWatch:
             RunStopped: they have run away.
         """
         mean, std = float(rewards.mean()), float(rewards.std(correction=0))
-        if self.first_reward_std is None or self.first_contrast is None:
-            self.first_reward_std, self.first_contrast = std, images_contrast
+        if self.first_contrast is None:
+            self.first_contrast = images_contrast
+        if not self.first_reward_std:  # a sparse reward can begin with rounds in which all are equal
+            self.first_reward_std = std
         drop = self.best_reward - mean
-        if drop > self.config.max_reward_drop * self.first_reward_std:
+        if self.first_reward_std > 0 and drop > self.config.max_reward_drop * self.first_reward_std:
             raise RunStopped(
                 round_index=round_index,
                 cause=f"the mean reward fell from {self.best_reward:.3f} to {mean:.3f}; "

@@ -51,9 +51,10 @@ def from_tables(tables: dict[str, Any], cls: type[T]) -> T:
         UserError: as `read_toml`.
     """
     try:
-        return _adapter(cls).validate_json(json.dumps(tables))
+        # TOML's dates and times become text, which no setting is, and so are refused by name.
+        return _adapter(cls).validate_json(json.dumps(tables, default=str))
     except ValidationError as error:
-        raise UserError(_one_sentence(error)) from error
+        raise UserError(_one_sentence(error, tables)) from error
 
 
 def to_tables(value: Any) -> dict[str, Any]:
@@ -68,14 +69,26 @@ def to_toml(value: Any) -> str:
     return tomli_w.dumps(to_tables(value))
 
 
+def _path(keys: tuple[int | str, ...], tables: Any) -> str:
+    """The keys as the user wrote them: without the `use` that pydantic puts between those of a union."""
+    written: list[str] = []
+    for key in keys:
+        is_dict = isinstance(tables, dict)
+        if is_dict and key not in tables and tables.get("use") == key:
+            continue
+        written.append(str(key))
+        tables = tables.get(key) if is_dict else None
+    return ".".join(written)
+
+
 @cache
 def _adapter(cls: type[T]) -> Any:
     return TypeAdapter(cls)
 
 
-def _one_sentence(error: ValidationError) -> str:
+def _one_sentence(error: ValidationError, tables: dict[str, Any]) -> str:
     first = error.errors()[0]
-    field = ".".join(str(key) for key in first["loc"])
+    field = _path(first["loc"], tables)
     kind = first["type"]
     if kind in ("unexpected_keyword_argument", "extra_forbidden"):
         return f"{field} is no setting; remove it or look up its name with `b2diffurl show`."

@@ -34,9 +34,16 @@ def emoji_quickstart() -> Run:
 
 
 def emoji_ddpo() -> Run:
-    """Plain DDPO on the embedded model: no branches, the whole chain, every trajectory; else the quickstart."""
+    """Plain DDPO on the embedded model: no branches, the whole chain, every trajectory; a round takes twice as long."""
+    quickstart = emoji_quickstart()
     return replace(
-        emoji_quickstart(), recipe="emoji-ddpo", rollout=Branching(num_branches=1), schedule=Full(), selection=All()
+        quickstart,
+        recipe="emoji-ddpo",
+        num_rounds=9,  # ours: about the seconds of the quickstart's 18
+        rollout=Branching(num_branches=1),
+        schedule=Full(),
+        selection=All(),
+        optimization=replace(quickstart.optimization, learning_rate=2e-3),  # ours, from the same grid
     )
 
 

@@ -3,6 +3,7 @@
 The nested tables are the rooms' own settings; only what several rooms share stands here.
 """
 
+import math
 from typing import Annotated
 
 from pydantic import Field
@@ -27,7 +28,7 @@ class Sampler:
 
     Attributes:
         num_inference_steps: T, denoising steps.
-        eta: weight of the noise of each DDIM step, above 0; 1 is the paper's.
+        eta: weight of the noise of each DDIM step, above 0 and at most 1, the paper's.
         guidance_scale: of classifier-free guidance; 1 is none.
     """
 
@@ -42,7 +43,9 @@ class Sampler:
             raise UserError(
                 f"sampler.eta is {self.eta}, which makes steps deterministic: they have no log-prob to train; give 1."
             )
-        if self.guidance_scale < 1:
+        if self.eta > 1:
+            raise UserError(f"sampler.eta is {self.eta}, more noise than a DDIM step can hold; give 1.")
+        if not 1 <= self.guidance_scale < math.inf:
             raise UserError(f"sampler.guidance_scale is {self.guidance_scale}; give 1 (no guidance) or more.")
 
 
@@ -53,7 +56,8 @@ class Branching:
     Attributes:
         num_branches: K, trajectories that leave one trunk; 1 is no branching.
         chunk_size: most trajectories that are sampled at once; changes memory and speed, results by rounding only.
-        log_prob_reduction: "mean" over a latent's elements (the reference's unit) or "sum" (nats).
+        log_prob_reduction: "mean" over a latent's elements (the reference's unit) or "sum" (nats, in which float32's
+            rounding is as many times larger).
     """
 
     num_branches: int = 4
@@ -148,8 +152,8 @@ class Run:
         for name in ("num_rounds", "reward_queries_per_round"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}; give 1 or more.")
-        if self.seed < 0:
-            raise UserError(f"seed is {self.seed}; give 0 or more.")
+        if not 0 <= self.seed < 2**63:
+            raise UserError(f"seed is {self.seed}; give 0 or more, below 2**63.")
         if self.reward_queries_per_round % self.rollout.num_branches:
             raise UserError(
                 f"reward_queries_per_round is {self.reward_queries_per_round}, which rollout.num_branches = "

@@ -9,6 +9,7 @@ Shapes: S selected trajectories, n trained steps, M single steps in one forward 
 # Tensor.tolist and Tensor.split have no types.
 # pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -53,9 +54,14 @@ class Optimization:
     step_weights: Literal["equal", "even"] = "equal"
 
     def __post_init__(self) -> None:
-        for name in ("learning_rate", "max_grad_norm"):
-            if not getattr(self, name) > 0:
-                raise UserError(f"optimization.{name} is {getattr(self, name)}; give a number above 0.")
+        if not 0 < self.learning_rate < math.inf:
+            raise UserError(f"optimization.learning_rate is {self.learning_rate}; give a number above 0, such as 1e-4.")
+        if not self.max_grad_norm > 0:
+            raise UserError(f"optimization.max_grad_norm is {self.max_grad_norm}; give a number above 0, such as 1.")
+        if not 0 <= self.weight_decay < math.inf:
+            raise UserError(f"optimization.weight_decay is {self.weight_decay}; give 0 or more.")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise UserError(f"optimization.betas is {self.betas}; give two numbers from 0 to below 1.")
         for name in ("num_inner_epochs", "num_minibatches", "micro_batch_size"):
             if getattr(self, name) < 1:
                 raise UserError(f"optimization.{name} is {getattr(self, name)}; give 1 or more.")
@@ -160,10 +166,10 @@ class Update:
                 break
             passes.append(done)
             kl = done.kl
-            before = [parameter.detach().clone() for parameter in self.parameters]
+            before = self._snapshot()
             grad_norms.append(self._step(round_index))
         self.optimizer.zero_grad(set_to_none=True)
-        if before is not None and self.max_kl < float("inf"):  # the last step has not been measured yet
+        if before is not None:  # the last step has not been measured yet
             last_kl = self._measure_kl(trajectories, minibatch)  # pyright: ignore[reportPossiblyUnboundVariable]
             if last_kl <= self.max_kl:
                 kl = last_kl
@@ -265,10 +271,21 @@ class Update:
         self.optimizer.zero_grad(set_to_none=True)
         return norm
 
+    def _snapshot(self) -> list[tuple[Tensor, dict[str, Tensor]]]:
+        """Weights and the optimizer's state of each parameter."""
+        return [
+            (p.detach().clone(), {key: value.clone() for key, value in self.optimizer.state.get(p, {}).items()})
+            for p in self.parameters
+        ]
+
     @torch.no_grad()
-    def _put_back(self, before: list[Tensor]) -> None:
-        for parameter, old in zip(self.parameters, before, strict=True):
+    def _put_back(self, before: list[tuple[Tensor, dict[str, Tensor]]]) -> None:
+        for parameter, (old, state) in zip(self.parameters, before, strict=True):
             parameter.copy_(old)
+            if state:
+                self.optimizer.state[parameter].update(state)
+            else:
+                self.optimizer.state.pop(parameter, None)
 
     def _check_finite(
         self, values: Tensor, name: str, trajectories: Trajectories, step: Tensor, round_index: int

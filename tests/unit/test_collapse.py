@@ -57,7 +57,6 @@ def test_the_first_rounds_deviation_is_the_measure() -> None:
         watched.after_sampling(torch.tensor([-9.0, 9.7]), 0.2, round_index=2)
 
 
-@pytest.mark.xfail(reason="collapse.py: first_reward_std 0 leaves no room, so the first step down stops the run")
 def test_a_sparse_reward_that_begins_with_nothing_may_waver() -> None:
     watched = watch()
     watched.after_sampling(torch.zeros(8), 0.2, round_index=1)

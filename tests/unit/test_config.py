@@ -124,13 +124,11 @@ def test_a_wrong_use_is_refused(recipe: str, table: str) -> None:
     assert repr(TABLES[recipe][table]["use"]) in message  # one way out
 
 
-@pytest.mark.xfail(reason="config.py: a union's tag gets into the name, as in schedule.backward.tau_first")
 @pytest.mark.parametrize(("table", "key"), [("schedule", "tau_first"), ("selection", "pos_threshold")])
 def test_a_field_of_a_choice_is_named_as_it_is_written(table: str, key: str) -> None:
     assert refusal(changed("emoji-quickstart", table, key, "x")).startswith(f"{table}.{key} is 'x': ")
 
 
-@pytest.mark.xfail(reason="config.py: json.dumps of a TOML date raises TypeError", raises=TypeError)
 def test_a_date_is_a_wrong_type_too(tmp_path: Path) -> None:
     file = tmp_path / "run.toml"
     file.write_text("seed = 2026-11-01\n" + to_toml(RUNS["emoji-ddpo"]).replace("seed = 0\n", ""), encoding="utf-8")

@@ -200,7 +200,6 @@ def test_replay_equals_rollout_before_the_first_step(reduction: LogProbReduction
         metrics = update(sampled.start(), sampled, config=replace(ONE_STEP, micro_batch_size=micro_batch_size))
         assert metrics["policy/ratio_max_error"] is not None
         assert metrics["policy/ratio_max_error"] <= (1e-6 if reduction == "mean" else NUM_ELEMENTS * 1e-6)
-        assert metrics["policy/kl_to_old"] == pytest.approx(0, abs=1e-8)
         assert metrics["objective/clip_fraction"] == 0
 
 
@@ -237,7 +236,8 @@ def test_gradient_and_metrics_are_the_literal_means_over_selected_steps(
     assert metrics["objective/loss"] == pytest.approx(expected.loss, abs=1e-6 if reduction == "mean" else 1e-5)
     assert metrics["objective/clip_fraction"] == pytest.approx(expected.clip_fraction)
     assert metrics["policy/grad_norm"] == pytest.approx(float(expected.gradient.norm()), rel=1e-5)
-    assert metrics["policy/kl_to_old"] == pytest.approx(expected.kl, rel=1e-3)
+    moved = twin_pass(policy, sampled, chosen, clip_range=clip_range, step_weights=step_weights)
+    assert metrics["policy/kl_to_old"] == pytest.approx(moved.kl, rel=1e-3)
 
 
 def test_gradients_are_scaled_down_to_the_largest_norm(sampled: Round) -> None:
@@ -448,7 +448,6 @@ def test_without_a_region_nothing_is_taken_back(sampled: Round) -> None:
     assert not torch.allclose(weights(policy), weights(sampled.policy), atol=0.1)
 
 
-@pytest.mark.xfail(reason="update.py: without a region the last step is not measured, and the collapse watch is blind")
 def test_without_a_region_the_kl_is_known_all_the_same(sampled: Round) -> None:
     policy = sampled.start()
     metrics = update(policy, sampled, optimizer=adamw(policy, learning_rate=1.0), trust_region=NO_REGION)

@@ -1,5 +1,6 @@
 """Numbers about a set of pictures. Pure functions of features and labels."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -19,7 +20,7 @@ def inception_score(logits: Float[Tensor, "B D"]) -> float:
     1.0
     """
     log_p = logits.double().log_softmax(-1)
-    log_marginal = log_p.exp().mean(0).log()
+    log_marginal = log_p.logsumexp(0) - math.log(len(log_p))
     return float(((log_p.exp() * (log_p - log_marginal)).sum(-1)).mean().exp())
 
 

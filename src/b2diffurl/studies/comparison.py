@@ -19,6 +19,7 @@ from b2diffurl.errors import UserError
 from b2diffurl.recipes import emoji_ddpo, emoji_quickstart
 from b2diffurl.run import Run
 
+_GRID_ROUNDS = 6
 _METRICS = ("clip_score", "scene_accuracy", "style_entropy", "inception_score")
 _PHASES = ("time/rollout_s", "time/reward_s", "time/update_s")
 
@@ -61,14 +62,14 @@ def _b2_against_ddpo() -> Study:
 
 
 def _grid() -> Study:
-    """Learning rate and optimizer steps a round, the same grid for both arms, a third of the rounds."""
+    """Learning rate and optimizer steps a round, the same grid for both arms, few rounds."""
     arms: dict[str, Run] = {}
     for name, run in (("B²", emoji_quickstart()), ("DDPO", emoji_ddpo())):
         for learning_rate in (1e-3, 2e-3):
             for num_minibatches in (6, 12):
                 changed = replace(run.optimization, learning_rate=learning_rate, num_minibatches=num_minibatches)
                 arms[f"{name} lr {learning_rate:g}, {num_minibatches} steps"] = replace(
-                    run, optimization=changed, num_rounds=run.num_rounds // 3
+                    run, optimization=changed, num_rounds=_GRID_ROUNDS
                 )
     return Study(about="the grid from which the arms of b2-against-ddpo were chosen", arms=_with_curve(arms, every=6))
 
