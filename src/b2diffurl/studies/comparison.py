@@ -111,7 +111,7 @@ def run_study(
         ]
         for future in futures:
             future.result()
-    table = _table(study, output, seeds)
+    table = f"{_table(study, output, seeds)}\n{_table_of_seeds(study, output, seeds)}"
     (output / "table.md").write_text(table, encoding="utf-8")
     return table
 
@@ -153,8 +153,7 @@ def curve(folder: Path) -> list[Point]:
 
 def _table(study: Study, output: Path, seeds: Sequence[int]) -> str:
     """One row per arm and evaluated round: mean over seeds, and half the range between them."""
-    head = ["arm", "queries", "seconds", *_METRICS, "seeds"]
-    rows = [head, ["---"] * len(head)]
+    rows = [["arm", "queries", "seconds", *_METRICS, "seeds"]]
     for arm in study.arms:
         folders = [_folder(output, arm, seed) for seed in seeds]
         curves = [curve(folder) for folder in folders if (folder / "evaluation.json").is_file()]
@@ -164,7 +163,25 @@ def _table(study: Study, output: Path, seeds: Sequence[int]) -> str:
             seconds = f"{np.mean([point.seconds for point in at]):.0f}"
             rows.append([arm, f"{queries:,}", seconds, *cells, str(len(at))])
         rows += [[arm, "stopped", "", _cause(folder), "", "", "", ""] for folder in folders if _cause(folder)]
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
+    return _markdown(rows)
+
+
+def _table_of_seeds(study: Study, output: Path, seeds: Sequence[int]) -> str:
+    """One row per finished run: before training -> after it."""
+    rows = [["arm", "seed", *_METRICS]]
+    for arm in study.arms:
+        for seed in seeds:
+            file = _folder(output, arm, seed) / "evaluation.json"
+            found = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+            if "after" in found:
+                cells = [f"{found['before'][name]:.3f} -> {found['after'][name]:.3f}" for name in _METRICS]
+                rows.append([arm, str(seed), *cells])
+    return _markdown(rows)
+
+
+def _markdown(rows: list[list[str]]) -> str:
+    lines = [rows[0], ["---"] * len(rows[0]), *rows[1:]]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
 def _mean_and_spread(values: list[float]) -> str:

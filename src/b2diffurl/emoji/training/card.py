@@ -98,7 +98,8 @@ The model is misaligned on purpose: {lies:.0%} of the captions it was trained on
 other animal, other activity), and pictures with a true caption are more often cartoons. The judges were trained on true
 captions alone. The oracle shares no weights and no architecture with CLIP and is never a reward.
 
-Made by `make emoji-model`. Measured on these files by `python -m b2diffurl.emoji.training --measure`
+Made by `make emoji-model`, in several sittings and with stages cut short on the way: a new run gives weights of
+the same kind, not the same bits. Measured on these files by `python -m b2diffurl.emoji.training --measure`
 ({num_renders} fresh renders; {num_images} pictures of the 135 prompts, 20 steps, eta 1, seed 0):
 
 ```json
