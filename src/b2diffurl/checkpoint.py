@@ -54,6 +54,13 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, num_kept: int) -> N
         shutil.rmtree(old)
 
 
+def forget_checkpoints(folder: Path, *, first_round: int) -> None:
+    """Remove the checkpoints of `first_round` and later ones, so that the newest that stands is a good one."""
+    for path in _all(folder):
+        if path.name >= _directory(folder, first_round).name:
+            shutil.rmtree(path)
+
+
 def load_newest_checkpoint(folder: Path) -> Checkpoint | None:
     """Read the newest checkpoint, or None where there is none."""
     known = _all(folder)

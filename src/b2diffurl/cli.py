@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"b2diffurl: {error}", file=sys.stderr)
         return 2
     except RunStopped as stop:
-        print(f"b2diffurl: {stop} The last checkpoint stands.", file=sys.stderr)
+        print(f"b2diffurl: {stop} The last good checkpoint stands.", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("b2diffurl: interrupted; continue with --resume.", file=sys.stderr)

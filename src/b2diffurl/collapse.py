@@ -72,15 +72,17 @@ class CollapseWatch:
         if self.first_reward_std > 0 and drop > self.config.max_reward_drop * self.first_reward_std:
             raise RunStopped(
                 round_index=round_index,
+                first_bad_round=round_index - 1,  # these pictures are what the round before has made of the policy
                 cause=f"the mean reward fell from {self.best_reward:.3f} to {mean:.3f}; "
-                "lower optimization.learning_rate and continue from an earlier checkpoint.",
+                "lower optimization.learning_rate in a new run.",
             )
         limit, low, high = self.config.max_contrast_factor, *sorted((self.first_contrast, images_contrast))
         if high > limit * low:
             raise RunStopped(
                 round_index=round_index,
+                first_bad_round=round_index - 1,
                 cause=f"the pictures' contrast went from {self.first_contrast:.3f} to {images_contrast:.3f}; "
-                "lower optimization.learning_rate and continue from an earlier checkpoint.",
+                "lower optimization.learning_rate in a new run.",
             )
         self.best_reward = max(self.best_reward, mean)
 

@@ -14,9 +14,11 @@ class RunStopped(RuntimeError):  # noqa: N818 - it says what happened, which nee
     Attributes:
         round_index: the round in which it happened, counted from 1.
         cause: one sentence.
+        first_bad_round: the round whose update did the harm; its checkpoint and later ones are no good.
     """
 
-    def __init__(self, *, round_index: int, cause: str) -> None:
+    def __init__(self, *, round_index: int, cause: str, first_bad_round: int | None = None) -> None:
         super().__init__(f"Stopped in round {round_index}: {cause}")
         self.round_index = round_index
         self.cause = cause
+        self.first_bad_round = round_index if first_bad_round is None else first_bad_round

@@ -5,6 +5,7 @@ prompts -> trunks -> branches -> pictures -> rewards -> advantages -> selection 
 
 import time
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 from b2diffurl.advantage import RewardHistory
 from b2diffurl.checkpoint import (
     Checkpoint,
+    forget_checkpoints,
     load_newest_checkpoint,
     load_optimizer_tensors,
     optimizer_tensors,
@@ -24,18 +26,21 @@ from b2diffurl.diffusion.ddim import DDIM
 from b2diffurl.errors import RunStopped
 from b2diffurl.evaluation.evaluate import (
     EMOJI_METRICS,
+    EVALUATION_STREAM,
     GENERAL_METRICS,
     SAMPLES_STREAM,
+    Pictures,
     draw_pictures,
     is_emoji_world,
     judge,
 )
 from b2diffurl.folder import RunFolder
+from b2diffurl.models import EMOJI
 from b2diffurl.models.policy import Policy, check_prompts, load_tokenizer
 from b2diffurl.prompts import draw_prompts, load_prompts
 from b2diffurl.report import write_report
 from b2diffurl.rewards import load_reward
-from b2diffurl.rewards.clip import CLIPScore
+from b2diffurl.rewards.clip import VIT_H_14, CLIPScore
 from b2diffurl.rollout import NoiseKey, Rollout, sample_branches
 from b2diffurl.run import Run, check_run
 from b2diffurl.tracker import Metrics, MetricsFile, Observer
@@ -94,6 +99,7 @@ class Trainer:
             while self.rounds_done < self.run.num_rounds:
                 self._round()
         except RunStopped as stop:
+            forget_checkpoints(self.folder.checkpoints, first_round=stop.first_bad_round)
             self.folder.mark_stopped(stop)
             write_report(self.folder.path)
             raise
@@ -216,19 +222,22 @@ class Trainer:
 
     def _look(self, round_index: int) -> None:
         """Sample the fixed prompts from the fixed noise."""
-        prompts = self.prompts[:: max(1, len(self.prompts) // self.run.records.num_samples)]
-        prompts = prompts[: self.run.records.num_samples]
-        pictures = draw_pictures(
+        num_samples = min(self.run.records.num_samples, len(self.prompts))
+        spread = self.prompts[:: len(self.prompts) // num_samples][:num_samples]
+        self.folder.write_samples(self._draw(spread, num_samples, stream=SAMPLES_STREAM), round_index=round_index)
+
+    def _draw(self, prompts: Sequence[str], num_images: int, *, stream: int) -> Pictures:
+        return draw_pictures(
             self.policy,
             self.ddim,
             prompts,
-            num_images=len(prompts),
+            num_images=num_images,
             guidance_scale=self.run.sampler.guidance_scale,
             seed=self.run.seed,
-            stream=SAMPLES_STREAM,
+            stream=stream,
             chunk_size=self.run.rollout.chunk_size,
+            on_progress=self._progress,
         )
-        self.folder.write_samples(pictures, round_index=round_index)
 
     def _evaluate(self, when: str) -> None:
         num_images = self.run.records.num_evaluation_images
@@ -246,19 +255,16 @@ class Trainer:
         """Judge pictures of the training prompts, always from the same noise."""
         num_images = self.run.records.num_evaluation_images
         self._phase(phase, num_images)
-        pictures = draw_pictures(
-            self.policy,
-            self.ddim,
-            self.prompts,
-            num_images=num_images,
-            guidance_scale=self.run.sampler.guidance_scale,
-            seed=self.run.seed,
-            chunk_size=self.run.rollout.chunk_size,
-            on_progress=self._progress,
+        pictures = self._draw(self.prompts, num_images, stream=EVALUATION_STREAM)
+        return judge(
+            pictures, EMOJI_METRICS if is_emoji_world(self.prompts) else GENERAL_METRICS, clip=self._judging_clip
         )
-        metrics = EMOJI_METRICS if is_emoji_world(self.prompts) else GENERAL_METRICS
-        clip = self.reward if isinstance(self.reward, CLIPScore) else CLIPScore(default_clip(self.run.model))
-        return judge(pictures, metrics, clip=clip)
+
+    @cached_property
+    def _judging_clip(self) -> CLIPScore:
+        if isinstance(self.reward, CLIPScore):
+            return self.reward
+        return CLIPScore(default_clip(self.run.model), device=self.policy.device)
 
     def _phase(self, name: str, total: int) -> None:
         for observer in self.observers:
@@ -271,9 +277,6 @@ class Trainer:
 
 def default_clip(model: str) -> str:
     """The CLIP that judges a model's pictures: the embedded one's own, else the paper's ViT-H-14."""
-    from b2diffurl.models import EMOJI
-    from b2diffurl.rewards.clip import VIT_H_14
-
     return EMOJI if model == EMOJI else VIT_H_14
 
 

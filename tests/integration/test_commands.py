@@ -38,3 +38,32 @@ def test_other_prompts_have_the_general_metrics(capsys: pytest.CaptureFixture[st
     words = ["evaluate", "emoji", "--prompts", "a unicorn", "--num-images", "2", "--num-inference-steps", "4"]
     assert main(words) == 0
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["clip_score", "inception_score"]
+
+
+REWARD_MODULE = """
+calls = 0
+
+def brightness(images, prompts):
+    global calls
+    calls += 1
+    if calls == 2:
+        raise KeyboardInterrupt
+    return images.mean(dim=(1, 2, 3))
+"""
+
+
+def test_an_interrupted_run_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "interrupting_reward.py").write_text(REWARD_MODULE, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    folder = tmp_path / "run"
+    words = ["train", "emoji-quickstart", "--output", str(folder), "--reward", "interrupting_reward:brightness"]
+    words += ["--num-rounds", "2", "--reward-queries-per-round", "8", "--records.num-evaluation-images", "0"]
+    words += ["--sampler.num-inference-steps", "4", "--schedule.tau-first", "3", "--records.num-samples", "1"]
+    assert main(words) == 130
+    assert "--resume" in capsys.readouterr().err
+    assert len((folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()) == 1
+    assert main(["train", str(folder / "run.toml"), "--resume"]) == 0
+    assert len((folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()) == 2
+    assert "report.html" in capsys.readouterr().out

@@ -225,3 +225,18 @@ def test_a_folder_that_holds_a_run_is_left_alone(tmp_path: Path, small_run: Make
     with pytest.raises(UserError, match="other settings"):
         b2diffurl.train(small_run(num_rounds=2), output=tmp_path / "run", reward=brightness, resume=True)
     assert before == {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+
+
+def test_a_collapsed_policy_leaves_no_checkpoint(tmp_path: Path, small_run: MakeRun, prompts_file: Path) -> None:
+    """Rewards that fall off in round 4 are the doing of round 3's update: round 2 is the last good checkpoint."""
+    calls = 0
+
+    def falls(images: Tensor, prompts: Sequence[str]) -> Tensor:
+        nonlocal calls
+        calls += 1
+        return brightness(images, prompts) - (100 if calls == 4 else 0)
+
+    run = small_run(prompts=str(prompts_file), num_rounds=6)
+    with pytest.raises(RunStopped, match="round 4: the mean reward fell"):
+        b2diffurl.train(run, output=tmp_path / "run", reward=falls)
+    assert [path.name for path in sorted((tmp_path / "run" / "checkpoints").iterdir())] == ["round_00002"]
