@@ -172,7 +172,9 @@ def _table_of_seeds(study: Study, output: Path, seeds: Sequence[int]) -> str:
     for arm in study.arms:
         for seed in seeds:
             file = _folder(output, arm, seed) / "evaluation.json"
-            found = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+            found: dict[str, dict[str, float]] = {}
+            if file.is_file():
+                found = json.loads(file.read_text(encoding="utf-8"))
             if "after" in found:
                 cells = [f"{found['before'][name]:.3f} -> {found['after'][name]:.3f}" for name in _METRICS]
                 rows.append([arm, str(seed), *cells])
