@@ -1,8 +1,12 @@
 """What a run tells the outside while it goes on: metrics to files, progress to whoever watches."""
 
 import json
+from functools import cached_property
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 Metrics = dict[str, float | int | None]
 
@@ -65,15 +69,20 @@ class TensorBoard:
     """
 
     def __init__(self, directory: Path) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
-        self._writer = SummaryWriter(str(directory))
+        self._directory = directory
 
     def on_phase(self, name: str, *, total: int) -> None:
         """Nothing to do."""
 
     def on_progress(self, num: int) -> None:
         """Nothing to do."""
+
+    @cached_property
+    def _writer(self) -> "SummaryWriter":
+        """Made with the first round: the run folder must be empty when a run begins."""
+        from torch.utils.tensorboard import SummaryWriter
+
+        return SummaryWriter(str(self._directory))
 
     def on_round(self, metrics: Metrics) -> None:
         """Write every number."""
