@@ -36,7 +36,7 @@ def test_every_recipe_is_a_valid_run(name: str) -> None:
 
 @pytest.mark.parametrize("name", STUDIES)
 def test_every_study_has_valid_arms(name: str) -> None:
-    for run in STUDIES[name]().arms.values():
+    for run in STUDIES[name]().values():
         check_run(run)
 
 

@@ -19,22 +19,10 @@ from b2diffurl.errors import UserError
 from b2diffurl.recipes import emoji_ddpo, emoji_quickstart
 from b2diffurl.run import Run
 
+Arms = dict[str, Run]  # by name; each is trained with every seed
 _GRID_ROUNDS = 6
 _METRICS = ("clip_score", "scene_accuracy", "style_entropy", "inception_score")
 _PHASES = ("time/rollout_s", "time/reward_s", "time/update_s")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Study:
-    """A named comparison.
-
-    Attributes:
-        about: one line.
-        arms: runs by name; each is trained with every seed.
-    """
-
-    about: str
-    arms: dict[str, Run]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,18 +40,18 @@ class Point:
     numbers: dict[str, float]
 
 
-def _quickstart() -> Study:
-    return Study(about="the quickstart over seeds", arms={"emoji-quickstart": emoji_quickstart()})
+def _quickstart() -> Arms:
+    return {"emoji-quickstart": emoji_quickstart()}
 
 
-def _b2_against_ddpo() -> Study:
-    arms = {"B²": emoji_quickstart(), "DDPO": emoji_ddpo()}
-    return Study(about="B² against plain DDPO, each with its own best settings", arms=_with_curve(arms, every=3))
+def _b2_against_ddpo() -> Arms:
+    """Each with its own best settings."""
+    return _with_curve({"B²": emoji_quickstart(), "DDPO": emoji_ddpo()}, every=3)
 
 
-def _grid() -> Study:
+def _grid() -> Arms:
     """Learning rate and optimizer steps a round, the same grid for both arms, few rounds."""
-    arms: dict[str, Run] = {}
+    arms: Arms = {}
     for name, run in (("B²", emoji_quickstart()), ("DDPO", emoji_ddpo())):
         for learning_rate in (1e-3, 2e-3):
             for num_minibatches in (6, 12):
@@ -71,14 +59,14 @@ def _grid() -> Study:
                 arms[f"{name} lr {learning_rate:g}, {num_minibatches} steps"] = replace(
                     run, optimization=changed, num_rounds=_GRID_ROUNDS
                 )
-    return Study(about="the grid from which the arms of b2-against-ddpo were chosen", arms=_with_curve(arms, every=6))
+    return _with_curve(arms, every=6)
 
 
-def _with_curve(arms: dict[str, Run], *, every: int) -> dict[str, Run]:
+def _with_curve(arms: Arms, *, every: int) -> Arms:
     return {name: replace(run, records=replace(run.records, evaluate_every_rounds=every)) for name, run in arms.items()}
 
 
-STUDIES: dict[str, Callable[[], Study]] = {
+STUDIES: dict[str, Callable[[], Arms]] = {
     "quickstart": _quickstart,
     "b2-against-ddpo": _b2_against_ddpo,
     "b2-against-ddpo-grid": _grid,
@@ -102,8 +90,8 @@ def run_study(
     """
     if name not in STUDIES:
         raise UserError(f"study is {name!r}; give one of: {', '.join(STUDIES)}.")
-    study = STUDIES[name]()
-    jobs = [(arm, run, seed) for seed in seeds for arm, run in study.arms.items()]
+    arms = STUDIES[name]()
+    jobs = [(arm, run, seed) for seed in seeds for arm, run in arms.items()]
     with ThreadPoolExecutor(num_jobs) as pool:
         futures = [
             pool.submit(_train, replace(run, seed=seed), _folder(output, arm, seed), num_jobs, tell)
@@ -111,7 +99,7 @@ def run_study(
         ]
         for future in futures:
             future.result()
-    table = f"{_table(study, output, seeds)}\n{_table_of_seeds(study, output, seeds)}"
+    table = f"{_table(arms, output, seeds)}\n{_table_of_seeds(arms, output, seeds)}"
     (output / "table.md").write_text(table, encoding="utf-8")
     return table
 
@@ -151,10 +139,10 @@ def curve(folder: Path) -> list[Point]:
     return points
 
 
-def _table(study: Study, output: Path, seeds: Sequence[int]) -> str:
+def _table(arms: Arms, output: Path, seeds: Sequence[int]) -> str:
     """One row per arm and evaluated round: mean over seeds, and half the range between them."""
     rows = [["arm", "queries", "seconds", *_METRICS, "seeds"]]
-    for arm in study.arms:
+    for arm in arms:
         folders = [_folder(output, arm, seed) for seed in seeds]
         curves = [curve(folder) for folder in folders if (folder / "evaluation.json").is_file()]
         for queries in sorted({point.reward_queries for points in curves for point in points}):
@@ -166,10 +154,10 @@ def _table(study: Study, output: Path, seeds: Sequence[int]) -> str:
     return _markdown(rows)
 
 
-def _table_of_seeds(study: Study, output: Path, seeds: Sequence[int]) -> str:
+def _table_of_seeds(arms: Arms, output: Path, seeds: Sequence[int]) -> str:
     """One row per finished run: before training -> after it."""
     rows = [["arm", "seed", *_METRICS]]
-    for arm in study.arms:
+    for arm in arms:
         for seed in seeds:
             file = _folder(output, arm, seed) / "evaluation.json"
             found: dict[str, dict[str, float]] = {}
