@@ -3,8 +3,10 @@
 Shapes: B latents of 2 x 4 x 4.
 """
 
+import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 
 import torch
 from diffusers import DDIMScheduler
@@ -26,6 +28,20 @@ class TinyPolicy(nn.Module):
         self.kernel = nn.Parameter(0.05 * torch.randn(2, 2, 3, 3, generator=generator))
         self.by_time = nn.Parameter(0.1 * torch.randn(2, generator=generator))
         self.by_prompt = nn.Parameter(0.1 * torch.randn(len(PROMPTS), 2, generator=generator))
+        for name, made in copy.deepcopy(dict(self.named_parameters())).items():
+            self.register_buffer(f"made_{name}", made.detach())
+
+    @contextmanager
+    def reference(self) -> Generator[None]:
+        """Within this context it is the policy as it was made."""
+        trained = {name: parameter.data for name, parameter in self.named_parameters()}
+        for name, parameter in self.named_parameters():
+            parameter.data = self.get_buffer(f"made_{name}")
+        try:
+            yield
+        finally:
+            for name, parameter in self.named_parameters():
+                parameter.data = trained[name]
 
     @property
     def device(self) -> torch.device:

@@ -39,9 +39,9 @@ class Collapse:
             raise UserError(f"collapse.max_refused_rounds is {self.max_refused_rounds}; give 1 or more.")
 
 
-def contrast(images: Float[Tensor, "B 3 H W"]) -> float:
-    """Standard deviation of a picture's values, 0 to 0.5, averaged over pictures."""
-    return float(images.float().flatten(1).std(dim=1, correction=0).mean())
+def contrast(images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, " B"]:
+    """Standard deviation of each picture's values, 0 to 0.5."""
+    return images.float().flatten(1).std(dim=1, correction=0)
 
 
 @dataclass(kw_only=True)

@@ -1,4 +1,4 @@
-"""The two ways in which b2diffurl ends a piece of work on purpose."""
+"""The three ways in which b2diffurl ends a piece of work on purpose."""
 
 
 class UserError(Exception):
@@ -22,3 +22,10 @@ class RunStopped(RuntimeError):  # noqa: N818 - it says what happened, which nee
         self.round_index = round_index
         self.cause = cause
         self.first_bad_round = round_index if first_bad_round is None else first_bad_round
+
+
+class RewardFailed(Exception):  # noqa: N818 - it says what happened
+    """A reward that failed after its retries, told in one sentence. The run is stopped with its state saved.
+
+    A failure is never a score of 0.
+    """

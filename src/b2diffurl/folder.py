@@ -4,6 +4,7 @@ import json
 import platform
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -74,10 +75,14 @@ class RunFolder:
 
     def write_evaluation(self, when: str, numbers: dict[str, float], *, num_images: int, prompts: str) -> None:
         """Add what was judged "before" or "after" training to evaluation.json."""
-        told: dict[str, object] = {when: numbers, "num_images": num_images, "prompts": prompts}
-        if self._evaluation.is_file():
-            told = json.loads(self._evaluation.read_text(encoding="utf-8")) | told
+        told = self.read_evaluation() | {when: numbers, "num_images": num_images, "prompts": prompts}
         self._evaluation.write_text(json.dumps(told, indent=2), encoding="utf-8")
+
+    def read_evaluation(self) -> dict[str, Any]:
+        """What evaluation.json says so far."""
+        if not self._evaluation.is_file():
+            return {}
+        return json.loads(self._evaluation.read_text(encoding="utf-8"))
 
     def mark_stopped(self, stop: RunStopped | None) -> None:
         """Write why the run was stopped, or take that back."""

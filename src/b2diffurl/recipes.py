@@ -1,12 +1,16 @@
 """Recipes: named, complete runs. Every number cites its source or says "ours"."""
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
+from b2diffurl.advantage import PromptHistory
 from b2diffurl.errors import UserError
-from b2diffurl.models import EMOJI
+from b2diffurl.models import EMOJI, Memory
+from b2diffurl.objectives import DDPO, DPO, DPOK, PolicyGradient
 from b2diffurl.run import Branching, Records, Run, Sampler
 from b2diffurl.schedule import Backward, Full
-from b2diffurl.selection import All
+from b2diffurl.selection import All, BestWorst
 from b2diffurl.update import Optimization
 
 EMOJI_GUIDANCE_SCALE = 1.0  # ours: at guidance 1 the embedded model is as misaligned as it was made to be
@@ -46,7 +50,118 @@ def emoji_ddpo() -> Run:
     )
 
 
-RECIPES = {"emoji-quickstart": emoji_quickstart, "emoji-ddpo": emoji_ddpo}
+def emoji_policy_gradient() -> Run:
+    """B² under the policy gradient, on the embedded model.
+
+    On-policy, so small rounds of one optimizer step each: as many pictures a step as the quickstart's six have.
+    """
+    quickstart = emoji_quickstart()
+    return replace(
+        quickstart,
+        recipe="emoji-policy-gradient",
+        num_rounds=96,  # ours: the quickstart's 4,608 reward queries
+        reward_queries_per_round=48,  # ours: the quickstart's 256 by 6 optimizer steps, rounded up to 12 groups
+        advantage=PromptHistory(num_rounds=43),  # the quickstart's 8 rounds, in reward queries
+        objective=PolicyGradient(),
+        optimization=replace(quickstart.optimization, num_minibatches=1),
+        records=replace(quickstart.records, samples_every_rounds=32, checkpoint_every_rounds=4),
+    )
+
+
+def emoji_dpok() -> Run:
+    """B² under DPOK, on the embedded model; its small rounds are the policy gradient's."""
+    return replace(
+        emoji_policy_gradient(),
+        recipe="emoji-dpok",
+        objective=DPOK(beta=0.1),  # ours: DPOK's 0.01 is 0 to three digits beside advantages of about 1
+    )
+
+
+def emoji_dpo() -> Run:
+    """B² under DPO, on the embedded model."""
+    return replace(
+        emoji_quickstart(),
+        recipe="emoji-dpo",
+        objective=DPO(beta=25.0),  # ours: 0.1 a nat, as log-probs are averaged over 256 elements
+    )
+
+
+def paper(template: int, reward: str) -> Run:
+    """The paper's run on one of its templates (sections 4.1 and 4.2): SD 1.4, 25,600 reward queries in 100 rounds.
+
+    Args:
+        template: 1 (animals and activities), 2 (colours), 3 (relations).
+        reward: "clip" or "bert".
+    """
+    return Run(
+        recipe=f"paper-template{template}-{reward}",
+        model="CompVis/stable-diffusion-v1-4",  # section 4.1
+        reward=reward,  # section 4.1: ViT-H-14 CLIPScore, or BERTScore over LLaVA-1.5-7B
+        prompts=f"template{template}-train",  # appendix H
+        num_rounds=100,  # the reference run's S
+        reward_queries_per_round=256,  # section 4.2: 25,600 reward queries
+        sampler=Sampler(num_inference_steps=20, eta=1.0, guidance_scale=5.0),  # section 4.1; guidance: the reference's
+        rollout=Branching(
+            num_branches=4,  # the reference run's
+            chunk_size=16,  # ours: for 16 GB
+        ),
+        schedule=Backward(tau_first=14),  # the reference run's
+        advantage=PromptHistory(num_rounds=8),  # the reference run's
+        selection=BestWorst(pos_threshold=0.5, neg_threshold=-0.5),  # the reference run's
+        objective=DDPO(clip_range=0.1),  # the reference run's
+        memory=Memory(base_weights="bfloat16"),  # ours: for 16 GB
+        optimization=Optimization(
+            learning_rate=1e-4,  # the reference run's
+            num_inner_epochs=2,  # the reference run's
+            num_minibatches=4,  # ours: the reference fixes their size, and does not say which
+            micro_batch_size=4,  # ours: for 16 GB
+        ),
+        records=Records(num_evaluation_images=1600, samples_every_rounds=10),  # section 4.6: 1,600 pictures
+    )
+
+
+def sd15_custom_prompts() -> Run:
+    """Stable Diffusion 1.5 on your own prompts, a line each in prompts.txt; a fifth of them held out."""
+    run = paper(1, "clip")
+    return replace(
+        run,
+        recipe="sd15-custom-prompts",
+        model="stable-diffusion-v1-5/stable-diffusion-v1-5",
+        prompts="prompts.txt",
+        held_out="0.2",  # ours
+        records=replace(run.records, num_evaluation_images=256),  # ours: some minutes
+    )
+
+
+def sdxl_clip() -> Run:
+    """Stable Diffusion XL on the paper's prompts of template 1; sizes for 24 GB."""
+    run = paper(1, "clip")
+    return replace(
+        run,
+        recipe="sdxl-clip",
+        model="stabilityai/stable-diffusion-xl-base-1.0",
+        reward_queries_per_round=64,  # ours: a picture costs about ten times SD 1.4's
+        rollout=Branching(num_branches=4, chunk_size=4),  # ours: for 24 GB
+        memory=Memory(base_weights="bfloat16", gradient_checkpointing=True),  # ours: for 24 GB
+        optimization=replace(run.optimization, micro_batch_size=2),  # ours: for 24 GB
+        records=Records(num_evaluation_images=128, num_samples=8, samples_every_rounds=10),  # ours
+    )
+
+
+RECIPES: dict[str, Callable[[], Run]] = {
+    "emoji-quickstart": emoji_quickstart,
+    "emoji-ddpo": emoji_ddpo,
+    "emoji-policy-gradient": emoji_policy_gradient,
+    "emoji-dpok": emoji_dpok,
+    "emoji-dpo": emoji_dpo,
+    **{
+        f"paper-template{template}-{reward}": partial(paper, template, reward)
+        for template in (1, 2, 3)
+        for reward in ("clip", "bert")
+    },
+    "sd15-custom-prompts": sd15_custom_prompts,
+    "sdxl-clip": sdxl_clip,
+}
 
 
 def recipe(name: str) -> Run:

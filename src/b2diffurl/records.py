@@ -37,12 +37,25 @@ class Trajectories:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class PastRound:
+    """What a schedule may know of a round that is done.
+
+    Attributes:
+        num_steps: length of its interval.
+        pair_fraction: pairs per branch group, of the round's selection.
+    """
+
+    num_steps: int
+    pair_fraction: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Selection:
     """The trajectories that are trained on.
 
     Attributes:
         index: which trajectories of the round, in ascending order.
-        pairs: rows (best, worst) of branch groups that gave both, as indices of trajectories.
+        pairs: rows (better, worse) of one branch group, without branching of one prompt, as indices of trajectories.
     """
 
     index: Int[Tensor, " S"]
@@ -56,12 +69,20 @@ class Selection:
 class StepBatch:
     """M single steps of selected trajectories, as an objective sees them.
 
+    For an objective that needs pairs, M = 2 P: row i and row i + P are the same denoising step of the better and of the
+    worse trajectory of a pair.
+
     Attributes:
         log_prob: under the present policy, with gradient.
         old_log_prob: under the policy that sampled.
         advantage: of the trajectory each step belongs to.
+        reference_log_prob: under the reference; None unless the objective needs it.
+        kl_to_reference: KL(policy || reference) of the step, exact, >= 0, with gradient, in the unit of the log-probs
+            (nats, or nats an element where they are averaged); None unless the objective needs it.
     """
 
     log_prob: Float[Tensor, " M"]
     old_log_prob: Float[Tensor, " M"]
     advantage: Float[Tensor, " M"]
+    reference_log_prob: Float[Tensor, " M"] | None = None
+    kl_to_reference: Float[Tensor, " M"] | None = None

@@ -100,6 +100,7 @@ def sample_branches(
     chunk_size: int,
     log_prob_reduction: LogProbReduction = "mean",
     on_progress: Callable[[int], None] = lambda _: None,
+    on_finished: Callable[[Tensor, Sequence[str]], None] = lambda *_: None,
 ) -> Rollout:
     """Sample `num_branches` trajectories from each of G trunks.
 
@@ -114,11 +115,14 @@ def sample_branches(
         chunk_size: most trajectories that are in flight at once; changes results by rounding only.
         log_prob_reduction: unit of the log-probs.
         on_progress: called with the number of trajectories that each chunk has finished.
+        on_finished: called with the x_0 of these trajectories and their prompts, in order.
     """
     trunks_at_once = max(1, chunk_size // num_branches)
     latents: list[Tensor] = []
     log_probs: list[Tensor] = []
     finals: list[Tensor] = []
+    repeated = tuple(prompt for prompt in prompts for _ in range(num_branches))
+    num_finished = 0
     for start in range(0, len(prompts), trunks_at_once):
         chunk = prompts[start : start + trunks_at_once]
         key = NoiseKey(seed=noise.seed, stream=noise.stream, first_trunk=noise.first_trunk + start)
@@ -129,6 +133,8 @@ def sample_branches(
             log_probs.append(probs)
             finals.append(x0)
             on_progress(len(x0))
+            on_finished(x0, repeated[num_finished : num_finished + len(x0)])
+            num_finished += len(x0)
     first = ddim.num_steps - num_interval_steps
     trained = [step for step in range(first, ddim.num_steps) if ddim.is_action(step)]
     return Rollout(
@@ -136,7 +142,7 @@ def sample_branches(
             latents=torch.cat(latents),
             log_probs=torch.cat(log_probs),
             step_index=torch.tensor(trained, dtype=torch.int64),
-            prompts=tuple(prompt for prompt in prompts for _ in range(num_branches)),
+            prompts=repeated,
             group_index=torch.arange(len(prompts)).repeat_interleave(num_branches),
         ),
         final_latents=torch.cat(finals),

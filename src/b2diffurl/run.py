@@ -4,20 +4,22 @@ The nested tables are the rooms' own settings; only what several rooms share sta
 """
 
 import math
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
-from b2diffurl.advantage import PromptHistory
+from b2diffurl.advantage import Batch, Branch, PromptHistory
 from b2diffurl.collapse import Collapse
 from b2diffurl.config import settings
 from b2diffurl.diffusion.gaussian import LogProbReduction
 from b2diffurl.errors import UserError
-from b2diffurl.models import LoRA, resolve_model
-from b2diffurl.objectives import DDPO
-from b2diffurl.prompts import load_prompts
-from b2diffurl.rewards.load import check_reward
-from b2diffurl.schedule import Backward, Full
+from b2diffurl.models import LoRA, Memory, resolve_model
+from b2diffurl.objectives import DDPO, DPO, DPOK, Own, PolicyGradient
+from b2diffurl.prompts import load_prompts, split_prompts
+from b2diffurl.rewards import check_reward, check_watched
+from b2diffurl.rewards.bert import BertSettings
+from b2diffurl.rewards.remote import RemoteSettings
+from b2diffurl.schedule import Adaptive, Backward, Full, Table
 from b2diffurl.selection import All, BestWorst
 from b2diffurl.update import Optimization, TrustRegion
 
@@ -30,11 +32,13 @@ class Sampler:
         num_inference_steps: T, denoising steps.
         eta: weight of the noise of each DDIM step, above 0 and at most 1, the paper's.
         guidance_scale: of classifier-free guidance; 1 is none.
+        negative_prompt: what guidance leads away from; "" is nothing in particular.
     """
 
     num_inference_steps: int = 20
     eta: float = 1.0
     guidance_scale: float = 5.0
+    negative_prompt: str = ""
 
     def __post_init__(self) -> None:
         if self.num_inference_steps < 1:
@@ -47,6 +51,11 @@ class Sampler:
             raise UserError(f"sampler.eta is {self.eta}, more noise than a DDIM step can hold; give 1.")
         if not 1 <= self.guidance_scale < math.inf:
             raise UserError(f"sampler.guidance_scale is {self.guidance_scale}; give 1 (no guidance) or more.")
+        if self.negative_prompt and self.guidance_scale == 1:
+            raise UserError(
+                f"sampler.negative_prompt is {self.negative_prompt!r}, which guidance 1 does not look at; "
+                "give a guidance_scale above 1, or no negative prompt."
+            )
 
 
 @settings
@@ -81,6 +90,8 @@ class Records:
         num_samples: sample pictures each time, of the first prompts, always from the same noise.
         num_evaluation_images: pictures that are judged before and after training; 0 for none.
         evaluate_every_rounds: rounds between evaluations on the way; 0 for none.
+        kl_to_reference: log the exact KL to the reference under every objective: one more forward pass a step, without
+            gradient. DPOK and DPO need that pass anyway and always log it.
     """
 
     checkpoint_every_rounds: int = 1
@@ -89,6 +100,7 @@ class Records:
     num_samples: int = 16
     num_evaluation_images: int = 0
     evaluate_every_rounds: int = 0
+    kl_to_reference: bool = False
 
     def __post_init__(self) -> None:
         for name in ("checkpoint_every_rounds", "num_checkpoints", "samples_every_rounds", "num_samples"):
@@ -104,6 +116,14 @@ class Records:
             )
 
 
+def _own_objective(table: Any) -> Any:
+    """`use = "module:Class"` with the class's options beside it, as `Own` spells it."""
+    if isinstance(table, dict) and ":" in str(table.get("use", "")):  # pyright: ignore[reportUnknownArgumentType, reportUnknownMemberType]
+        options: dict[str, Any] = {str(key): value for key, value in table.items() if key != "use"}  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+        return {"use": "own", "name": table["use"], "options": options}
+    return table  # pyright: ignore[reportUnknownVariableType]
+
+
 @settings
 class Run:
     """A complete run.
@@ -111,8 +131,13 @@ class Run:
     Attributes:
         recipe: name of the recipe it came from.
         model: "emoji", a local diffusers directory, or a hub id.
-        reward: "clip:emoji", "clip:MODEL", "clip" (the paper's ViT-H-14), or "module:function".
-        prompts: a named list such as template1-train, or a .txt file with one prompt a line.
+        reward: "clip" (the paper's ViT-H-14), "clip:MODEL", "clip:emoji", "pickscore", "bert",
+            "jpeg-size:compressible", "remote:URL", "module:function" or "file.py:function"; or a sum such as
+            "clip + 0.1*my.py:f".
+        watch: rewards that are logged and not trained on, named alike: where they fall while the reward rises, it is
+            being hacked.
+        prompts: a named list such as template1-train, or a .txt, .json or .toml file.
+        held_out: prompts that are judged and never trained on: a share of `prompts` such as 0.2, or another list.
         num_rounds: S, rounds of sampling, scoring, selecting and updating.
         reward_queries_per_round: pictures that are scored each round; a multiple of rollout.num_branches.
         seed: of everything random.
@@ -122,6 +147,9 @@ class Run:
         advantage: how rewards are normalised.
         selection: which trajectories are trained on.
         objective: what the optimizer minimises.
+        bert: captioner and encoder of the reward "bert".
+        remote: how rewards of servers are asked.
+        memory: number formats, and what is computed twice to save memory.
         lora: the adapter.
         optimization: AdamW and how a round's data is cut.
         trust_region: how far one round may move the policy.
@@ -132,16 +160,23 @@ class Run:
     recipe: str = "custom"
     model: str
     reward: str
+    watch: tuple[str, ...] = ()
     prompts: str
+    held_out: str = ""
     num_rounds: int
     reward_queries_per_round: int
     seed: int = 0
     sampler: Sampler = Sampler()
     rollout: Branching = Branching()
-    schedule: Annotated[Backward | Full, Field(discriminator="use")] = Backward()
-    advantage: PromptHistory = PromptHistory()
+    schedule: Annotated[Backward | Full | Table | Adaptive, Field(discriminator="use")] = Backward()
+    advantage: Annotated[PromptHistory | Batch | Branch, Field(discriminator="use")] = PromptHistory()
     selection: Annotated[BestWorst | All, Field(discriminator="use")] = BestWorst()
-    objective: DDPO = DDPO()
+    objective: Annotated[
+        DDPO | PolicyGradient | DPOK | DPO | Own, Field(discriminator="use"), BeforeValidator(_own_objective)
+    ] = DDPO()
+    bert: BertSettings = BertSettings()
+    remote: RemoteSettings = RemoteSettings()
+    memory: Memory = Memory()
     lora: LoRA = LoRA()
     optimization: Optimization = Optimization()
     trust_region: TrustRegion = TrustRegion()
@@ -161,6 +196,21 @@ class Run:
             )
         self.schedule.check(self.sampler.num_inference_steps)
         self.selection.check(self.rollout.num_branches)
+        self.advantage.check(self.rollout.num_branches)
+        if isinstance(self.schedule, Adaptive) and self.rollout.num_branches < 2:
+            raise UserError(
+                "rollout.num_branches is 1 but schedule adaptive goes by the pairs of branch groups; "
+                "give more branches, or use schedule:backward."
+            )
+        self._check_on_policy()
+
+    def _check_on_policy(self) -> None:
+        updates = self.optimization.num_inner_epochs * self.optimization.num_minibatches
+        if self.objective.needs.on_policy and updates > 1:
+            raise UserError(
+                f"objective {self.objective.use} is on-policy, one optimizer step a round, but optimization."
+                f"num_inner_epochs x num_minibatches is {updates}; set both to 1 (and rather take smaller rounds)."
+            )
 
     @property
     def num_trunks(self) -> int:
@@ -179,6 +229,14 @@ def check_run(run: Run, *, own_reward: bool = False) -> None:
         UserError: the model, the prompts or the reward cannot be found.
     """
     resolve_model(run.model)
-    load_prompts(run.prompts)
+    prompts, _ = split_prompts(load_prompts(run.prompts), run.held_out, seed=run.seed)
+    num_branches = run.rollout.num_branches
+    if run.objective.needs.pairs and num_branches == 1 and run.reward_queries_per_round <= len(prompts):
+        raise UserError(
+            f"objective {run.objective.use} without branching needs pairs of one prompt, but a round of "
+            f"{run.reward_queries_per_round} reward queries has each of {len(prompts)} prompts once at most; "
+            "raise reward_queries_per_round or rollout.num_branches."
+        )
     if not own_reward:
-        check_reward(run.reward)
+        check_reward(run.reward, remote=run.remote)
+    check_watched(run.watch, remote=run.remote)

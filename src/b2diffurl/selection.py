@@ -3,6 +3,7 @@
 Shapes: B trajectories = G groups of K, the members of a group next to each other.
 """
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -42,7 +43,13 @@ class BestWorst:
                 "give more branches, or use selection:all."
             )
 
-    def select(self, advantages: Float[Tensor, " B"], *, num_branches: int) -> Selection:
+    def select(
+        self,
+        advantages: Float[Tensor, " B"],
+        prompts: Sequence[str],  # noqa: ARG002
+        *,
+        num_branches: int,
+    ) -> Selection:
         """Choose best and worst of every group; of equal ones the first."""
         grouped = advantages.view(-1, num_branches)
         best, worst = grouped.max(dim=1), grouped.min(dim=1)
@@ -58,6 +65,9 @@ class BestWorst:
 class All:
     """Every trajectory, as plain DDPO does.
 
+    Its pairs, for an objective that needs them, are taken within a branch group, without branching within a prompt:
+    the best with the worst, the second best with the second worst, and so on; equal ones are no pair.
+
     Attributes:
         use: the selector's name.
     """
@@ -67,6 +77,20 @@ class All:
     def check(self, num_branches: int) -> None:
         """Accept groups of any size."""
 
-    def select(self, advantages: Float[Tensor, " B"], *, num_branches: int) -> Selection:  # noqa: ARG002
+    def select(self, advantages: Float[Tensor, " B"], prompts: Sequence[str], *, num_branches: int) -> Selection:
         """Choose all."""
-        return Selection(index=torch.arange(len(advantages)), pairs=torch.empty(0, 2, dtype=torch.int64))
+        among: dict[int | str, list[int]] = {}
+        for i, prompt in enumerate(prompts):
+            among.setdefault(prompt if num_branches == 1 else i // num_branches, []).append(i)
+        pairs: list[tuple[int, int]] = []
+        for members in among.values():
+            ranked = sorted(members, key=lambda i: -float(advantages[i]))
+            half = len(ranked) // 2
+            pairs += [
+                (i, j)
+                for i, j in zip(ranked[:half], ranked[: -half - 1 : -1], strict=True)
+                if advantages[i] > advantages[j]
+            ]
+        return Selection(
+            index=torch.arange(len(advantages)), pairs=torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2)
+        )

@@ -5,6 +5,7 @@ prompts -> trunks -> branches -> pictures -> rewards -> advantages -> selection 
 
 import time
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from b2diffurl.checkpoint import (
 from b2diffurl.collapse import CollapseWatch, check_finite_rewards, contrast
 from b2diffurl.contracts import Reward
 from b2diffurl.diffusion.ddim import DDIM
-from b2diffurl.errors import RunStopped
+from b2diffurl.errors import RewardFailed, RunStopped
 from b2diffurl.evaluation.evaluate import (
     EMOJI_METRICS,
     EVALUATION_STREAM,
@@ -36,15 +37,30 @@ from b2diffurl.evaluation.evaluate import (
 )
 from b2diffurl.folder import RunFolder
 from b2diffurl.models import EMOJI
+from b2diffurl.models.card import model_card
 from b2diffurl.models.policy import Policy, check_prompts, load_tokenizer
-from b2diffurl.prompts import draw_prompts, load_prompts
+from b2diffurl.prompts import draw_prompts, load_prompt_list, load_prompts, split_prompts
+from b2diffurl.records import PastRound
 from b2diffurl.report import write_report
-from b2diffurl.rewards import load_reward
+from b2diffurl.rewards import load_reward, load_watched
 from b2diffurl.rewards.clip import VIT_H_14, CLIPScore
 from b2diffurl.rollout import NoiseKey, Rollout, sample_branches
 from b2diffurl.run import Run, check_run
+from b2diffurl.schedule import Adaptive
+from b2diffurl.scoring import Scores, Scoring
 from b2diffurl.tracker import Metrics, MetricsFile, Observer
 from b2diffurl.update import Update
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Drawn:
+    """A round's trajectories and what became of them; `reward_seconds` is what scoring took longer than sampling."""
+
+    rollout: Rollout
+    scores: Scores
+    contrast: float
+    rollout_seconds: float
+    reward_seconds: float
 
 
 class Trainer:
@@ -68,11 +84,15 @@ class Trainer:
         reward: Reward | None = None,
     ) -> None:
         self.run, self.folder = run, folder
-        self.prompts = load_prompts(run.prompts)
-        self.policy = Policy.load(run.model, device=device)
+        self.prompt_list = load_prompt_list(run.prompts)
+        self.prompts, self.held_out = split_prompts(self.prompt_list.prompts, run.held_out, seed=run.seed)
+        self.policy = Policy.load(
+            run.model, device=device, memory=run.memory, negative_prompt=run.sampler.negative_prompt
+        )
         self.policy.add_lora(run.lora, seed=run.seed)
         self.ddim: DDIM = self.policy.ddim(num_inference_steps=run.sampler.num_inference_steps, eta=run.sampler.eta)
-        self.reward = reward or load_reward(run.reward, device=device)
+        self.reward = reward or load_reward(run.reward, device=device, bert=run.bert, remote=run.remote)
+        self.watched = load_watched(run.watch, device=device, bert=run.bert, remote=run.remote)
         self.parameters = self.policy.trainable_parameters()
         config = run.optimization
         self.optimizer = torch.optim.AdamW(
@@ -80,6 +100,7 @@ class Trainer:
         )
         self.history = RewardHistory(config=run.advantage)
         self.watch = CollapseWatch(config=run.collapse)
+        self.past: list[PastRound] = []
         self.rounds_done, self.reward_queries = 0, 0
         self._restore()
         self.observers = (MetricsFile(folder.metrics_file, first_round=self.rounds_done + 1), *observers)
@@ -105,6 +126,7 @@ class Trainer:
             raise
         self._evaluate("after")
         self.policy.save_lora(self.folder.lora)
+        self._write_model_card()
         write_report(self.folder.path)
 
     # One round
@@ -112,72 +134,101 @@ class Trainer:
     def _round(self) -> None:
         run, round_index = self.run, self.rounds_done + 1
         num_steps = run.schedule.num_steps(
-            self.rounds_done, num_rounds=run.num_rounds, num_inference_steps=self.ddim.num_steps
+            self.rounds_done, num_rounds=run.num_rounds, num_inference_steps=self.ddim.num_steps, past=self.past
         )
-        started = time.perf_counter()
-        rollout = self._sample(num_steps, round_index)
-        sampled = time.perf_counter()
-        rewards, images_contrast = self._score(rollout, round_index)
-        scored = time.perf_counter()
-        self.watch.after_sampling(rewards, images_contrast, round_index=round_index)
+        evaluations = self.policy.num_evaluations
+        drawn = self._draw_round(num_steps, round_index)
+        of_rollout = self.policy.num_evaluations - evaluations
+        rollout, rewards = drawn.rollout, drawn.scores.rewards.double()
+        self.watch.after_sampling(rewards, drawn.contrast, round_index=round_index)
         trajectories = rollout.trajectories
-        advantages = self.history.advantages(rewards, trajectories.prompts)
-        selection = run.selection.select(advantages, num_branches=run.rollout.num_branches)
-        self._phase("update", len(selection) * trajectories.num_steps * run.optimization.num_inner_epochs)
-        updated = self._update()(trajectories, advantages, selection, seed=run.seed, round_index=round_index)
-        ended = time.perf_counter()
+        num_branches = run.rollout.num_branches
+        advantages = self.history.advantages(rewards, trajectories.prompts, num_branches=num_branches)
+        selection = run.selection.select(advantages, trajectories.prompts, num_branches=num_branches)
+        started, update = time.perf_counter(), self._update()
+        self._phase("update", update.num_single_steps(trajectories, selection))
+        updated = update(trajectories, advantages, selection, seed=run.seed, round_index=round_index)
+        ended, of_update = time.perf_counter(), self.policy.num_evaluations - evaluations - of_rollout
         self.watch.after_update(updated, round_index=round_index)
         self.rounds_done, self.reward_queries = round_index, self.reward_queries + len(rewards)
+        pair_fraction = len(selection.pairs) / run.num_trunks
+        self.past.append(PastRound(num_steps=num_steps, pair_fraction=pair_fraction))
         judged = self._judge_on_the_way(round_index)
         metrics: Metrics = {
             "round": round_index,
             "reward_queries": self.reward_queries,
             "interval/num_steps": num_steps,
+            "interval/pair_fraction": pair_fraction,
+            **self._verdict(),
             "reward/mean": float(rewards.mean()),
             "reward/std": float(rewards.std(correction=0)),
             "advantage/zero_fraction": float((advantages == 0).float().mean()),
             "selection/num_trajectories": len(selection),
-            "selection/num_groups_with_pair": len(selection.pairs),
+            "selection/num_pairs": len(selection.pairs),
             **updated,
-            "picture/contrast": images_contrast,
-            "time/rollout_s": sampled - started,
-            "time/reward_s": scored - sampled,
-            "time/update_s": ended - scored,
+            **{f"reward/{name}/mean": float(values.double().mean()) for name, values in drawn.scores.parts.items()},
+            "picture/contrast": drawn.contrast,
+            "unet/rollout_evaluations": of_rollout,
+            "unet/update_evaluations": of_update,
+            "time/rollout_s": drawn.rollout_seconds,
+            "time/reward_s": drawn.reward_seconds,
+            "time/update_s": ended - started,
             **judged,
         }
         for observer in self.observers:
             observer.on_round(metrics)
         self._keep(round_index)
 
-    def _sample(self, num_steps: int, round_index: int) -> Rollout:
-        run = self.run
+    def _verdict(self) -> Metrics:
+        """Whether an adaptive interval grows after the rounds done, and why."""
+        if not isinstance(self.run.schedule, Adaptive):
+            return {}
+        verdict = self.run.schedule.verdict(
+            num_rounds=self.run.num_rounds, num_inference_steps=self.ddim.num_steps, past=self.past
+        )
+        return {"interval/verdict": int(verdict)}
+
+    def _draw_round(self, num_steps: int, round_index: int) -> _Drawn:
+        """Sample a round's pictures and score them on the way."""
+        run, started, contrasts = self.run, time.perf_counter(), list[Tensor]()
         prompts = draw_prompts(self.prompts, run.num_trunks, seed=run.seed, round_index=round_index)
         self._phase("sample", run.reward_queries_per_round)
-        rollout = sample_branches(
-            self.policy,
-            self.ddim,
-            prompts=prompts,
-            num_interval_steps=num_steps,
-            num_branches=run.rollout.num_branches,
-            guidance_scale=run.sampler.guidance_scale,
-            noise=NoiseKey(seed=run.seed, stream=round_index),
-            chunk_size=run.rollout.chunk_size,
-            log_prob_reduction=run.rollout.log_prob_reduction,
-            on_progress=self._progress,
-        )
-        bad = ~torch.isfinite(rollout.trajectories.log_probs)
-        if bool(bad.any()):
-            step = int(rollout.trajectories.step_index[int(bad.nonzero()[0, 1])])
-            raise RunStopped(round_index=round_index, cause=f"a log-prob of denoising step {step} is not finite.")
-        return rollout
+        with Scoring(self.reward, watched=self.watched) as scoring:
 
-    def _score(self, rollout: Rollout, round_index: int) -> tuple[Tensor, float]:
-        self._phase("score", len(rollout.final_latents))
-        images = self.policy.decode(rollout.final_latents)
-        rewards = torch.as_tensor(self.reward(images, rollout.trajectories.prompts)).cpu()
-        check_finite_rewards(rewards, len(images), round_index=round_index)
-        self._progress(len(images))
-        return rewards.double(), contrast(images)
+            def finished(latents: Tensor, of: Sequence[str]) -> None:
+                images = self.policy.decode(latents)
+                contrasts.append(contrast(images))
+                scoring.submit(images, of, self.prompt_list.metadata_of(of))
+
+            try:
+                rollout = sample_branches(
+                    self.policy,
+                    self.ddim,
+                    prompts=prompts,
+                    num_interval_steps=num_steps,
+                    num_branches=run.rollout.num_branches,
+                    guidance_scale=run.sampler.guidance_scale,
+                    noise=NoiseKey(seed=run.seed, stream=round_index),
+                    chunk_size=run.rollout.chunk_size,
+                    log_prob_reduction=run.rollout.log_prob_reduction,
+                    on_progress=self._progress,
+                    on_finished=finished,
+                )
+                _check_finite_log_probs(rollout, round_index)
+                sampled = time.perf_counter()
+                self._phase("score", run.reward_queries_per_round)
+                scores = scoring.result(self._progress)
+            except RewardFailed as failure:
+                self._save_checkpoint()  # of the rounds done, which are as good as before
+                raise RunStopped(round_index=round_index, cause=f"the reward failed: {failure}") from failure
+        check_finite_rewards(scores.rewards, run.reward_queries_per_round, round_index=round_index)
+        return _Drawn(
+            rollout=rollout,
+            scores=scores,
+            contrast=float(torch.cat(contrasts).mean()),
+            rollout_seconds=sampled - started,
+            reward_seconds=time.perf_counter() - sampled,
+        )
 
     def _update(self) -> Update:
         return Update(
@@ -190,6 +241,8 @@ class Trainer:
             trust_region=self.run.trust_region,
             guidance_scale=self.run.sampler.guidance_scale,
             log_prob_reduction=self.run.rollout.log_prob_reduction,
+            log_kl_to_reference=self.run.records.kl_to_reference,
+            replay_first=self.run.memory.base_weights != "float32",
             on_progress=self._progress,
         )
 
@@ -200,15 +253,23 @@ class Trainer:
         if last or round_index % records.samples_every_rounds == 0:
             self._look(round_index)
         if last or round_index % records.checkpoint_every_rounds == 0:
-            state = {"history": self.history.rounds, "watch": self.watch.state()}
-            checkpoint = Checkpoint(
-                round_index=round_index,
-                reward_queries=self.reward_queries,
-                adapter=self.policy.adapter_state(),
-                optimizer=optimizer_tensors(self.optimizer, self.parameters),
-                state=state,
-            )
-            save_checkpoint(self.folder.checkpoints, checkpoint, num_kept=records.num_checkpoints)
+            self._save_checkpoint()
+
+    def _save_checkpoint(self) -> None:
+        """Keep what the rounds done have made."""
+        state = {
+            "history": self.history.rounds,
+            "watch": self.watch.state(),
+            "past": [asdict(done) for done in self.past],
+        }
+        checkpoint = Checkpoint(
+            round_index=self.rounds_done,
+            reward_queries=self.reward_queries,
+            adapter=self.policy.adapter_state(),
+            optimizer=optimizer_tensors(self.optimizer, self.parameters),
+            state=state,
+        )
+        save_checkpoint(self.folder.checkpoints, checkpoint, num_kept=self.run.records.num_checkpoints)
 
     def _restore(self) -> None:
         checkpoint = load_newest_checkpoint(self.folder.checkpoints)
@@ -218,6 +279,7 @@ class Trainer:
         load_optimizer_tensors(self.optimizer, self.parameters, checkpoint.optimizer)
         self.history.rounds = checkpoint.state["history"]
         self.watch.load_state(checkpoint.state["watch"])
+        self.past = [PastRound(**done) for done in checkpoint.state["past"]]
         self.rounds_done, self.reward_queries = checkpoint.round_index, checkpoint.reward_queries
 
     def _look(self, round_index: int) -> None:
@@ -245,6 +307,19 @@ class Trainer:
             numbers = self._judge(f"evaluate {when}")
             self.folder.write_evaluation(when, numbers, num_images=num_images, prompts=self.run.prompts)
 
+    def _write_model_card(self) -> None:
+        found = self.folder.read_evaluation()
+        card = model_card(
+            base_model=self.run.model,
+            recipe=self.run.recipe,
+            reward=self.run.reward,
+            prompts=self.run.prompts,
+            before=found.get("before"),
+            after=found.get("after"),
+            num_images=found.get("num_images"),
+        )
+        (self.folder.lora / "README.md").write_text(card, encoding="utf-8")
+
     def _judge_on_the_way(self, round_index: int) -> Metrics:
         every = self.run.records.evaluate_every_rounds
         if every == 0 or (round_index % every and round_index != self.run.num_rounds):
@@ -252,13 +327,18 @@ class Trainer:
         return {f"evaluation/{name}": value for name, value in self._judge("evaluate").items()}
 
     def _judge(self, phase: str) -> dict[str, float]:
-        """Judge pictures of the training prompts, always from the same noise."""
+        """Judge pictures of the training prompts and of those held out, always from the same noise."""
+        found = self._judge_prompts(self.prompts, phase)
+        if self.held_out:
+            others = self._judge_prompts(self.held_out, f"{phase}, held out")
+            found |= {f"held_out_{name}": value for name, value in others.items()}
+        return found
+
+    def _judge_prompts(self, prompts: Sequence[str], phase: str) -> dict[str, float]:
         num_images = self.run.records.num_evaluation_images
         self._phase(phase, num_images)
-        pictures = self._draw(self.prompts, num_images, stream=EVALUATION_STREAM)
-        return judge(
-            pictures, EMOJI_METRICS if is_emoji_world(self.prompts) else GENERAL_METRICS, clip=self._judging_clip
-        )
+        pictures = self._draw(prompts, num_images, stream=EVALUATION_STREAM)
+        return judge(pictures, EMOJI_METRICS if is_emoji_world(prompts) else GENERAL_METRICS, clip=self._judging_clip)
 
     @cached_property
     def _judging_clip(self) -> CLIPScore:
@@ -273,6 +353,17 @@ class Trainer:
     def _progress(self, num: int) -> None:
         for observer in self.observers:
             observer.on_progress(num)
+
+
+def _check_finite_log_probs(rollout: Rollout, round_index: int) -> None:
+    bad = ~torch.isfinite(rollout.trajectories.log_probs)
+    if bool(bad.any()):
+        step = int(rollout.trajectories.step_index[int(bad.nonzero()[0, 1])])
+        raise RunStopped(
+            round_index=round_index,
+            first_bad_round=round_index - 1,  # the policy that sampled is what the round before has made of it
+            cause=f"a log-prob of denoising step {step} is not finite.",
+        )
 
 
 def default_clip(model: str) -> str:

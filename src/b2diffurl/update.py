@@ -1,9 +1,11 @@
 """One round's optimizer steps over the selected trajectories, held inside a trust region.
 
-Selected trajectories are shuffled and split into minibatches; each optimizer step sees all interval steps of its
-trajectories. Gradients are means over the real number of steps: nothing is dropped, padded or carried over.
+What is trained on, a **unit**, is a selected trajectory, or a pair of them for an objective that needs pairs. Units are
+shuffled and split into minibatches; each optimizer step sees all interval steps of its units. Gradients are means over
+the real number of steps: nothing is dropped, padded or carried over.
 
-Shapes: S selected trajectories, n trained steps, M single steps in one forward pass.
+Shapes: U units of m trajectories (1, or 2 for pairs), n trained steps, u single steps of units in one forward pass over
+M = m u single steps.
 """
 
 # Tensor.tolist and Tensor.split have no types.
@@ -11,8 +13,10 @@ Shapes: S selected trajectories, n trained steps, M single steps in one forward 
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Literal
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -86,14 +90,22 @@ class TrustRegion:
             raise UserError(f"trust_region.max_kl is {self.max_kl}; give nats above 0, such as 2.0, or inf for none.")
 
 
+@runtime_checkable
+class Trained(Denoiser, Protocol):
+    """What the update needs of a policy besides sampling."""
+
+    def reference(self) -> AbstractContextManager[None]:
+        """Within this context it is the pretrained model."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Pass:
     """What one forward and backward pass over a minibatch showed."""
 
-    loss: float
     kl: float
-    clip_fraction: float
     ratio_max_error: float
+    means: dict[str, float]
 
 
 class Update:
@@ -109,13 +121,17 @@ class Update:
         trust_region: how far the round may move the policy.
         guidance_scale: the same as in sampling.
         log_prob_reduction: the same as in sampling.
+        log_kl_to_reference: measure the KL to the reference whether the objective needs it or not.
+        replay_first: take the old log-probs from a replay before the first optimizer step, in the very shapes of
+            training, instead of from sampling: half precision rounds differently in other batch shapes. One more
+            forward pass over what is selected.
         on_progress: called with the number of single steps that each forward pass has done.
     """
 
     def __init__(
         self,
         *,
-        policy: Denoiser,
+        policy: Trained,
         parameters: dict[str, torch.nn.Parameter],
         optimizer: torch.optim.Optimizer,
         ddim: DDIM,
@@ -124,13 +140,22 @@ class Update:
         trust_region: TrustRegion,
         guidance_scale: float,
         log_prob_reduction: LogProbReduction = "mean",
+        log_kl_to_reference: bool = False,
+        replay_first: bool = False,
         on_progress: Callable[[int], None] = lambda _: None,
     ) -> None:
         self.policy, self.optimizer, self.ddim, self.objective = policy, optimizer, ddim, objective
         self.parameters = list(parameters.values())
         self.config, self.max_kl, self.guidance_scale = config, trust_region.max_kl, guidance_scale
         self.reduction: LogProbReduction = log_prob_reduction
+        self.replay_first = replay_first
+        self.num_members = 2 if objective.needs.pairs else 1
+        self.with_reference = objective.needs.reference or log_kl_to_reference
         self.on_progress = on_progress
+
+    def num_single_steps(self, trajectories: Trajectories, selection: Selection) -> int:
+        """Single steps that the round's passes do, which is what `on_progress` counts."""
+        return self._units(selection).numel() * trajectories.num_steps * self.config.num_inner_epochs
 
     def __call__(
         self,
@@ -157,10 +182,19 @@ class Update:
         grad_norms: list[float] = []
         kl, taken_back, before = 0.0, 0, None
         self.optimizer.zero_grad(set_to_none=True)
+        replay_error = None
+        if self.replay_first:
+            trajectories, replay_error = self._replayed(trajectories, selection, seed=seed, round_index=round_index)
         for minibatch in self._minibatches(selection, seed=seed, round_index=round_index):
             done = self._forward_backward(trajectories, advantages, minibatch, round_index)
+            if done is None and before is None:
+                raise RunStopped(
+                    round_index=round_index,
+                    cause=f"replay differs from sampling by more than trust_region.max_kl = {self.max_kl} nats a step; "
+                    "use float32, or raise it.",
+                )
             if done is None:
-                assert before is not None, "replay does not equal rollout"
+                assert before is not None
                 self._put_back(before)
                 taken_back, before = 1, None
                 break
@@ -177,49 +211,94 @@ class Update:
                 self._put_back(before)
                 taken_back = 1
         return {
-            "objective/loss": float(np.mean([p.loss for p in passes])) if passes else None,
-            "objective/clip_fraction": float(np.mean([p.clip_fraction for p in passes])) if passes else None,
-            "policy/ratio_max_error": passes[0].ratio_max_error if passes else None,
+            **_mean_over_passes(passes),
+            "policy/ratio_max_error": _first_error(passes, replay_error),
             "policy/grad_norm": float(np.mean(grad_norms)) if grad_norms else None,
             "policy/kl_to_old": kl if passes else None,
             "update/num_optimizer_steps": len(grad_norms) - taken_back,
             "update/taken_back": taken_back,
         }
 
-    def _minibatches(self, selection: Selection, *, seed: int, round_index: int) -> Iterator[Int[Tensor, " s"]]:
+    def _units(self, selection: Selection) -> Int[Tensor, "U m"]:
+        return selection.pairs if self.num_members == 2 else selection.index[:, None]
+
+    def _minibatches(self, selection: Selection, *, seed: int, round_index: int) -> Iterator[Int[Tensor, "U m"]]:
         rng = np.random.default_rng((seed, round_index, 1))
-        for _ in range(self.config.num_inner_epochs if len(selection) else 0):
-            order = selection.index[torch.from_numpy(rng.permutation(len(selection)))]
+        units = self._units(selection)
+        for _ in range(self.config.num_inner_epochs if len(units) else 0):
+            order = units[torch.from_numpy(rng.permutation(len(units)))]
             yield from order.tensor_split(min(self.config.num_minibatches, len(order)))
 
     def _forward_backward(
-        self, trajectories: Trajectories, advantages: Tensor, minibatch: Int[Tensor, " s"], round_index: int
+        self, trajectories: Trajectories, advantages: Tensor, minibatch: Int[Tensor, "U m"], round_index: int
     ) -> _Pass | None:
         """Accumulate the gradient of a minibatch; None where the policy has left the trust region."""
-        loss_sum, kl_sum, clipped, max_error, num = 0.0, 0.0, 0.0, 0.0, len(minibatch) * trajectories.num_steps
+        kl_sum, max_error, num_steps = 0.0, 0.0, minibatch.numel() * trajectories.num_steps
+        means: dict[str, float] = {}
         weights = self._step_weights(trajectories.step_index)
         for index, step in self._micro_batches(trajectories, minibatch):
-            gaussian, action = self._replay(trajectories, index, step)
-            old = trajectories.log_probs[index, step]
-            batch = StepBatch(
-                log_prob=gaussian.log_prob(action, reduction=self.reduction),
-                old_log_prob=old.to(action.device),
-                advantage=advantages[index].to(action.device),
-            )
+            batch, nats_to_reference = self._batch(trajectories, advantages, index, step)
             self._check_finite(batch.log_prob, "log-prob", trajectories, step, round_index)
             log_ratio = (batch.log_prob - batch.old_log_prob).detach()
-            kl_sum += float(self._kl(log_ratio, action).sum())
-            if kl_sum / num > self.max_kl:  # no term is negative: the rest cannot bring it back
+            kl_sum += float(self._kl(log_ratio, trajectories).sum())
+            if kl_sum / num_steps > self.max_kl:  # no term is negative: the rest cannot bring it back
                 return None
             loss = self.objective.loss(batch)
             self._check_finite(loss, "loss", trajectories, step, round_index)
-            ((loss * weights[step].to(loss.device)).sum() / num).backward()
-            loss_sum += float(loss.detach().sum())
+            num_units = len(minibatch) * trajectories.num_steps
+            ((loss * weights[step[: len(loss)]].to(loss.device)).sum() / num_units).backward()
             max_error = max(max_error, float(log_ratio.exp().sub(1).abs().max()))
-            if hasattr(self.objective, "is_clipped"):
-                clipped += float(self.objective.is_clipped(batch).sum())  # pyright: ignore[reportAttributeAccessIssue]
+            with torch.no_grad():
+                told = {f"objective/{name}": values for name, values in self.objective.metrics(batch).items()}
+            told |= {"objective/loss": loss.detach()}
+            for name, values in told.items():
+                means[name] = means.get(name, 0.0) + float(values.sum()) / num_units
+            if nats_to_reference is not None:
+                name = "policy/kl_to_reference"
+                means[name] = means.get(name, 0.0) + float(nats_to_reference.sum()) / num_steps
             self.on_progress(len(index))
-        return _Pass(loss=loss_sum / num, kl=kl_sum / num, clip_fraction=clipped / num, ratio_max_error=max_error)
+        return _Pass(kl=kl_sum / num_steps, ratio_max_error=max_error, means=means)
+
+    def _batch(
+        self, trajectories: Trajectories, advantages: Tensor, index: Int[Tensor, " M"], step: Int[Tensor, " M"]
+    ) -> tuple[StepBatch, Float[Tensor, " M"] | None]:
+        """What the objective sees, with gradient, and the KL to the reference in nats."""
+        reference = None
+        if self.with_reference:  # first, so that its memory is free again before the gradient's is taken
+            with torch.no_grad(), self.policy.reference():
+                reference, _ = self._replay(trajectories, index, step)
+        gaussian, action = self._replay(trajectories, index, step)
+        kl = gaussian.kl(reference) if reference else None
+        log_prob = gaussian.log_prob(action, reduction=self.reduction)
+        batch = StepBatch(
+            log_prob=log_prob,
+            old_log_prob=trajectories.log_probs[index, step].to(action.device),
+            advantage=advantages[index].to(log_prob),
+        )
+        if reference and kl is not None and self.objective.needs.reference:
+            num_elements = action[0].numel() if self.reduction == "mean" else 1
+            batch = replace(
+                batch,
+                reference_log_prob=reference.log_prob(action, reduction=self.reduction),
+                kl_to_reference=kl / num_elements,
+            )
+        return batch, None if kl is None else kl.detach()
+
+    @torch.no_grad()
+    def _replayed(
+        self, trajectories: Trajectories, selection: Selection, *, seed: int, round_index: int
+    ) -> tuple[Trajectories, float]:
+        """The trajectories with log-probs in the shapes of training, and how far the ratios to the sampled ones are."""
+        log_probs, error = trajectories.log_probs.cpu().clone(), 0.0
+        num_first_epoch = min(self.config.num_minibatches, len(self._units(selection)))
+        minibatches = self._minibatches(selection, seed=seed, round_index=round_index)
+        for minibatch in islice(minibatches, num_first_epoch):
+            for index, step in self._micro_batches(trajectories, minibatch):
+                gaussian, action = self._replay(trajectories, index, step)
+                now = gaussian.log_prob(action, reduction=self.reduction).cpu()
+                error = max(error, float((now - log_probs[index, step]).exp().sub(1).abs().max()))
+                log_probs[index, step] = now
+        return replace(trajectories, log_probs=log_probs), error
 
     def _step_weights(self, step_index: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
         """Weight of each trained step's loss, mean 1."""
@@ -229,25 +308,24 @@ class Update:
         return (weights / weights.mean()).float()
 
     @torch.no_grad()
-    def _measure_kl(self, trajectories: Trajectories, minibatch: Int[Tensor, " s"]) -> float:
+    def _measure_kl(self, trajectories: Trajectories, minibatch: Int[Tensor, "U m"]) -> float:
         kl_sum, num = 0.0, 0
         for index, step in self._micro_batches(trajectories, minibatch):
             gaussian, action = self._replay(trajectories, index, step)
-            log_ratio = (
-                gaussian.log_prob(action, reduction=self.reduction).cpu() - trajectories.log_probs[index, step].cpu()
-            )
-            kl_sum += float(self._kl(log_ratio, action).sum())
+            log_prob = gaussian.log_prob(action, reduction=self.reduction).cpu()
+            kl_sum += float(self._kl(log_prob - trajectories.log_probs[index, step].cpu(), trajectories).sum())
             num += len(index)
         return kl_sum / num
 
     def _micro_batches(
-        self, trajectories: Trajectories, minibatch: Int[Tensor, " s"]
+        self, trajectories: Trajectories, minibatch: Int[Tensor, "U m"]
     ) -> Iterator[tuple[Int[Tensor, " M"], Int[Tensor, " M"]]]:
-        """Pairs (trajectory, trained step) of a minibatch, `micro_batch_size` at a time."""
-        n = trajectories.num_steps
-        index, step = minibatch.repeat_interleave(n), torch.arange(n).repeat(len(minibatch))
-        size = self.config.micro_batch_size
-        yield from zip(index.split(size), step.split(size), strict=True)
+        """Single steps (trajectory, trained step) of a minibatch, `micro_batch_size` at a time, first members first."""
+        n, m = trajectories.num_steps, self.num_members
+        unit, step = torch.arange(len(minibatch)).repeat_interleave(n), torch.arange(n).repeat(len(minibatch))
+        size = max(1, self.config.micro_batch_size // m)
+        for units, steps in zip(unit.split(size), step.split(size), strict=True):
+            yield minibatch[units].T.flatten(), steps.repeat(m)
 
     def _replay(
         self, trajectories: Trajectories, index: Int[Tensor, " M"], step: Int[Tensor, " M"]
@@ -259,8 +337,8 @@ class Update:
         gaussian = policy_step(self.policy, self.ddim, x, step_index, prompts, guidance_scale=self.guidance_scale)
         return gaussian, action
 
-    def _kl(self, log_ratio: Float[Tensor, " M"], action: Float[Tensor, "M C H W"]) -> Float[Tensor, " M"]:
-        elements = action[0].numel() if self.reduction == "mean" else 1
+    def _kl(self, log_ratio: Float[Tensor, " M"], trajectories: Trajectories) -> Float[Tensor, " M"]:
+        elements = trajectories.latents[0, 0].numel() if self.reduction == "mean" else 1
         return 0.5 * (log_ratio * elements) ** 2
 
     def _step(self, round_index: int) -> float:
@@ -296,3 +374,17 @@ class Update:
             where = int(trajectories.step_index[step[first]])
             value = float(values[first].detach())
             raise RunStopped(round_index=round_index, cause=f"the {name} of denoising step {where} is {value}.")
+
+
+def _first_error(passes: list[_Pass], replay_error: float | None) -> float | None:
+    """|ratio - 1| between sampling and replay, before the first optimizer step."""
+    if not passes:
+        return None
+    return passes[0].ratio_max_error if replay_error is None else replay_error
+
+
+def _mean_over_passes(passes: list[_Pass]) -> dict[str, float | int | None]:
+    """Each number's mean over the round's passes; the loss is there even where there was none."""
+    names = {name for done in passes for name in done.means}
+    found = {name: float(np.mean([done.means[name] for done in passes])) for name in sorted(names)}
+    return {"objective/loss": None} | found

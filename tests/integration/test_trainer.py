@@ -73,7 +73,7 @@ def test_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, small_run: Make
     run = small_run(prompts=str(prompts_file), num_rounds=3)
     whole = b2diffurl.train(run, output=tmp_path / "whole", reward=brightness)
 
-    class KilledError(Exception):
+    class KilledError(BaseException):
         """Killed in the middle of round 3."""
 
     calls = 0

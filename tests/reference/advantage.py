@@ -31,3 +31,35 @@ def advantages(
             advantage = -max_advantage
         out.append(advantage)
     return out
+
+
+def batch_advantages(rewards: Sequence[float], *, std_floor: float = 1e-4, max_advantage: float = 5.0) -> list[float]:
+    """(r - mean) / std over the whole round."""
+    mean = math.fsum(rewards) / len(rewards)
+    return _in_standard_deviations([reward - mean for reward in rewards], std_floor, max_advantage)
+
+
+def branch_advantages(
+    rewards: Sequence[float], *, num_branches: int, std_floor: float = 1e-4, max_advantage: float = 5.0
+) -> list[float]:
+    """(r - mean of the branch group) / std of these differences over the whole round."""
+    differences = []
+    for first in range(0, len(rewards), num_branches):
+        members = rewards[first : first + num_branches]
+        mean = math.fsum(members) / num_branches
+        differences += [reward - mean for reward in members]
+    return _in_standard_deviations(differences, std_floor, max_advantage)
+
+
+def _in_standard_deviations(differences: Sequence[float], std_floor: float, max_advantage: float) -> list[float]:
+    """For differences whose mean is 0."""
+    std = math.sqrt(math.fsum(value**2 for value in differences) / len(differences))
+    out = []
+    for value in differences:
+        advantage = 0.0 if std < std_floor else value / std
+        if advantage > max_advantage:
+            advantage = max_advantage
+        if advantage < -max_advantage:
+            advantage = -max_advantage
+        out.append(advantage)
+    return out

@@ -1,5 +1,6 @@
-"""Backward progressive training, in whole numbers (paper, section 3.2; the reference run's formula)."""
+"""Interval lengths, in whole numbers and fractions (paper, section 3.2; the reference run's formula)."""
 
+from collections.abc import Sequence
 from fractions import Fraction
 from math import floor
 
@@ -10,3 +11,48 @@ def interval_length(i: int, *, num_rounds: int, num_inference_steps: int, tau_fi
     if tau > num_inference_steps:
         return num_inference_steps
     return tau
+
+
+def table_length(i: int, rows: Sequence[tuple[int, int]]) -> int:
+    """Length of round i, counted from 0, going through the rounds one by one."""
+    length = 0
+    for number in range(1, i + 2):
+        for first, row_length in rows:
+            if first == number:
+                length = row_length
+    return length
+
+
+def adaptive_lengths(
+    pair_fractions: Sequence[Fraction],
+    *,
+    num_rounds: int,
+    num_inference_steps: int,
+    tau_first: int,
+    window: int,
+    least_pair_fraction: Fraction,
+) -> list[tuple[int, str]]:
+    """Length of each round, and what is found after it: one pair fraction a round."""
+    out: list[tuple[int, str]] = []
+    length = tau_first
+    here: list[Fraction] = []  # pair fractions at this length
+    for i, fraction in enumerate(pair_fractions):
+        here.append(fraction)
+        pace = interval_length(
+            i + 1, num_rounds=num_rounds, num_inference_steps=num_inference_steps, tau_first=tau_first
+        )
+        found = "kept"
+        if length < num_inference_steps:
+            if pace > length:
+                found = "pace"
+            newest = here[-window:]
+            if sum(newest, Fraction(0)) / len(newest) < least_pair_fraction:
+                found = "dry"
+                for earlier in here:
+                    if earlier >= least_pair_fraction:
+                        found = "learned"
+        out.append((length, found))
+        longer = max(length + (found in ("learned", "dry")), pace)
+        if longer > length:
+            length, here = longer, []
+    return out

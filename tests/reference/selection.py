@@ -24,3 +24,30 @@ def best_and_worst(
         if good and bad:
             pairs.append((best, worst))
     return sorted(index), pairs
+
+
+def all_pairs(advantages: Sequence[float], prompts: Sequence[str], *, num_branches: int) -> list[tuple[int, int]]:
+    """Take the best and the worst that are left of a branch group, or without branching of a prompt, until all tie."""
+    groups: list[list[int]] = []
+    names: list[object] = []
+    for i in range(len(advantages)):
+        name = prompts[i] if num_branches == 1 else i // num_branches
+        if name not in names:
+            names.append(name)
+            groups.append([])
+        groups[names.index(name)].append(i)
+    pairs = []
+    for left in groups:
+        while left:
+            best = worst = left[0]
+            for i in left:
+                if advantages[i] > advantages[best]:
+                    best = i
+                if advantages[i] <= advantages[worst]:
+                    worst = i
+            if advantages[best] == advantages[worst]:
+                break
+            pairs.append((best, worst))
+            left.remove(best)
+            left.remove(worst)
+    return pairs

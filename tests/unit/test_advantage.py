@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from b2diffurl.advantage import PromptHistory, RewardHistory
+from b2diffurl.advantage import Batch, Branch, PromptHistory, RewardHistory
+from b2diffurl.contracts import Normaliser
 from b2diffurl.errors import UserError
 from tests.reference import advantage as twin
 
@@ -98,7 +99,7 @@ def test_exactly_num_rounds_past_rounds_count_besides_this_one() -> None:
     got = [ours.advantages(torch.tensor([first, 0.0]), ["a cat"] * 2)[1].item() for first in (30.0, 0.0, 0.0, 0.0, 0.0)]
     assert got[:3] == pytest.approx([-1.0, -1 / math.sqrt(3), -1 / math.sqrt(5)])
     assert got[3:] == [0.0, 0.0]
-    assert len(ours.rounds) == 3
+    assert len(ours.rounds) == 2
 
 
 def test_without_past_rounds_each_round_stands_alone() -> None:
@@ -135,3 +136,90 @@ def test_a_history_through_json_goes_on_as_before() -> None:
 def test_settings_out_of_range_are_refused(name: str, value: float) -> None:
     with pytest.raises(UserError, match=rf"^advantage\.{name} is {value}; give .*\.$"):
         history(**{name: value})
+
+
+# Over a round, and within branch groups
+
+GROUPS = st.integers(2, 4).flatmap(
+    lambda k: st.lists(st.lists(REWARDS, min_size=k, max_size=k), min_size=1, max_size=5)
+)
+
+
+@given(groups=GROUPS)
+def test_batch_equals_the_twin(groups: list[list[float]]) -> None:
+    """Whatever the prompts are."""
+    rewards = [reward for members in groups for reward in members]
+    ours = RewardHistory(config=Batch(max_advantage=1.5))
+    prompts = [f"a cat, {i % 3}" for i in range(len(rewards))]
+    got = ours.advantages(torch.tensor(rewards), prompts, num_branches=len(groups[0]))
+    assert got.tolist() == pytest.approx(twin.batch_advantages(rewards, max_advantage=1.5), abs=1e-6)
+
+
+@given(groups=GROUPS)
+def test_branch_equals_the_twin(groups: list[list[float]]) -> None:
+    """All of one prompt: groups are told apart by their place."""
+    rewards, k = [reward for members in groups for reward in members], len(groups[0])
+    ours = RewardHistory(config=Branch(max_advantage=1.5))
+    got = ours.advantages(torch.tensor(rewards), ["a cat"] * len(rewards), num_branches=k)
+    assert got.tolist() == pytest.approx(twin.branch_advantages(rewards, num_branches=k, max_advantage=1.5), abs=1e-6)
+
+
+@given(groups=GROUPS)
+def test_branch_is_blind_to_what_a_group_shares(groups: list[list[float]]) -> None:
+    rewards, k = torch.tensor(groups).double(), len(groups[0])
+    lifted = rewards + 100 * torch.arange(len(groups)).view(-1, 1)
+    first, second = (
+        RewardHistory(config=Branch()).advantages(r.flatten(), ["a cat"] * r.numel(), num_branches=k)
+        for r in (rewards, lifted)
+    )
+    assert first.tolist() == pytest.approx(second.tolist(), abs=1e-6)
+    assert first.view(-1, k).sum(dim=1).tolist() == pytest.approx([0] * len(groups), abs=1e-5)
+
+
+def test_a_group_of_near_ties_stays_one() -> None:
+    """Scaled by the round and not by itself."""
+    ours = RewardHistory(config=Branch())
+    got = ours.advantages(torch.tensor([0.0, 1e-3, 0.0, 2.0]), ["a cat"] * 4, num_branches=2).tolist()
+    assert abs(got[0]) < 1e-3
+    assert got[2:] == pytest.approx([-math.sqrt(2), math.sqrt(2)], rel=1e-5)
+
+
+@pytest.mark.parametrize("config", [Batch(), Branch()])
+def test_a_round_has_no_past_and_no_noise_blown_up(config: Batch | Branch) -> None:
+    ours = RewardHistory(config=config)
+    first = ours.advantages(torch.tensor([0.0, 1.0, 0.0, 1.0]), ["a cat"] * 4, num_branches=2)
+    assert first.tolist() == [-1.0, 1.0, -1.0, 1.0]
+    assert ours.rounds == []
+    assert ours.advantages(torch.tensor([0.1] * 6), ["a cat"] * 6, num_branches=3).tolist() == [0.0] * 6
+    near = torch.tensor([0.5, 0.5 + 1e-6], dtype=torch.float64)
+    assert ours.advantages(near, ["a cat"] * 2, num_branches=2).tolist() == [0.0, 0.0]
+    assert ours.advantages(torch.tensor([True, False]), ["a cat"] * 2, num_branches=2).tolist() == [1.0, -1.0]
+
+
+@pytest.mark.parametrize("config", [Batch(), Branch()])
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_rounds_advantages_are_clipped_on_both_sides(config: Batch | Branch, sign: float) -> None:
+    rewards = sign * torch.tensor([0.0] * 35 + [1.0])
+    got = RewardHistory(config=config).advantages(rewards, ["a cat"] * 36, num_branches=36)
+    assert got[-1] == sign * 5.0
+
+
+@pytest.mark.parametrize("config", [PromptHistory(), Batch(), Branch()])
+def test_is_a_normaliser(config: object) -> None:
+    assert isinstance(config, Normaliser)
+
+
+@pytest.mark.parametrize("cls", [Batch, Branch])
+@pytest.mark.parametrize(("name", "value"), [("std_floor", 0.0), ("max_advantage", float("nan"))])
+def test_limits_out_of_range_are_refused(cls: type[Batch | Branch], name: str, value: float) -> None:
+    with pytest.raises(UserError, match=rf"^advantage\.{name} is {value}; give .*\.$"):
+        cls(**{name: value})  # pyright: ignore[reportArgumentType]
+
+
+def test_branch_of_groups_of_one_is_refused() -> None:
+    with pytest.raises(
+        UserError, match=r"^rollout\.num_branches is 1 but advantage branch needs at least 2; give more"
+    ):
+        Branch().check(1)
+    Branch().check(2)
+    Batch().check(1)

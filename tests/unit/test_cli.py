@@ -1,12 +1,28 @@
 """Every mistake of the user: one sentence, exit code 2, nothing written, no model loaded."""
 
+import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
+from torch import Tensor
 
 from b2diffurl.cli import main
+from b2diffurl.contracts import Objective
+from b2diffurl.records import StepBatch
 
 QUICK = "emoji-quickstart"
+UNBRANCHED = ["train", QUICK, "selection:all", "--rollout.num-branches", "1"]
+
+
+class Mine(Objective):
+    """An objective as a user's module has it."""
+
+    def __init__(self, *, scale: float = 1.0, name: str = "mine") -> None:
+        self.scale, self.name = scale, name
+
+    def loss(self, batch: StepBatch) -> Tensor:
+        return -self.scale * batch.log_prob * batch.advantage
 
 
 def refuse(capsys: pytest.CaptureFixture[str], *words: str) -> str:
@@ -35,6 +51,18 @@ def refuse(capsys: pytest.CaptureFixture[str], *words: str) -> str:
         (["train", QUICK, "--selection.pos-threshold", "-0.5"], ["pos_threshold is -0.5", "above 0"]),
         (["train", QUICK, "--selection.neg-threshold", "0.5"], ["neg_threshold is 0.5", "below 0"]),
         (["train", QUICK, "--objective.clip-range", "0"], ["clip_range is 0", "above 0"]),
+        (["train", QUICK, "objective:policy-gradient"], ["objective policy-gradient", "is 6", "set both to 1"]),
+        (["train", QUICK, "objective:dpok"], ["objective dpok", "is 6", "set both to 1"]),
+        (["train", QUICK, "objective:dpok", "--objective.beta", "-1"], ["objective.beta is -1", "0 (no KL term)"]),
+        (["train", QUICK, "objective:dpo", "--objective.beta", "0"], ["objective.beta is 0", "above 0"]),
+        ([*UNBRANCHED, "objective:dpo", "--reward-queries-per-round", "45"], ["dpo", "45 prompts", "num_branches"]),
+        ([*UNBRANCHED, "advantage:branch"], ["num_branches is 1", "advantage branch", "advantage:prompt-history"]),
+        ([*UNBRANCHED, "schedule:adaptive"], ["num_branches is 1", "schedule adaptive", "schedule:backward"]),
+        (["train", QUICK, "schedule:table", "--schedule.rows", "2", "14"], ["schedule.rows is ((2, 14),)", "round 1"]),
+        (["train", QUICK, "schedule:table", "--schedule.rows", "1", "21"], ["schedule.rows is 21", "at most 20"]),
+        (["train", QUICK, "objective:nowhere:Mine"], ["'nowhere:Mine'", "no module 'nowhere'", "Python path"]),
+        (["train", QUICK, "objective:math:Mine"], ["'math:Mine'", "no attribute 'Mine'", "module:Class"]),
+        (["train", QUICK, "objective:math:"], ["'math:'", "module:Class"]),
         (["train", QUICK, "--prompts", "missing.txt"], ["'missing.txt'", "template1-train"]),
         (["train", QUICK, "--model", "./nowhere"], ["'./nowhere'", "diffusers directory"]),
         (["train", QUICK, "--reward", "no_such_module:f"], ["no_such_module", "Python path"]),
@@ -151,6 +179,73 @@ def test_flags_choose_parts_and_override_their_settings(capsys: pytest.CaptureFi
     assert 'use = "full"' in told
     assert 'use = "all"' in told
     assert "num_branches = 1" in told
+
+
+ONE_STEP = ["--optimization.num-minibatches", "1"]
+
+
+@pytest.mark.parametrize(
+    ("words", "written"),
+    [
+        (["objective:dpo"], {"objective": {"use": "dpo", "beta": 0.1}}),
+        (["objective:dpo", "--objective.beta", "5"], {"objective": {"use": "dpo", "beta": 5.0}}),
+        (["objective:dpok", *ONE_STEP, "--objective.beta", "0"], {"objective": {"use": "dpok", "beta": 0.0}}),
+        (["objective:policy-gradient", *ONE_STEP], {"objective": {"use": "policy-gradient"}}),
+        (
+            ["schedule:table", "--schedule.rows", "1", "14", "3", "20"],
+            {"schedule": {"use": "table", "rows": [[1, 14], [3, 20]]}},
+        ),
+        (
+            ["schedule:table", "--schedule.rows", "1", "14", "--seed", "3"],
+            {"schedule": {"use": "table", "rows": [[1, 14]]}, "seed": 3},
+        ),
+        (["advantage:batch"], {"advantage": {"use": "batch", "std_floor": 1e-4, "max_advantage": 5.0}}),
+        (["advantage:branch", "objective:dpo"], {"advantage": {"use": "branch"}, "objective": {"use": "dpo"}}),
+        (
+            ["selection:all", "--rollout.num-branches", "1", "objective:dpo"],
+            {"selection": {"use": "all"}, "rollout": {"num_branches": 1}, "objective": {"use": "dpo"}},
+        ),
+        (["schedule:adaptive", "--schedule.window", "3"], {"schedule": {"use": "adaptive", "window": 3}}),
+        (["--records.kl-to-reference"], {"records": {"kl_to_reference": True}}),
+        (
+            [f"objective:{__name__}:Mine"],
+            {"objective": {"use": "own", "name": f"{__name__}:Mine", "options": {}}},
+        ),
+        (
+            [f"objective:{__name__}:Mine", "--objective.options", "scale", "2.5", "name", "a b"],
+            {"objective": {"name": f"{__name__}:Mine", "options": {"scale": 2.5, "name": "a b"}}},
+        ),
+    ],
+)
+def test_any_combination_of_parts_is_said_in_flags_and_read_back(
+    words: list[str], written: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def within(part: Any, whole: Any) -> bool:
+        if isinstance(part, dict):
+            return all(within(value, whole[key]) for key, value in part.items())
+        return part == whole
+
+    assert main(["train", QUICK, "--dry-run", *words]) == 0
+    told = capsys.readouterr().out
+    assert within(written, tomllib.loads(told)), told
+    file = tmp_path / "mine.toml"
+    file.write_text(told, encoding="utf-8")
+    assert main(["train", str(file), "--dry-run"]) == 0
+    assert capsys.readouterr().out == told
+
+
+def test_a_users_objective_in_a_file_has_its_options_beside_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text(
+        'model = "emoji"\nreward = "clip:emoji"\nprompts = "template1-train"\nnum_rounds = 1\n'
+        f'reward_queries_per_round = 16\n[objective]\nuse = "{__name__}:Mine"\nscale = 0.5\n',
+        encoding="utf-8",
+    )
+    assert main(["train", str(file), "--dry-run"]) == 0
+    told = tomllib.loads(capsys.readouterr().out)["objective"]
+    assert told == {"use": "own", "name": f"{__name__}:Mine", "options": {"scale": 0.5}}
 
 
 @pytest.mark.parametrize("words", [["--help"], ["--version"]])

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from b2diffurl.errors import UserError
-from b2diffurl.prompts import draw_prompts, load_prompts, named_lists
+from b2diffurl.prompts import draw_prompts, load_prompt_list, load_prompts, named_lists, split_prompts
 
 LETTERS = tuple("abcdefg")
 
@@ -91,3 +91,57 @@ def test_a_draw_depends_on_seed_and_round_alone() -> None:
 def test_every_pass_has_its_own_order() -> None:
     drawn = draw_prompts(LETTERS, 14, seed=0, round_index=1)
     assert drawn[:7] != drawn[7:]
+
+
+JSON = b'["a cat", {"prompt": " two bears ", "count": 2, "tags": ["x"]}]'
+TOML = b'prompts = ["a cat", { prompt = "two bears", count = 2, tags = ["x"] }]'
+
+
+@pytest.mark.parametrize(("name", "content"), [("mine.json", JSON), ("mine.toml", TOML)])
+def test_a_structured_file_brings_metadata(name: str, content: bytes, tmp_path: Path) -> None:
+    found = load_prompt_list(write(tmp_path / name, content))
+    assert found.prompts == ("a cat", "two bears")
+    told = {"count": 2, "tags": ["x"]}
+    assert found.metadata_of(["two bears", "a cat", "two bears"]) == [told, {}, told]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("mine.json", b"[", "is no valid JSON: "),
+        ("mine.toml", b"prompts = [", "is no valid TOML: "),
+        ("mine.toml", b'other = ["a cat"]', "holds no prompt; "),
+        ("mine.json", b"[1]", "holds 1, which is no prompt; "),
+        ("mine.json", b'[{"text": "a cat"}]', "which is no prompt; "),
+        ("mine.json", b'["a cat", {"prompt": "a cat", "count": 1}]', "holds 'a cat' more than once; "),
+    ],
+)
+def test_a_structured_file_that_is_of_no_use_is_refused(name: str, content: bytes, said: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError) as refused:
+        load_prompt_list(write(tmp_path / name, content))
+    assert said in str(refused.value)
+
+
+@given(fraction=st.floats(0.15, 0.85), seed=st.integers(0, 50))
+def test_a_share_is_held_out_and_nothing_is_lost(fraction: float, seed: int) -> None:
+    train, held_out = split_prompts(LETTERS, str(fraction), seed=seed)
+    assert sorted(train + held_out) == list(LETTERS)
+    assert len(held_out) == round(fraction * len(LETTERS)) > 0
+    assert (train, held_out) == split_prompts(LETTERS, str(fraction), seed=seed)
+
+
+def test_another_list_is_held_out() -> None:
+    train = load_prompts("template1-train")
+    assert split_prompts(train, "template1-test", seed=0) == (train, load_prompts("template1-test"))
+    assert split_prompts(train, "", seed=0) == (train, ())
+
+
+@pytest.mark.parametrize("held_out", ["0", "1", "-0.5", "nan", "0.01"])
+def test_a_share_that_leaves_one_side_empty_is_refused(held_out: str) -> None:
+    with pytest.raises(UserError, match=rf"^held_out is {held_out}, which leaves"):
+        split_prompts(LETTERS, held_out, seed=0)
+
+
+def test_held_out_prompts_are_not_trained_on() -> None:
+    with pytest.raises(UserError, match="share 'a"):
+        split_prompts(load_prompts("template1-train"), "template1-all", seed=0)

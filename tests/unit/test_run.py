@@ -6,11 +6,14 @@ from typing import Any
 
 import pytest
 
+from b2diffurl.advantage import Batch, Branch
+from b2diffurl.contracts import Needs, Objective
 from b2diffurl.errors import UserError
 from b2diffurl.models import LoRA
+from b2diffurl.objectives import DDPO, DPO, DPOK, Own, PolicyGradient
 from b2diffurl.recipes import RECIPES, emoji_quickstart, recipe
 from b2diffurl.run import Branching, Records, Run, Sampler, check_run
-from b2diffurl.schedule import Backward, Full
+from b2diffurl.schedule import Adaptive, Backward, Full, Table
 from b2diffurl.selection import All, BestWorst
 from b2diffurl.update import Optimization, TrustRegion
 
@@ -159,3 +162,94 @@ def test_a_reward_from_python_needs_no_name(tmp_path: Path) -> None:
     prompts.write_text("a cat\n", encoding="utf-8")
     run = Run(model="emoji", reward="mine", prompts=str(prompts), num_rounds=1, reward_queries_per_round=4)
     check_run(run, own_reward=True)
+
+
+# Four objectives, two strategies, and what of them contradicts itself
+
+
+ONE_STEP = Optimization(num_inner_epochs=1, num_minibatches=1)
+UNBRANCHED = {"rollout": Branching(num_branches=1), "selection": All()}
+
+
+class OnPolicy(Objective):
+    """A user's, which says what it needs."""
+
+    needs = Needs(on_policy=True)
+
+
+class OnPolicyWithLoss(OnPolicy):
+    def loss(self, batch: Any) -> Any:
+        return -batch.log_prob
+
+
+@pytest.mark.parametrize("objective", [DDPO(), PolicyGradient(), DPOK(), DPO()])
+@pytest.mark.parametrize("schedule", [Full(), Backward(), Table(rows=((1, 14), (3, 20))), Adaptive()])
+@pytest.mark.parametrize("selection", [BestWorst(), All()])
+@pytest.mark.parametrize("num_branches", [4, 1])
+def test_any_combination_is_a_run(objective: Any, schedule: Any, selection: Any, num_branches: int) -> None:
+    """But for the two strategies that live on branch groups."""
+    changes = {
+        "rollout": Branching(num_branches=num_branches), "objective": objective, "schedule": schedule,
+        "selection": selection, "optimization": ONE_STEP,
+    }  # fmt: skip
+    if num_branches == 1 and (isinstance(schedule, Adaptive) or isinstance(selection, BestWorst)):
+        assert refusal(changes).startswith("rollout.num_branches is 1 but s")
+    else:
+        check_run(replace(emoji_quickstart(), **changes))
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [PolicyGradient(), DPOK(), Own(name=f"{__name__}:OnPolicyWithLoss")],
+)
+@pytest.mark.parametrize(("num_inner_epochs", "num_minibatches"), [(2, 1), (1, 2), (2, 4)])
+def test_two_updates_of_an_on_policy_objective_are_refused(
+    objective: Any, num_inner_epochs: int, num_minibatches: int
+) -> None:
+    optimization = Optimization(num_inner_epochs=num_inner_epochs, num_minibatches=num_minibatches)
+    message = refusal({"objective": objective, "optimization": optimization})
+    assert message.startswith(f"objective {objective.use} is on-policy, one optimizer step a round, but optimization.")
+    assert f"num_inner_epochs x num_minibatches is {num_inner_epochs * num_minibatches}; set both to 1" in message
+
+
+@pytest.mark.parametrize("objective", [DDPO(), DPO()])
+def test_other_objectives_may_update_more_than_once(objective: Any) -> None:
+    replace(emoji_quickstart(), objective=objective, optimization=Optimization(num_inner_epochs=2, num_minibatches=4))
+
+
+@pytest.mark.parametrize("reward_queries_per_round", [8, 45])
+def test_pairs_of_a_prompt_that_no_round_has_twice_are_refused(reward_queries_per_round: int) -> None:
+    changes: dict[str, Any] = UNBRANCHED | {"objective": DPO(), "reward_queries_per_round": reward_queries_per_round}
+    with pytest.raises(UserError) as refused:
+        check_run(replace(emoji_quickstart(), **changes))
+    message = str(refused.value)
+    assert message.startswith("objective dpo without branching needs pairs of one prompt, but a round of ")
+    assert f"{reward_queries_per_round} reward queries has each of 45 prompts once at most; raise " in message
+    assert "\n" not in message
+
+
+def test_pairs_that_a_round_can_have_are_welcome() -> None:
+    check_run(replace(emoji_quickstart(), **UNBRANCHED, objective=DPO(), reward_queries_per_round=46))
+    check_run(replace(emoji_quickstart(), **UNBRANCHED, objective=DDPO(), reward_queries_per_round=8))
+    check_run(replace(emoji_quickstart(), objective=DPO(), reward_queries_per_round=8))
+
+
+def test_advantages_of_branch_groups_of_one_are_refused() -> None:
+    message = refusal(UNBRANCHED | {"advantage": Branch()})
+    assert message.startswith("rollout.num_branches is 1 but advantage branch needs at least 2; ")
+    assert "advantage:prompt-history" in message
+    replace(emoji_quickstart(), **UNBRANCHED, advantage=Batch())
+
+
+def test_an_adaptive_schedule_without_branch_groups_is_refused() -> None:
+    message = refusal(UNBRANCHED | {"schedule": Adaptive()})
+    assert message.startswith("rollout.num_branches is 1 but schedule adaptive goes by the pairs of branch groups; ")
+    assert "schedule:backward" in message
+
+
+@pytest.mark.parametrize(
+    ("schedule", "field"), [(Adaptive(tau_first=11), "tau_first"), (Table(rows=((1, 5), (2, 11))), "rows")]
+)
+def test_every_schedule_that_is_longer_than_the_chain_is_refused(schedule: Any, field: str) -> None:
+    message = refusal({"sampler": Sampler(num_inference_steps=10), "schedule": schedule})
+    assert message.startswith(f"schedule.{field} is 11 but sampler.num_inference_steps is 10; ")

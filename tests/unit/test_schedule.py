@@ -1,12 +1,16 @@
 """Interval lengths against the slow twin."""
 
+from collections.abc import Sequence
+from fractions import Fraction
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from b2diffurl.contracts import Schedule
 from b2diffurl.errors import UserError
-from b2diffurl.schedule import Backward, Full
+from b2diffurl.records import PastRound
+from b2diffurl.schedule import Adaptive, Backward, Full, Table, Verdict
 from tests.reference import schedule as twin
 
 
@@ -45,7 +49,7 @@ def test_full_is_the_whole_chain_in_every_round() -> None:
     assert {Full().num_steps(i, num_rounds=5, num_inference_steps=20) for i in range(5)} == {20}
 
 
-@pytest.mark.parametrize("schedule", [Backward(), Full()])
+@pytest.mark.parametrize("schedule", [Backward(), Full(), Table(rows=((1, 14),)), Adaptive()])
 def test_is_a_schedule(schedule: object) -> None:
     assert isinstance(schedule, Schedule)
 
@@ -59,3 +63,182 @@ def test_an_interval_without_steps_is_refused(tau_first: int) -> None:
 def test_an_interval_longer_than_the_chain_is_refused() -> None:
     with pytest.raises(UserError, match=r"schedule\.tau_first is 14 but sampler\.num_inference_steps is 10; give"):
         Backward(tau_first=14).num_steps(0, num_rounds=100, num_inference_steps=10)
+
+
+# Table
+
+
+@given(
+    rounds=st.sets(st.integers(2, 30), max_size=5),
+    lengths=st.lists(st.integers(1, 20), min_size=6, max_size=6),
+    i=st.integers(0, 40),
+)
+def test_a_table_equals_the_twin(rounds: set[int], lengths: list[int], i: int) -> None:
+    rows = tuple(zip([1, *sorted(rounds)], lengths, strict=False))
+    got = Table(rows=rows).num_steps(i, num_rounds=40, num_inference_steps=20)
+    assert got == twin.table_length(i, rows)
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [(), ((2, 14),), ((0, 14), (1, 14)), ((1, 14), (1, 15)), ((1, 14), (5, 15), (3, 16)), ((1, 0),), ((1, 3), (2, -1))],
+)
+def test_bad_rows_are_refused_in_one_sentence(rows: tuple[tuple[int, int], ...]) -> None:
+    with pytest.raises(UserError) as refused:
+        Table(rows=rows)
+    assert str(refused.value).startswith(f"schedule.rows is {rows}; give ")
+    assert str(refused.value).endswith(".")
+
+
+def test_a_row_longer_than_the_chain_is_refused() -> None:
+    with pytest.raises(
+        UserError, match=r"^schedule\.rows is 21 but sampler\.num_inference_steps is 20; give at most 20"
+    ):
+        Table(rows=((1, 14), (3, 21))).check(20)
+    Table(rows=((1, 20),)).check(20)
+
+
+# Adaptive
+
+# Exact in floating point, and so are means over 1, 2 or 4 of them.
+EIGHTHS = st.integers(0, 8).map(lambda eighths: Fraction(eighths, 8))
+FRACTIONS = st.lists(EIGHTHS, min_size=1, max_size=30)
+
+
+def lengths_of(
+    schedule: Adaptive, pair_fractions: Sequence[float], *, num_inference_steps: int
+) -> list[tuple[int, Verdict]]:
+    """Length of each round and what is found after it, every round's past being the rounds before it."""
+    num_rounds = len(pair_fractions)
+    past: list[PastRound] = []
+    out: list[tuple[int, Verdict]] = []
+    for i, fraction in enumerate(pair_fractions):
+        length = schedule.num_steps(i, num_rounds=num_rounds, num_inference_steps=num_inference_steps, past=past)
+        past.append(PastRound(num_steps=length, pair_fraction=fraction))
+        found = schedule.verdict(num_rounds=num_rounds, num_inference_steps=num_inference_steps, past=past)
+        out.append((length, found))
+    return out
+
+
+@given(
+    data=st.data(),
+    fractions=FRACTIONS,
+    num_steps=st.integers(1, 20),
+    window=st.sampled_from([1, 2, 4]),
+    least=EIGHTHS,
+)
+def test_adaptive_equals_the_twin(
+    data: st.DataObject,
+    fractions: list[Fraction],
+    num_steps: int,
+    window: int,
+    least: Fraction,
+) -> None:
+    tau_first = data.draw(st.integers(1, num_steps))
+    schedule = Adaptive(tau_first=tau_first, window=window, least_pair_fraction=float(least))
+    got = lengths_of(schedule, [float(fraction) for fraction in fractions], num_inference_steps=num_steps)
+    expected = twin.adaptive_lengths(
+        fractions,
+        num_rounds=len(fractions),
+        num_inference_steps=num_steps,
+        tau_first=tau_first,
+        window=window,
+        least_pair_fraction=least,
+    )
+    assert [(length, found.name.lower()) for length, found in got] == expected
+
+
+@given(
+    data=st.data(),
+    fractions=st.lists(st.floats(0, 1), min_size=1, max_size=40),
+    num_steps=st.integers(1, 20),
+    window=st.integers(1, 4),
+    least=st.floats(0, 1),
+)
+def test_adaptive_never_shrinks_is_never_shorter_than_backward_and_reaches_the_chain(
+    data: st.DataObject, fractions: list[float], num_steps: int, window: int, least: float
+) -> None:
+    """Even where the rounds are so few that Backward grows by several steps at once."""
+    tau_first, num_rounds = data.draw(st.integers(1, num_steps)), len(fractions)
+    schedule = Adaptive(tau_first=tau_first, window=window, least_pair_fraction=least)
+    lengths = [length for length, _ in lengths_of(schedule, fractions, num_inference_steps=num_steps)]
+    backward = [
+        Backward(tau_first=tau_first).num_steps(i, num_rounds=num_rounds, num_inference_steps=num_steps)
+        for i in range(num_rounds)
+    ]
+    assert lengths[0] == tau_first
+    assert lengths == sorted(lengths)
+    assert all(ours >= theirs for ours, theirs in zip(lengths, backward, strict=True))
+    assert lengths[-1] <= num_steps
+    if num_rounds > num_steps - tau_first:
+        assert lengths[-1] == num_steps
+
+
+@given(fractions=st.lists(st.floats(0, 1), min_size=2, max_size=30), data=st.data())
+def test_a_round_is_decided_by_its_past_alone(fractions: list[float], data: st.DataObject) -> None:
+    """What is yet to come, and how often was asked, change nothing: a resumed run decides the same."""
+    schedule = Adaptive(tau_first=2)
+    whole = lengths_of(schedule, fractions, num_inference_steps=10)
+    i = data.draw(st.integers(1, len(fractions) - 1))
+    past = [PastRound(num_steps=n, pair_fraction=f) for (n, _), f in zip(whole[:i], fractions[:i], strict=True)]
+    again = schedule.num_steps(i, num_rounds=len(fractions), num_inference_steps=10, past=past)
+    assert again == whole[i][0]
+
+
+@pytest.mark.parametrize(
+    ("fractions", "verdict"),
+    [
+        ((), Verdict.KEPT),
+        ((0.5,), Verdict.KEPT),
+        ((0.49,), Verdict.DRY),
+        ((0.3, 0.4, 0.2), Verdict.DRY),  # never at 0.5 here
+        ((0.7, 0.5, 0.4), Verdict.LEARNED),  # 0.45 in the mean, and it was at 0.5 before
+        ((0.7, 0.6, 0.4), Verdict.KEPT),  # 0.5 in the mean
+        ((0.6, 0.3), Verdict.LEARNED),
+        ((0.1, 0.1, 0.6, 0.6), Verdict.KEPT),  # older rounds are not looked at
+    ],
+)
+def test_each_verdict_has_its_reason(fractions: tuple[float, ...], verdict: Verdict) -> None:
+    """So many rounds that Backward's pace is not felt."""
+    past = [PastRound(num_steps=14, pair_fraction=fraction) for fraction in fractions]
+    assert Adaptive().verdict(num_rounds=10_000, num_inference_steps=20, past=past) is verdict
+
+
+@pytest.mark.parametrize(("num_rounds", "verdict"), [(28, Verdict.PACE), (29, Verdict.KEPT)])
+def test_backwards_pace_is_a_reason_to_grow(num_rounds: int, verdict: Verdict) -> None:
+    """7 lengths in 28 rounds: 4 rounds each."""
+    past = [PastRound(num_steps=14, pair_fraction=0.5)] * 4
+    assert Adaptive().verdict(num_rounds=num_rounds, num_inference_steps=20, past=past) is verdict
+
+
+def test_rounds_at_other_lengths_do_not_count() -> None:
+    """The pairs of a shorter interval say nothing of this one."""
+    past = [PastRound(num_steps=14, pair_fraction=0.9)] * 5 + [PastRound(num_steps=15, pair_fraction=0.3)]
+    assert Adaptive().verdict(num_rounds=10_000, num_inference_steps=20, past=past) is Verdict.DRY
+    past = [PastRound(num_steps=14, pair_fraction=0.1)] * 5 + [PastRound(num_steps=15, pair_fraction=0.6)]
+    assert Adaptive().verdict(num_rounds=10_000, num_inference_steps=20, past=past) is Verdict.KEPT
+
+
+def test_the_whole_chain_has_no_verdict_but_kept() -> None:
+    past = [PastRound(num_steps=20, pair_fraction=0.0)] * 5
+    assert Adaptive().verdict(num_rounds=5, num_inference_steps=20, past=past) is Verdict.KEPT
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("tau_first", 0),
+        ("window", 0),
+        ("least_pair_fraction", 1.5),
+        ("least_pair_fraction", float("nan")),
+        ("least_pair_fraction", -0.1),
+    ],
+)
+def test_adaptive_settings_out_of_range_are_refused(name: str, value: float) -> None:
+    with pytest.raises(UserError, match=rf"^schedule\.{name} is {value}; give .*\.$"):
+        Adaptive(**{name: value})  # pyright: ignore[reportArgumentType]
+
+
+def test_an_adaptive_interval_longer_than_the_chain_is_refused() -> None:
+    with pytest.raises(UserError, match=r"schedule\.tau_first is 14 but sampler\.num_inference_steps is 10; give"):
+        Adaptive().check(10)

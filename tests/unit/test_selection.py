@@ -13,7 +13,7 @@ from tests.reference import selection as twin
 
 
 def select(advantages: list[float], *, num_branches: int) -> Selection:
-    return BestWorst().select(torch.tensor(advantages), num_branches=num_branches)
+    return BestWorst().select(torch.tensor(advantages), ["a cat"] * len(advantages), num_branches=num_branches)
 
 
 @given(data=st.data(), num_groups=st.integers(0, 5), num_branches=st.integers(2, 5))
@@ -23,7 +23,8 @@ def test_best_worst_equals_the_twin(data: st.DataObject, num_groups: int, num_br
     size = num_groups * num_branches
     advantages = data.draw(st.lists(values, min_size=size, max_size=size))
     pos, neg = data.draw(st.sampled_from([0.25, 0.5, 0.6])), data.draw(st.sampled_from([-0.25, -0.5, -0.6]))
-    got = BestWorst(pos_threshold=pos, neg_threshold=neg).select(torch.tensor(advantages), num_branches=num_branches)
+    selector = BestWorst(pos_threshold=pos, neg_threshold=neg)
+    got = selector.select(torch.tensor(advantages), ["a cat"] * size, num_branches=num_branches)
     index, pairs = twin.best_and_worst(advantages, num_branches=num_branches, pos_threshold=pos, neg_threshold=neg)
     assert got.index.tolist() == index
     assert [tuple(pair) for pair in got.pairs.tolist()] == pairs
@@ -63,7 +64,7 @@ def test_nothing_worth_training_on_is_an_empty_selection() -> None:
 
 
 def test_all_is_every_trajectory_whatever_its_advantage() -> None:
-    selection = All().select(torch.tensor([0.0, 0.1, -5.0]), num_branches=1)
+    selection = All().select(torch.tensor([0.0, 0.1, -5.0]), ["a cat", "a dog", "a bear"], num_branches=1)
     assert selection.index.tolist() == [0, 1, 2]
     assert selection.pairs.shape == (0, 2)
 
@@ -83,3 +84,33 @@ def test_a_pos_threshold_that_is_not_positive_is_refused(value: float) -> None:
 def test_a_neg_threshold_that_is_not_negative_is_refused(value: float) -> None:
     with pytest.raises(UserError, match=rf"^selection\.neg_threshold is {value}; give a number below 0, such as -0\.5"):
         BestWorst(neg_threshold=value)
+
+
+@given(data=st.data(), num_groups=st.integers(0, 4), num_branches=st.integers(1, 5))
+def test_the_pairs_of_all_equal_the_twin(data: st.DataObject, num_groups: int, num_branches: int) -> None:
+    """Without branching over prompts in any order; few different values, so that ties are common."""
+    size = num_groups * num_branches
+    advantages = data.draw(st.lists(st.sampled_from([-1.0, -0.25, 0.0, 0.5, 2.0]), min_size=size, max_size=size))
+    prompts = data.draw(st.lists(st.sampled_from(["a cat", "a dog", "a bear"]), min_size=size, max_size=size))
+    got = All().select(torch.tensor(advantages), prompts, num_branches=num_branches)
+    assert got.index.tolist() == list(range(size))
+    assert [tuple(pair) for pair in got.pairs.tolist()] == twin.all_pairs(
+        advantages, prompts, num_branches=num_branches
+    )
+
+
+def test_pairs_with_branching_are_of_one_group_even_where_groups_share_a_prompt() -> None:
+    selection = All().select(torch.tensor([5.0, 4.0, 1.0, 0.0]), ["a cat"] * 4, num_branches=2)
+    assert selection.pairs.tolist() == [[0, 1], [2, 3]]
+
+
+def test_pairs_without_branching_are_of_one_prompt() -> None:
+    prompts = ["a cat", "a dog", "a cat", "a dog", "a cat", "a bear"]
+    selection = All().select(torch.tensor([0.0, 3.0, 2.0, 1.0, 1.0, 9.0]), prompts, num_branches=1)
+    assert selection.pairs.tolist() == [[2, 0], [1, 3]]  # the middle cat and the only bear have nobody
+
+
+def test_ties_are_no_pairs() -> None:
+    assert All().select(torch.zeros(6), ["a cat"] * 6, num_branches=3).pairs.shape == (0, 2)
+    selection = All().select(torch.tensor([0.5, 0.5, 2.0, 0.5]), ["a cat"] * 4, num_branches=4)
+    assert selection.pairs.tolist() == [[2, 3]]

@@ -4,7 +4,6 @@ Shapes: B = 12 trajectories of 3 trunks with 4 branches, n = 3 trained steps of 
 """
 
 import copy
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -13,133 +12,36 @@ import torch
 from torch import Tensor
 
 from b2diffurl.contracts import Objective
-from b2diffurl.diffusion.ddim import DDIM
 from b2diffurl.diffusion.gaussian import LogProbReduction
 from b2diffurl.errors import RunStopped
 from b2diffurl.objectives import DDPO
-from b2diffurl.records import Selection, StepBatch, Trajectories
-from b2diffurl.rollout import NoiseKey, sample_branches
-from b2diffurl.update import Optimization, TrustRegion, Update
-from tests.reference import ddim as ddim_twin
+from b2diffurl.records import Selection, StepBatch
+from b2diffurl.update import Optimization, TrustRegion
 from tests.reference import ddpo as ddpo_twin
-from tests.reference import gaussian as gaussian_twin
-from tests.tiny import PROMPTS, TinyPolicy, chain, stable_diffusion_scheduler
+from tests.rounds import (
+    EVERY,
+    NO_REGION,
+    NUM_ELEMENTS,
+    ONE_STEP,
+    Metrics,
+    Round,
+    adamw,
+    choose,
+    move,
+    sample_round,
+    twin_log_prob,
+    twin_weights,
+    update,
+    weights,
+)
+from tests.tiny import TinyPolicy
 
-GUIDANCE = 3.0
-NUM_ELEMENTS = 32
 INF = float("inf")
-NO_REGION = TrustRegion(max_kl=INF)
-ONE_STEP = Optimization(num_inner_epochs=1, num_minibatches=1)
-Metrics = dict[str, float | None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Round:
-    """What a round has before its update."""
-
-    policy: TinyPolicy
-    ddim: DDIM
-    trajectories: Trajectories
-    advantages: Tensor
-    reduction: LogProbReduction = "mean"
-
-    def start(self) -> TinyPolicy:
-        """A policy as it was when it sampled."""
-        return copy.deepcopy(self.policy)
-
-
-def sample_round(*, reduction: LogProbReduction = "mean", set_alpha_to_one: bool = False) -> Round:
-    policy = TinyPolicy()
-    scheduler = stable_diffusion_scheduler(set_alpha_to_one=set_alpha_to_one)
-    ddim = chain(scheduler, num_inference_steps=5, eta=1.0)
-    rollout = sample_branches(
-        policy,
-        ddim,
-        prompts=PROMPTS,
-        num_interval_steps=3,
-        num_branches=4,
-        guidance_scale=GUIDANCE,
-        noise=NoiseKey(seed=0, stream=1),
-        chunk_size=5,
-        log_prob_reduction=reduction,
-    )
-    advantages = torch.randn(12, generator=torch.Generator().manual_seed(2))
-    return Round(
-        policy=policy, ddim=ddim, trajectories=rollout.trajectories, advantages=advantages, reduction=reduction
-    )
 
 
 @pytest.fixture(scope="module")
 def sampled() -> Round:
     return sample_round()
-
-
-def choose(*index: int) -> Selection:
-    return Selection(index=torch.tensor(index, dtype=torch.int64), pairs=torch.empty(0, 2, dtype=torch.int64))
-
-
-EVERY = choose(*range(12))
-
-
-def adamw(policy: TinyPolicy, *, learning_rate: float = 1e-3) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(policy.parameters(), lr=learning_rate)
-
-
-def update(
-    policy: TinyPolicy,
-    sampled: Round,
-    selection: Selection = EVERY,
-    *,
-    config: Optimization = ONE_STEP,
-    trust_region: TrustRegion = NO_REGION,
-    optimizer: torch.optim.Optimizer | None = None,
-    objective: Objective | None = None,
-    on_progress: Callable[[int], None] = lambda _: None,
-    seed: int = 0,
-    round_index: int = 7,
-) -> Metrics:
-    whole = Update(
-        policy=policy,
-        parameters=dict(policy.named_parameters()),
-        optimizer=optimizer or adamw(policy),
-        ddim=sampled.ddim,
-        objective=objective or DDPO(),
-        config=config,
-        trust_region=trust_region,
-        guidance_scale=GUIDANCE,
-        log_prob_reduction=sampled.reduction,
-        on_progress=on_progress,
-    )
-    return whole(sampled.trajectories, sampled.advantages, selection, seed=seed, round_index=round_index)
-
-
-def weights(policy: TinyPolicy) -> Tensor:
-    return torch.cat([parameter.detach().flatten().clone() for parameter in policy.parameters()])
-
-
-def move(policy: TinyPolicy, *, by: float) -> None:
-    """Take the policy away from the one that sampled."""
-    generator = torch.Generator().manual_seed(3)
-    with torch.no_grad():
-        for parameter in policy.parameters():
-            parameter.add_(by * torch.randn(parameter.shape, generator=generator))
-
-
-def twin_log_prob(policy: TinyPolicy, sampled: Round, trajectory: int, step: int) -> Tensor:
-    """Log-prob of one action in float64, with gradient; `policy` in float64."""
-    trajectories, ddim = sampled.trajectories, sampled.ddim
-    number = int(trajectories.step_index[step])
-    x = trajectories.latents[trajectory, step].double()
-    out = policy.predict(x[None], ddim.timesteps[[number]], [trajectories.prompts[trajectory]], guidance_scale=GUIDANCE)
-    mean, var = ddim_twin.transition(
-        list(out.flatten()),
-        x.flatten().tolist(),
-        alpha=ddim.alpha[number].item(),
-        alpha_prev=ddim.alpha_prev[number].item(),
-        eta=1.0,
-    )
-    action = trajectories.latents[trajectory, step + 1].double().flatten().tolist()
-    return gaussian_twin.log_prob(action, mean, var, reduction=sampled.reduction)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,16 +52,6 @@ class Expected:
     kl: float
     clip_fraction: float
     gradient: Tensor
-
-
-def twin_weights(sampled: Round) -> list[float]:
-    """Of the trained steps' losses: one over the sensitivity, and 1 on average."""
-    ddim = sampled.ddim
-    weights = [
-        1 / ddim_twin.sensitivity(alpha=ddim.alpha[i].item(), alpha_prev=ddim.alpha_prev[i].item(), eta=1.0)
-        for i in sampled.trajectories.step_index.tolist()
-    ]
-    return [weight * len(weights) / sum(weights) for weight in weights]
 
 
 def twin_pass(
@@ -330,7 +222,6 @@ def test_an_empty_selection_is_a_round_without_an_update(sampled: Round) -> None
     assert all(parameter.grad is None for parameter in policy.parameters())
     assert metrics == {
         "objective/loss": None,
-        "objective/clip_fraction": None,
         "policy/ratio_max_error": None,
         "policy/grad_norm": None,
         "policy/kl_to_old": None,
@@ -483,7 +374,7 @@ def test_a_log_prob_that_is_not_finite_names_its_denoising_step(step: int, sampl
     assert torch.equal(weights(policy), weights(sampled.policy))
 
 
-class InfiniteSlope:
+class InfiniteSlope(Objective):
     """An objective with a finite loss whose gradient is not."""
 
     def loss(self, batch: StepBatch) -> Tensor:
@@ -499,10 +390,10 @@ def test_a_gradient_that_is_not_finite_stops_before_the_step(sampled: Round) -> 
     assert not optimizer.state
 
 
-def test_an_objective_without_a_clip_is_welcome(sampled: Round) -> None:
-    class PolicyGradient:
+def test_an_objective_that_has_nothing_but_a_loss_is_welcome(sampled: Round) -> None:
+    class Plain(Objective):
         def loss(self, batch: StepBatch) -> Tensor:
             return -batch.log_prob * batch.advantage
 
-    metrics = update(sampled.start(), sampled, objective=PolicyGradient())
+    metrics = update(sampled.start(), sampled, objective=Plain())
     assert metrics["update/num_optimizer_steps"] == 1

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from b2diffurl.diffusion.ddim import DDIM
-from b2diffurl.emoji.oracle import load_oracle
+from b2diffurl.emoji.oracle import Verdict, load_oracle
 from b2diffurl.emoji.world import ACTIVITIES, ANIMALS, parse_prompt
 from b2diffurl.errors import UserError
 from b2diffurl.evaluation.metrics import entropy, inception_score
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 # Streams of noise that no round has, so that evaluation never sees the noise of training.
 EVALUATION_STREAM = 2**32
 SAMPLES_STREAM = 2**32 + 1
+PROBE_STREAM = 2**32 + 2
 EMOJI_METRICS = ("clip_score", "scene_accuracy", "style_entropy", "inception_score")
 GENERAL_METRICS = ("clip_score", "inception_score")
 
@@ -123,14 +124,18 @@ def is_emoji_world(prompts: Sequence[str]) -> bool:
     return all(parse_prompt(prompt) is not None for prompt in prompts)
 
 
-def _judge_emoji(pictures: Pictures) -> dict[str, float]:
-    verdict = load_oracle().judge(pictures.images)
-    wanted = [parsed for parsed in map(parse_prompt, pictures.prompts) if parsed is not None]
+def scene_is_right(verdict: Verdict, prompts: Sequence[str]) -> Bool[Tensor, " B"]:
+    """Whether each picture shows the animal and the activity of its prompt."""
+    wanted = [parsed for parsed in map(parse_prompt, prompts) if parsed is not None]
     animal = torch.tensor([ANIMALS.index(name) for name, _ in wanted])
     activity = torch.tensor([ACTIVITIES.index(name) for _, name in wanted])
-    right = (verdict.animal == animal) & (verdict.activity == activity)
+    return (verdict.animal == animal) & (verdict.activity == activity)
+
+
+def _judge_emoji(pictures: Pictures) -> dict[str, float]:
+    verdict = load_oracle().judge(pictures.images)
     return {
-        "scene_accuracy": float(right.float().mean()),
+        "scene_accuracy": float(scene_is_right(verdict, pictures.prompts).float().mean()),
         "style_entropy": entropy(verdict.style.argmax(-1)),
         "inception_score": inception_score(verdict.features),
     }

@@ -1,6 +1,6 @@
 """A Stable Diffusion pipeline as a policy: adapter on it is p_theta, adapter off it is the pretrained p_pre.
 
-Base weights, text encoder and autoencoder are frozen; the LoRA alone is trained. Dropout is off everywhere.
+Base weights, text encoders and autoencoder are frozen; the LoRA alone is trained. Dropout is off everywhere.
 
 Shapes: B latents of C x H x W, L text tokens of D channels, pictures of 3 x H' x W' in [0, 1].
 """
@@ -13,73 +13,85 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from diffusers.utils import convert_state_dict_to_diffusers
+from diffusers.utils import convert_unet_state_dict_to_peft
 from jaxtyping import Float, Int
 from peft import LoraConfig
-from peft.utils import get_peft_model_state_dict
+from peft.utils import set_peft_model_state_dict
 from torch import Tensor
-from transformers import CLIPTextModel, CLIPTokenizer
 
 from b2diffurl.diffusion.ddim import DDIM
 from b2diffurl.errors import UserError
+from b2diffurl.models.export import save_adapter
+from b2diffurl.models.half import backward_in_range
 from b2diffurl.models.lora import LoRA
-from b2diffurl.models.source import check_lora, resolve_model
+from b2diffurl.models.memory import Memory
+from b2diffurl.models.pipeline import Parts, latent_size, load_parts, load_tokenizers, vae_scale_factor
+from b2diffurl.models.source import check_lora, public_name
+from b2diffurl.models.text import Conditioning, check_prompts
 
+__all__ = ["SAFETY_CHECKER_NOTE", "Policy", "check_prompts", "load_tokenizer", "load_tokenizers"]
+
+SAFETY_CHECKER_NOTE = "The model's safety checker is off: training sees, and the pictures show, what the model draws."
+load_tokenizer = load_tokenizers
 _ADAPTER = "default"
+_PIXELS_AT_ONCE = 2**20  # of pictures that are decoded together, about 5 GB for Stable Diffusion's autoencoder (ours)
 
 
 class Policy:
     """A text-to-image model that can be sampled, replayed and trained.
 
     Make one with `Policy.load`. It caches the embedding of every prompt it has seen.
+
+    Args:
+        parts: of the model.
+        model: its name.
+        memory: number formats and recomputation.
+        negative_prompt: text of the unconditional half of guidance; "" for none.
+
+    Attributes:
+        num_evaluations: latents that the UNet has seen so far; guidance counts twice, a recomputation not at all.
     """
 
-    def __init__(
-        self,
-        *,
-        unet: UNet2DConditionModel,
-        vae: AutoencoderKL,
-        text_encoder: CLIPTextModel,
-        tokenizer: CLIPTokenizer,
-        scheduler: DDIMScheduler,
-    ) -> None:
-        self.unet, self.vae, self.text_encoder, self.tokenizer = unet, vae, text_encoder, tokenizer
-        self._scheduler = scheduler
-        self._embeddings: dict[str, Tensor] = {}
-        for module in (unet, vae, text_encoder):
+    def __init__(self, parts: Parts, *, model: str, memory: Memory, negative_prompt: str) -> None:
+        self.unet, self.vae, self._text = parts.unet, parts.vae, parts.text
+        self.model, self.has_safety_checker = model, parts.has_safety_checker
+        self._scheduler, self._pipeline = parts.scheduler, parts.pipeline
+        self._dtype: torch.dtype = getattr(torch, memory.base_weights)
+        self._negative_prompt = negative_prompt
+        self.num_evaluations = 0
+        self._embedded: dict[str, Conditioning] = {}
+        self._negative: Conditioning | None = None
+        check_prompts(self._text.tokenizers, [negative_prompt])
+        for module in (self.unet, self.vae, *self._text.modules):
             module.requires_grad_(False).eval()
-        for module in (unet, vae):
+        for module in (self.unet, self.vae):
             module.to(memory_format=torch.channels_last)
+        if memory.gradient_checkpointing:
+            self.unet.enable_gradient_checkpointing()
 
     @classmethod
-    def load(cls, model: str, *, device: torch.device | str = "cpu") -> "Policy":
-        """Load a model in float32, without its safety checker.
+    def load(
+        cls,
+        model: str,
+        *,
+        device: torch.device | str = "cpu",
+        memory: Memory = Memory(),  # noqa: B008 - frozen
+        negative_prompt: str = "",
+    ) -> "Policy":
+        """Load a model, without its safety checker.
 
         Args:
-            model: "emoji", a local diffusers directory, or a hub id.
+            model: "emoji", a local diffusers directory, a .safetensors checkpoint file, or a hub id.
             device: where it runs.
+            memory: number formats and recomputation.
+            negative_prompt: text of the unconditional half of guidance. "" for none, which is the embedded "", or
+                zeros where the pipeline's config says so (XL's `force_zeros_for_empty_prompt`).
 
         Raises:
-            UserError: the model cannot be found or is not supported.
+            UserError: the model cannot be found or is not supported, or the negative prompt is too long for it.
         """
-        source = resolve_model(model)
-        try:
-            pipe = StableDiffusionPipeline.from_pretrained(
-                source, dtype=torch.float32, safety_checker=None, requires_safety_checker=False
-            )
-        except OSError as error:
-            raise UserError(f"model {model!r} could not be loaded: {str(error).splitlines()[0]}") from error
-        pipe.to(device)
-        # clip_sample is no key of many schedulers' configs and DDIM's default of it would change the chain.
-        scheduler = DDIMScheduler.from_config(pipe.scheduler.config, **_unless_set(pipe.scheduler.config))
-        if scheduler.config.clip_sample or scheduler.config.thresholding:
-            raise UserError(
-                f"model {model!r} clips or thresholds its samples, which has no exact log-prob; use another."
-            )
-        return cls(
-            unet=pipe.unet, vae=pipe.vae, text_encoder=pipe.text_encoder, tokenizer=pipe.tokenizer, scheduler=scheduler
-        )
+        parts = load_parts(model, device=device, memory=memory)
+        return cls(parts, model=model, memory=memory, negative_prompt=negative_prompt)
 
     @property
     def device(self) -> torch.device:
@@ -89,8 +101,7 @@ class Policy:
     @property
     def latent_shape(self) -> tuple[int, int, int]:
         """Channels, height and width of a latent."""
-        size = self.unet.config.sample_size
-        return (self.unet.config.in_channels, size, size)
+        return (self.unet.config.in_channels, *latent_size(self.unet))
 
     def ddim(self, *, num_inference_steps: int, eta: float) -> DDIM:
         """The model's denoising chain, its timesteps taken from the scheduler's own schedule."""
@@ -106,16 +117,27 @@ class Policy:
             prediction_type=self._scheduler.config.prediction_type,
         )
 
-    @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> Float[Tensor, "B L D"]:
-        """Embed prompts; "" is the unconditional embedding."""
-        new = sorted(set(prompts) - self._embeddings.keys())
-        if new:
-            check_prompts(self.tokenizer, new)
-            tokens = self.tokenizer(new, padding="max_length", return_tensors="pt")
-            embedded = self.text_encoder(tokens.input_ids.to(self.device)).last_hidden_state
-            self._embeddings.update(zip(new, embedded, strict=True))
-        return torch.stack([self._embeddings[prompt] for prompt in prompts])
+        """Embed prompts: the tokens that cross-attention sees."""
+        return self.condition(prompts).tokens
+
+    @torch.no_grad()
+    def condition(self, prompts: Sequence[str]) -> Conditioning:
+        """What the UNet is told of prompts.
+
+        Raises:
+            UserError: a prompt is too long for the model.
+        """
+        for prompt in sorted(set(prompts) - self._embedded.keys()):
+            check_prompts(self._text.tokenizers, [prompt])
+            self._embedded[prompt] = self._text.encode(prompt)
+        return Conditioning.join([self._embedded[prompt] for prompt in prompts])
+
+    @torch.no_grad()
+    def _unconditional(self, num: int) -> Conditioning:
+        if self._negative is None:
+            self._negative = self._text.encode_negative(self._negative_prompt)
+        return Conditioning.join([self._negative] * num)
 
     def predict(
         self,
@@ -128,28 +150,51 @@ class Policy:
         """The network's output under classifier-free guidance (arXiv 2207.12598), which is part of the policy.
 
         Gradient flows through both halves. At guidance 1 the unconditional half has no weight and is not computed.
+        Whatever the base weights' format, latents and output are float32.
         """
-        text = self.encode(prompts)
+        told = self.condition(prompts)
         if guidance_scale == 1.0:
-            return self.unet(x, timestep, encoder_hidden_states=text, return_dict=False)[0]
-        without = self.encode([""]).expand_as(text)
-        both = self.unet(
-            torch.cat([x, x]),
-            torch.cat([timestep, timestep]),
-            encoder_hidden_states=torch.cat([without, text]),
-            return_dict=False,
-        )[0]
+            return self._forward(x, timestep, told)
+        told = Conditioning.join([self._unconditional(len(prompts)), told])
+        both = self._forward(torch.cat([x, x]), torch.cat([timestep, timestep]), told)
         unconditional, conditional = both.chunk(2)
         return unconditional + guidance_scale * (conditional - unconditional)
 
+    def _forward(self, x: Tensor, timestep: Tensor, told: Conditioning) -> Tensor:
+        self.num_evaluations += len(x)
+
+        def output() -> Tensor:
+            return self.unet(x.to(self._dtype), timestep, **told.unet_arguments, return_dict=False)[0]
+
+        if self._dtype == torch.float16 and torch.is_grad_enabled():
+            return backward_in_range(output, list(self.trainable_parameters().values()))
+        return output().float()
+
     @torch.no_grad()
-    def decode(self, latents: Float[Tensor, "B C H W"], *, chunk_size: int = 64) -> Float[Tensor, "B 3 H2 W2"]:
-        """Pictures in [0, 1], float32, on the CPU."""
+    def decode(self, latents: Float[Tensor, "B C H W"], *, chunk_size: int | None = None) -> Float[Tensor, "B 3 H2 W2"]:
+        """Pictures in [0, 1], float32, on the CPU.
+
+        Args:
+            latents: x_0.
+            chunk_size: pictures at once; by default as many as make a megapixel, at most 64.
+        """
+        if chunk_size is None:
+            pixels = latents.shape[-2] * latents.shape[-1] * vae_scale_factor(self.vae) ** 2
+            chunk_size = max(1, min(64, _PIXELS_AT_ONCE // pixels))
         pictures = [
-            (self.vae.decode(chunk / self.vae.config.scaling_factor, return_dict=False)[0] / 2 + 0.5).clamp(0, 1).cpu()
-            for chunk in latents.to(self.device).split(chunk_size)
+            (self.vae.decode(self._unscale(chunk), return_dict=False)[0] / 2 + 0.5).clamp(0, 1).cpu()
+            for chunk in latents.to(self.device, torch.float32).split(chunk_size)
         ]
         return torch.cat(pictures)
+
+    def _unscale(self, latents: Tensor) -> Tensor:
+        """From the UNet's unit to the autoencoder's."""
+        config = self.vae.config
+        mean, std = (getattr(config, name, None) for name in ("latents_mean", "latents_std"))
+        if mean is None or std is None:
+            return latents / config.scaling_factor
+        mean, std = (torch.tensor(value).view(1, -1, 1, 1).to(latents) for value in (mean, std))
+        return latents * std / config.scaling_factor + mean
 
     # The adapter
 
@@ -172,7 +217,14 @@ class Policy:
                 self.unet.add_adapter(config, adapter_name=_ADAPTER)
             except ValueError as error:
                 raise UserError(f"lora.target_modules is {lora.target_modules}: {error}") from error
+        self._lift_adapter()
         self.unet.eval()
+
+    def _lift_adapter(self) -> None:
+        """Make the adapter float32: peft gives it the format of the layer that it stands on."""
+        for name, parameter in self.unet.named_parameters():
+            if ".lora_" in name:
+                parameter.data = parameter.data.float()
 
     @contextmanager
     def reference(self) -> Generator[None]:
@@ -200,63 +252,30 @@ class Policy:
             parameter.copy_(state[name])
 
     def save_lora(self, directory: Path) -> None:
-        """Write the adapter so that `pipe.load_lora_weights(directory)` of stock diffusers loads it."""
-        config = self.unet.peft_config[_ADAPTER].to_dict()
-        metadata = {key: value for key, value in config.items() if key in ("r", "lora_alpha", "lora_dropout", "bias")}
-        metadata["target_modules"] = sorted(config["target_modules"])
-        StableDiffusionPipeline.save_lora_weights(
-            directory,
-            unet_lora_layers=convert_state_dict_to_diffusers(get_peft_model_state_dict(self.unet)),
-            unet_lora_adapter_metadata=metadata,
-        )
+        """Write the adapter for `pipe.load_lora_weights(directory)` of stock diffusers, and for PEFT into `peft/`."""
+        save_adapter(self.unet, directory, adapter=_ADAPTER, pipeline=self._pipeline, model=public_name(self.model))
 
     def load_lora(self, directory: Path) -> None:
         """Load an adapter that `save_lora`, or any trainer for diffusers, has written.
 
         Raises:
-            UserError: there is none in the directory.
+            UserError: there is none in the directory, or it is of another model.
         """
         check_lora(directory)
         try:
-            found = StableDiffusionPipeline.lora_state_dict(directory, local_files_only=True, return_lora_metadata=True)
+            found = self._pipeline.lora_state_dict(
+                directory, local_files_only=True, return_lora_metadata=True, unet_config=self.unet.config
+            )
             state, alphas, metadata = found[0], found[1], found[-1]
-            StableDiffusionPipeline.load_lora_into_unet(
+            self._pipeline.load_lora_into_unet(
                 state, network_alphas=alphas, unet=self.unet, adapter_name=_ADAPTER, metadata=metadata
             )
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RuntimeError) as error:
             raise UserError(f"lora directory {directory} holds no adapter for this model: {error}") from error
+        if self._dtype != torch.float32:
+            self._lift_adapter()
+            of_unet = {name.removeprefix("unet."): value for name, value in state.items() if name.startswith("unet.")}
+            if not any("lora_A" in name for name in of_unet):
+                of_unet = convert_unet_state_dict_to_peft(of_unet)
+            set_peft_model_state_dict(self.unet, of_unet, _ADAPTER)
         self.unet.requires_grad_(False).eval()
-
-
-def check_prompts(tokenizer: CLIPTokenizer, prompts: Sequence[str]) -> None:
-    """Refuse prompts that a tokenizer would cut.
-
-    Raises:
-        UserError: names the prompt and the part that would be lost.
-    """
-    limit = tokenizer.model_max_length
-    for prompt in prompts:
-        ids = tokenizer(prompt, verbose=False).input_ids
-        if len(ids) > limit:
-            lost = tokenizer.decode(ids[limit - 1 : -1])
-            raise UserError(
-                f"prompt {prompt!r} is {len(ids)} tokens long and the model reads {limit}: "
-                f"{lost!r} would be cut; shorten it."
-            )
-
-
-def load_tokenizer(model: str) -> CLIPTokenizer:
-    """Load a model's tokenizer alone, to check prompts before anything heavy is loaded.
-
-    Raises:
-        UserError: the model cannot be found or is not supported.
-    """
-    try:
-        return CLIPTokenizer.from_pretrained(resolve_model(model), subfolder="tokenizer")
-    except OSError as error:
-        raise UserError(f"model {model!r} could not be loaded: {str(error).splitlines()[0]}") from error
-
-
-def _unless_set(config: dict[str, object]) -> dict[str, bool]:
-    """Stable Diffusion's values for keys that a scheduler's config leaves out."""
-    return {key: False for key in ("clip_sample", "set_alpha_to_one") if key not in config}

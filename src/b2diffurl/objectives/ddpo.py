@@ -10,12 +10,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from b2diffurl.config import settings
+from b2diffurl.contracts import Objective
 from b2diffurl.errors import UserError
 from b2diffurl.records import StepBatch
 
 
 @settings
-class DDPO:
+class DDPO(Objective):
     """-min(rho A, clip(rho, 1 - e, 1 + e) A) with rho = exp(log_prob - old_log_prob).
 
     Attributes:
@@ -42,9 +43,9 @@ class DDPO:
         clipped = ratio.clamp(1 - self.clip_range, 1 + self.clip_range)
         return -torch.minimum(ratio * batch.advantage, clipped * batch.advantage)
 
-    def is_clipped(self, batch: StepBatch) -> Float[Tensor, " M"]:
-        """1 where the clip takes the gradient away, else 0."""
+    def metrics(self, batch: StepBatch) -> dict[str, Tensor]:
+        """clip_fraction: 1 where the clip takes the gradient away, else 0."""
         ratio = torch.exp(batch.log_prob - batch.old_log_prob)
         high = (ratio > 1 + self.clip_range) & (batch.advantage > 0)
         low = (ratio < 1 - self.clip_range) & (batch.advantage < 0)
-        return (high | low).float()
+        return {"clip_fraction": (high | low).float()}

@@ -10,6 +10,14 @@ METRIC_NOTES: dict[str, str] = {
         "Denoising steps trained in this round, counted from the end of the trajectory. "
         "Backward progressive training lets it grow up to the sampler's number of steps."
     ),
+    "interval/pair_fraction": (
+        "Pairs per branch group. Near 0, the interval is too short to make a difference, or what it can teach has been "
+        "learned."
+    ),
+    "interval/verdict": (
+        "Why the adaptive schedule makes the next interval longer: 0 it does not, 1 the backward schedule's pace, "
+        "2 the pairs have been learned, 3 they have run dry."
+    ),
     "reward/mean": "Mean reward of the round's images, in the reward's own unit. Higher is better.",
     "reward/std": "Standard deviation of the reward over the round's images, in the reward's own unit.",
     "advantage/zero_fraction": (
@@ -20,9 +28,9 @@ METRIC_NOTES: dict[str, str] = {
         "Trajectories selected for the update: the best and the worst of each branch group, where they pass the "
         "thresholds. 0 is a round without an update."
     ),
-    "selection/num_groups_with_pair": (
-        "Branch groups of which both the best and the worst trajectory were selected; preference objectives (dpo) "
-        "learn from these alone."
+    "selection/num_pairs": (
+        "Pairs of a better and a worse trajectory: best and worst of a branch group, where both pass the thresholds. "
+        "Preference objectives (dpo) learn from these alone."
     ),
     "objective/loss": (
         "The objective's value, to minimise; empty in a round without an update. Its level means little, and it need "
@@ -31,6 +39,21 @@ METRIC_NOTES: dict[str, str] = {
     "objective/clip_fraction": (
         "Share of trained steps (0 to 1) where the clip range takes the gradient away. 0 throughout: the clip never "
         "acts. Near 1: the updates are too large."
+    ),
+    "objective/kl_term": (
+        "The KL's part of DPOK's loss, beta times KL(policy || reference) in the unit of the log-probs. 0 at the "
+        "start; as large as the rest of the loss, it holds the policy still."
+    ),
+    "objective/margin": (
+        "DPO's implicit reward of the better step minus that of the worse, times beta, before the sigmoid. Begins at "
+        "0 and should rise; well above 3 the pairs teach nothing more."
+    ),
+    "objective/pair_accuracy": (
+        "Share of pairs (0 to 1) that DPO's implicit reward ranks right. 0 before anything is learned, as all are ties."
+    ),
+    "policy/kl_to_reference": (
+        "Exact KL divergence from the policy to the pretrained model, in nats per step, mean over trained steps, while "
+        "the round's update goes on. 0 at the start; how far fine-tuning has gone."
     ),
     "policy/ratio_max_error": (
         "Largest |ratio - 1| between replayed and sampled log-probs before the first update. In float32 it must stay "
@@ -51,6 +74,14 @@ METRIC_NOTES: dict[str, str] = {
     "picture/contrast": (
         "Standard deviation of a picture's values, 0 to 0.5, averaged over the round's pictures. A steady drift warns "
         "of pictures that turn flat or garish, even while the reward rises."
+    ),
+    "unet/rollout_evaluations": (
+        "Latents that the UNet saw while the round was sampled, trunks and branches; guidance counts twice. "
+        "`b2diffurl plan` foretells this number."
+    ),
+    "unet/update_evaluations": (
+        "Latents that the UNet saw in the round's update: replays, the reference's passes and the trust region's "
+        "measurement; a backward pass is not counted besides its forward pass."
     ),
     "time/rollout_s": "Seconds spent sampling trunks and branches.",
     "time/reward_s": "Seconds spent scoring images.",

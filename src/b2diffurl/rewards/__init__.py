@@ -1,5 +1,10 @@
 """Rewards: pictures and prompts in, one number a picture out. Higher is better."""
 
-from b2diffurl.rewards.load import load_reward
+from b2diffurl.rewards.load import check_reward, check_watched, load_reward, load_watched
+from b2diffurl.rewards.terms import Term, parse_reward
+from b2diffurl.rewards.weighted_sum import WeightedSum, score_parts
 
-__all__ = ["load_reward"]
+__all__ = [
+    "Term", "WeightedSum", "check_reward", "check_watched", "load_reward", "load_watched", "parse_reward",
+    "score_parts",
+]  # fmt: skip

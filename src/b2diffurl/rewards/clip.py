@@ -21,6 +21,8 @@ from b2diffurl.images import to_pil
 VIT_H_14 = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
 _EMOJI = "emoji"
 _CHUNK_SIZE = 64
+# Each byte has two tokens, within a word and at its end. Without files, transformers makes up a tokenizer of 2.
+_MIN_TOKENS = 512
 
 
 class CLIPScore:
@@ -29,19 +31,26 @@ class CLIPScore:
     Args:
         model: "emoji", a local directory in transformers format, or a hub id.
         device: where it runs.
+        processor: where image processor and tokenizer come from, if not from the model.
+        name: of the reward, for messages, if it is not clip:MODEL.
 
     Raises:
         UserError: the model cannot be loaded.
     """
 
-    def __init__(self, model: str, *, device: torch.device | str = "cpu") -> None:
-        source = str(emoji.clip_dir()) if model == _EMOJI else model
+    def __init__(
+        self, model: str, *, device: torch.device | str = "cpu", processor: str | None = None, name: str | None = None
+    ) -> None:
+        name = name or f"clip:{model}"
+        source, of_processor = _source(model), _source(processor or model)
         try:
             self.clip: CLIPModel = CLIPModel.from_pretrained(source, dtype=torch.float32)
-            self.processor = CLIPImageProcessorPil.from_pretrained(source)
-            self.tokenizer = CLIPTokenizer.from_pretrained(source)
+            self.processor = CLIPImageProcessorPil.from_pretrained(of_processor)
+            self.tokenizer = CLIPTokenizer.from_pretrained(of_processor)
         except (OSError, ValueError) as error:
-            raise UserError(f"reward clip:{model} could not be loaded: {str(error).splitlines()[0]}") from error
+            raise UserError(f"reward {name} could not be loaded: {str(error).splitlines()[0]}") from error
+        if len(self.tokenizer) < _MIN_TOKENS:
+            raise UserError(f"reward {name} could not be loaded: {of_processor} has no tokenizer; save it there.")
         self.clip.requires_grad_(False).eval()
         self.clip.to(torch.device(device))  # pyright: ignore[reportArgumentType]
 
@@ -71,6 +80,10 @@ class CLIPScore:
 
     def _project_images(self, pixels: Float[Tensor, "B 3 h w"]) -> Float[Tensor, "B D"]:
         return self.clip.visual_projection(self.clip.vision_model(pixel_values=pixels).pooler_output)
+
+
+def _source(model: str) -> str:
+    return str(emoji.clip_dir()) if model == _EMOJI else model
 
 
 def _unit(x: Float[Tensor, "B D"]) -> Float[Tensor, "B D"]:

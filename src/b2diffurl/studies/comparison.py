@@ -16,11 +16,15 @@ import numpy as np
 
 from b2diffurl.config import to_toml
 from b2diffurl.errors import UserError
-from b2diffurl.recipes import emoji_ddpo, emoji_quickstart
-from b2diffurl.run import Run
+from b2diffurl.recipes import emoji_ddpo, emoji_dpo, emoji_dpok, emoji_policy_gradient, emoji_quickstart
+from b2diffurl.run import Branching, Run
+from b2diffurl.schedule import Adaptive, Full
+from b2diffurl.selection import All
+from b2diffurl.studies.curves import draw_curves
 
 Arms = dict[str, Run]  # by name; each is trained with every seed
 _GRID_ROUNDS = 6
+_OBJECTIVES_QUERIES = 1536
 _METRICS = ("clip_score", "scene_accuracy", "style_entropy", "inception_score")
 _PHASES = ("time/rollout_s", "time/reward_s", "time/update_s")
 
@@ -62,6 +66,23 @@ def _grid() -> Arms:
     return _with_curve(arms, every=6)
 
 
+def _objectives() -> Arms:
+    """Four objectives, each plain, with backward progressive training, and with branches too; equal reward queries."""
+    arms: Arms = {}
+    for name, make in (
+        ("DDPO", emoji_quickstart), ("PG", emoji_policy_gradient), ("DPOK", emoji_dpok), ("DPO", emoji_dpo),
+    ):  # fmt: skip
+        run = make()
+        run = replace(run, num_rounds=_OBJECTIVES_QUERIES // run.reward_queries_per_round)
+        alone = replace(run, rollout=Branching(num_branches=1), selection=All())
+        arms[f"{name} vanilla"] = replace(alone, schedule=Full())
+        arms[f"{name} backward"] = alone
+        arms[f"{name} B²"] = run
+    small = arms["PG B²"]  # many small rounds: there an adaptive schedule can decide something
+    arms["PG B² adaptive"] = replace(small, schedule=Adaptive(window=4))
+    return arms
+
+
 def _with_curve(arms: Arms, *, every: int) -> Arms:
     return {name: replace(run, records=replace(run.records, evaluate_every_rounds=every)) for name, run in arms.items()}
 
@@ -70,13 +91,14 @@ STUDIES: dict[str, Callable[[], Arms]] = {
     "quickstart": _quickstart,
     "b2-against-ddpo": _b2_against_ddpo,
     "b2-against-ddpo-grid": _grid,
+    "objectives": _objectives,
 }
 
 
 def run_study(
     name: str, *, output: Path, seeds: Sequence[int], num_jobs: int, tell: Callable[[str], None] = lambda _: None
 ) -> str:
-    """Train all runs of a study that are not finished, then write and return its table.
+    """Train all runs of a study that are not finished, then write its curves and its table, and return the table.
 
     Args:
         name: one of `STUDIES`.
@@ -101,6 +123,10 @@ def run_study(
             future.result()
     table = f"{_table(arms, output, seeds)}\n{_table_of_seeds(arms, output, seeds)}"
     (output / "table.md").write_text(table, encoding="utf-8")
+    files = {arm: [_folder(output, arm, seed) / "metrics.jsonl" for seed in seeds] for arm in arms}
+    draw_curves(
+        {arm: [file for file in found if file.is_file()] for arm, found in files.items()}, output / "curves.png"
+    )
     return table
 
 
@@ -128,14 +154,16 @@ def _train(run: Run, folder: Path, num_jobs: int, tell: Callable[[str], None]) -
 
 def curve(folder: Path) -> list[Point]:
     """Every evaluation of a run, the one before training first."""
-    before = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))["before"]
-    points, seconds = [Point(reward_queries=0, seconds=0.0, numbers=before)], 0.0
+    found = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
+    points, seconds, queries = [Point(reward_queries=0, seconds=0.0, numbers=found["before"])], 0.0, 0
     for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
         metrics = json.loads(line)
-        seconds += sum(metrics[phase] for phase in _PHASES)
+        seconds, queries = seconds + sum(metrics[phase] for phase in _PHASES), metrics["reward_queries"]
         numbers = {name: metrics[f"evaluation/{name}"] for name in _METRICS if f"evaluation/{name}" in metrics}
         if numbers:
-            points.append(Point(reward_queries=metrics["reward_queries"], seconds=seconds, numbers=numbers))
+            points.append(Point(reward_queries=queries, seconds=seconds, numbers=numbers))
+    if "after" in found and points[-1].reward_queries < queries:
+        points.append(Point(reward_queries=queries, seconds=seconds, numbers=found["after"]))
     return points
 
 

@@ -1,0 +1,113 @@
+"""Bytes that one picture's backward pass keeps, for full-size UNets, counted without weights, download or GPU.
+
+The networks live on the meta device: shapes alone. What autograd saves is counted once a storage, frozen weights left
+out, and attention as a fused kernel keeps it (queries, keys, values, output). `b2diffurl plan` has these numbers.
+
+    python benchmarks/activations.py
+"""
+
+import argparse
+import os
+from typing import Any
+
+import torch
+
+os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+from diffusers import UNet2DConditionModel
+from peft import LoraConfig
+from torch import Tensor
+
+CONFIGS: dict[str, dict[str, Any]] = {
+    "sd1": {
+        "sample_size": 64,
+        "cross_attention_dim": 768,
+        "attention_head_dim": 8,
+        "block_out_channels": (320, 640, 1280, 1280),
+    },
+    "sd2": {
+        "sample_size": 96,
+        "cross_attention_dim": 1024,
+        "attention_head_dim": (5, 10, 20, 20),
+        "use_linear_projection": True,
+        "block_out_channels": (320, 640, 1280, 1280),
+    },
+    "sdxl": {
+        "sample_size": 128,
+        "cross_attention_dim": 2048,
+        "attention_head_dim": (5, 10, 20),
+        "use_linear_projection": True,
+        "block_out_channels": (320, 640, 1280),
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        "transformer_layers_per_block": (1, 2, 10),
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 256,
+        "projection_class_embeddings_input_dim": 2816,
+    },
+}
+
+
+class FusedAttention(torch.autograd.Function):
+    """Keeps what a fused kernel keeps; its arithmetic does not matter on the meta device."""
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        out = torch.empty_like(query)
+        ctx.save_for_backward(query, key, value, out)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:
+        return tuple(torch.empty_like(saved) for saved in ctx.saved_tensors[:3])
+
+
+def saved_bytes(family: str, *, dtype: torch.dtype, checkpointing: bool, batch_size: int) -> tuple[int, int]:
+    """Bytes that the backward pass keeps, and the network's number of parameters."""
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(**CONFIGS[family]).to(dtype).requires_grad_(False)
+        unet.add_adapter(LoraConfig(r=8, target_modules=["to_q", "to_k", "to_v", "to_out.0"]))
+        unet.train()  # diffusers checkpoints in training mode only
+        if checkpointing:
+            unet.enable_gradient_checkpointing()
+        size, width = unet.config.sample_size, unet.config.cross_attention_dim
+        added = {"text_embeds": torch.empty(batch_size, 1280, dtype=dtype), "time_ids": torch.empty(batch_size, 6)}
+        known = {parameter.untyped_storage()._cdata for parameter in unet.parameters()}
+        found: dict[int, int] = {}
+
+        def pack(tensor: Tensor) -> Tensor:
+            storage = tensor.untyped_storage()
+            if storage._cdata not in known:
+                found[storage._cdata] = storage.nbytes()
+                kept.append(tensor)  # or its storage's address is used again
+            return tensor
+
+        kept: list[Tensor] = []
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            unet(
+                torch.empty(batch_size, 4, size, size, dtype=dtype),
+                torch.zeros(batch_size, dtype=torch.long),
+                encoder_hidden_states=torch.empty(batch_size, 77, width, dtype=dtype),
+                added_cond_kwargs=added if family == "sdxl" else None,
+            )
+    return sum(found.values()), sum(parameter.numel() for parameter in unet.parameters())
+
+
+def main() -> None:
+    """Print a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.parse_args()
+    torch.nn.functional.scaled_dot_product_attention = lambda query, key, value, **_: FusedAttention.apply(
+        query, key, value
+    )
+    print("| UNet | parameters | format | checkpointing | MiB kept a picture |\n|---|---|---|---|---|")
+    for family in CONFIGS:
+        for dtype in (torch.float32, torch.bfloat16):
+            for checkpointing in (False, True):
+                one, parameters = saved_bytes(family, dtype=dtype, checkpointing=checkpointing, batch_size=1)
+                two, _ = saved_bytes(family, dtype=dtype, checkpointing=checkpointing, batch_size=2)
+                name = str(dtype).removeprefix("torch.")
+                print(f"| {family} | {parameters:,} | {name} | {checkpointing} | {(two - one) / 2**20:,.0f} |")
+
+
+if __name__ == "__main__":
+    main()

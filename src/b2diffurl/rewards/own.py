@@ -1,0 +1,232 @@
+"""A reward of the user's own: a function, an async function or a class, in a module or in a file.
+
+What it gives may be a tensor, an array or a list; it becomes a tensor here. It may take `metadata`, a mapping a
+picture.
+"""
+
+import asyncio
+import importlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from b2diffurl.errors import UserError
+
+Metadata = Sequence[Mapping[str, Any]]
+_METADATA = "metadata"
+_DEVICE = "device"
+
+
+class OwnReward:
+    """The user's own reward as the trainer calls one.
+
+    Args:
+        name: "MODULE:NAME", or "path/to/FILE.py:NAME" relative to the current directory. NAME is a function, or a class
+            that is made once, without arguments but for `device` if it takes one, and then called.
+        device: where a model runs.
+
+    Raises:
+        UserError: there is nothing of that name, or it cannot be called as a reward is.
+    """
+
+    def __init__(self, name: str, *, device: torch.device | str = "cpu") -> None:
+        found = _find(name)
+        self.name = name
+        self.function = _make(found, device) if inspect.isclass(found) else found
+
+    def __call__(
+        self, images: Float[Tensor, "B 3 H W"], prompts: Sequence[str], metadata: Metadata | None = None
+    ) -> Tensor:
+        """Score pictures: whatever numbers the function gives, of its type and shape, on the CPU."""
+        return call(self.function, images, prompts, metadata=metadata, name=self.name)
+
+
+def call(
+    function: Callable[..., Any],
+    images: Float[Tensor, "B 3 H W"],
+    prompts: Sequence[str],
+    *,
+    metadata: Metadata | None = None,
+    name: str = "of your own",
+) -> Tensor:
+    """Call anything that is a reward, wait for it if it is async, and make what it gives a tensor.
+
+    Args:
+        function: called with (images, prompts), and with `metadata=` if it takes that.
+        images: in [0, 1].
+        prompts: one a picture.
+        metadata: one mapping a picture; by default empty ones.
+        name: for messages.
+
+    Raises:
+        UserError: what it gives is no numbers.
+    """
+    if _METADATA in _parameters(function):
+        given = metadata if metadata is not None else [{} for _ in prompts]
+        scores = function(images, prompts, metadata=given)
+    else:
+        scores = function(images, prompts)
+    return _to_tensor(_wait(scores) if inspect.isawaitable(scores) else scores, name)
+
+
+def check_own(name: str) -> None:
+    """Refuse an own reward that cannot be called. Its module is imported; a class is not made.
+
+    Raises:
+        UserError: as `OwnReward`.
+    """
+    found = _find(name)
+    if inspect.isclass(found):
+        _check_class(found, name)
+        _check_arguments(found.__call__, name, num=3)  # with self
+    else:
+        _check_arguments(found, name, num=2)
+
+
+def _check_class(found: type, name: str) -> None:
+    if not any("__call__" in vars(base) for base in found.__mro__):
+        raise UserError(f"reward is {name!r}, a class without __call__; give it __call__(self, images, prompts).")
+    parameters = _parameters(found)
+    missing = [
+        parameter.name
+        for parameter in parameters.values()
+        if parameter.default is parameter.empty
+        and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+        and parameter.name != _DEVICE
+    ]
+    if missing:
+        raise UserError(
+            f"reward is {name!r}, a class that cannot be made without {missing[0]!r}; give every argument but "
+            "`device` a default, or name a function."
+        )
+
+
+def _check_arguments(function: Callable[..., Any], name: str, *, num: int) -> None:
+    parameters = _parameters(function)
+    named = {_METADATA: None} if _METADATA in parameters else {}
+    try:
+        inspect.Signature(list(parameters.values())).bind(*[None] * num, **named)
+    except TypeError as error:
+        raise UserError(
+            f"reward is {name!r}, which cannot be called with pictures and prompts ({error}); "
+            "write it as f(images, prompts)."
+        ) from error
+
+
+def _parameters(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    try:
+        return inspect.signature(function).parameters
+    except ValueError:  # some functions written in C do not say
+        return inspect.signature(lambda *_: None).parameters
+
+
+# Finding it
+
+
+def _find(name: str) -> Callable[..., Any]:
+    where, _, what = name.rpartition(":")
+    module = _module_of_file(Path(where), name) if where.endswith(".py") else _module(where, name)
+    found = getattr(module, what, None)
+    if not callable(found):
+        kind = "file" if where.endswith(".py") else "module"
+        raise UserError(f"reward is {name!r} but {kind} {where} has no function {what!r}.")
+    return found
+
+
+def _module(where: str, name: str) -> ModuleType:
+    try:
+        return importlib.import_module(where)
+    except ModuleNotFoundError as error:
+        file = Path(*where.split(".")).with_suffix(".py")
+        way_out = f"give its file, '{file}:{name.rpartition(':')[2]}'" if file.is_file() else "give FILE.py:FUNCTION"
+        raise UserError(
+            f"reward is {name!r} but there is no module {error.name!r}; is it on the Python path? If not, {way_out}."
+        ) from error
+    except (TypeError, ValueError) as error:  # a relative or an empty name
+        raise UserError(f"reward is {name!r}, which names no module; give MODULE:FUNCTION.") from error
+
+
+def _module_of_file(file: Path, name: str) -> ModuleType:
+    file = file.expanduser()
+    path = file.resolve()
+    if not path.is_file():
+        raise UserError(
+            f"reward is {name!r} but there is no file {file}; give a path relative to {Path.cwd()}, or a whole one."
+        )
+    known = f"{path.stem}@{path}"  # no name that an import statement could mean
+    if known in sys.modules:
+        return sys.modules[known]
+    spec = importlib.util.spec_from_file_location(known, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[known] = module
+    try:
+        with _beside(path.parent):
+            spec.loader.exec_module(module)
+    except BaseException as error:
+        del sys.modules[known]
+        if isinstance(error, (ModuleNotFoundError, SyntaxError)):
+            raise UserError(f"reward is {name!r} but {file} cannot be imported: {_cause(error)}; mend it.") from error
+        raise
+    return module
+
+
+@contextmanager
+def _beside(folder: Path) -> Generator[None]:
+    """The file may import what lies beside it, as a script may."""
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(folder))
+
+
+def _cause(error: ModuleNotFoundError | SyntaxError) -> str:
+    if isinstance(error, SyntaxError):
+        return f"{error.msg}, line {error.lineno}"
+    return f"there is no module {error.name!r}"
+
+
+# Calling it
+
+
+def _make(cls: Callable[..., Any], device: torch.device | str) -> Callable[..., Any]:
+    return cls(device=device) if _DEVICE in _parameters(cls) else cls()
+
+
+def _wait(scores: Awaitable[Any]) -> Any:
+    async def waited() -> Any:
+        return await scores
+
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(waited())
+    with ThreadPoolExecutor(max_workers=1) as thread:  # a notebook has a loop of its own, which must not be entered
+        return thread.submit(asyncio.run, waited()).result()
+
+
+def _to_tensor(scores: Any, name: str) -> Tensor:
+    if isinstance(scores, Tensor):
+        return scores.detach().cpu()
+    if isinstance(scores, (list, tuple)):
+        scores = [score.tolist() if isinstance(score, Tensor) else score for score in scores]
+    try:
+        return torch.as_tensor(np.array(scores, order="C"))
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"reward {name} gave a {type(scores).__name__} that is no row of numbers; "
+            "return a tensor, an array or a list with one number a picture."
+        ) from error

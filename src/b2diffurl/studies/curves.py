@@ -1,0 +1,56 @@
+"""The curves of a study: mean reward of the training pictures by reward queries, a panel an objective."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+Curve = tuple[list[int], list[float]]
+_WINDOW_QUERIES = 192  # small rounds are noisy: what is drawn is the mean over at least so many pictures
+
+
+def reward_curve(metrics_file: Path) -> Curve:
+    """Reward queries and mean reward, rounds pooled until they hold enough pictures to tell something."""
+    queries: list[int] = []
+    means: list[float] = []
+    pooled: list[tuple[int, float]] = []
+    before = 0
+    for line in metrics_file.read_text(encoding="utf-8").splitlines():
+        told = json.loads(line)
+        pooled.append((told["reward_queries"] - before, told["reward/mean"]))
+        before = told["reward_queries"]
+        num = sum(part for part, _ in pooled)
+        if num >= _WINDOW_QUERIES:
+            queries.append(before)
+            means.append(sum(part * mean for part, mean in pooled) / num)
+            pooled = []
+    return queries, means
+
+
+def draw_curves(arms: Mapping[str, Sequence[Path]], file: Path) -> None:
+    """Draw every arm's mean over its seeds, the range between them shaded; arms share a panel by their first word.
+
+    Args:
+        arms: metrics files of every arm, a seed each.
+        file: the picture to write.
+    """
+    panels = list(dict.fromkeys(name.split(" ")[0] for name in arms))
+    figure = Figure(figsize=(3.2 * len(panels), 3.2), layout="constrained")
+    for axes, panel in zip(np.atleast_1d(figure.subplots(1, len(panels), sharey=True)), panels, strict=True):
+        for name, files in arms.items():
+            if name.split(" ")[0] != panel or not files:
+                continue
+            curves = [reward_curve(found) for found in files]
+            length = min(len(queries) for queries, _ in curves)
+            means = np.array([values[:length] for _, values in curves])
+            queries = curves[0][0][:length]
+            label = name.removeprefix(panel).strip() or name
+            (line,) = axes.plot(queries, means.mean(axis=0), label=label)
+            axes.fill_between(queries, means.min(axis=0), means.max(axis=0), color=line.get_color(), alpha=0.15)
+        axes.set_title(panel)
+        axes.set_xlabel("reward queries")
+        axes.legend(fontsize=8)
+    figure.axes[0].set_ylabel("mean reward of training pictures")
+    figure.savefig(file, dpi=120)

@@ -1,0 +1,165 @@
+"""A round of the tiny policy, sampled and ready for its update.
+
+Shapes: B = 12 trajectories of 3 trunks with 4 branches, n = 3 trained steps of T = 5.
+"""
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from b2diffurl.contracts import Objective
+from b2diffurl.diffusion.ddim import DDIM
+from b2diffurl.diffusion.gaussian import LogProbReduction
+from b2diffurl.objectives import DDPO
+from b2diffurl.records import Selection, Trajectories
+from b2diffurl.rollout import NoiseKey, sample_branches
+from b2diffurl.update import Optimization, TrustRegion, Update
+from tests.reference import ddim as ddim_twin
+from tests.reference import gaussian as gaussian_twin
+from tests.tiny import PROMPTS, TinyPolicy, chain, stable_diffusion_scheduler
+
+GUIDANCE = 3.0
+NUM_ELEMENTS = 32
+NO_REGION = TrustRegion(max_kl=float("inf"))
+ONE_STEP = Optimization(num_inner_epochs=1, num_minibatches=1)
+Metrics = dict[str, float | None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Round:
+    """What a round has before its update."""
+
+    policy: TinyPolicy
+    ddim: DDIM
+    trajectories: Trajectories
+    advantages: Tensor
+    reduction: LogProbReduction = "mean"
+
+    def start(self) -> TinyPolicy:
+        """A policy as it was when it sampled."""
+        return copy.deepcopy(self.policy)
+
+
+def sample_round(
+    *,
+    reduction: LogProbReduction = "mean",
+    set_alpha_to_one: bool = False,
+    prompts: Sequence[str] = PROMPTS,
+    num_branches: int = 4,
+    trained_by: float = 0.0,
+) -> Round:
+    """Sample; with `trained_by` the policy that samples is that far from its own reference."""
+    policy = TinyPolicy()
+    move(policy, by=trained_by, seed=5)
+    scheduler = stable_diffusion_scheduler(set_alpha_to_one=set_alpha_to_one)
+    ddim = chain(scheduler, num_inference_steps=5, eta=1.0)
+    rollout = sample_branches(
+        policy,
+        ddim,
+        prompts=prompts,
+        num_interval_steps=3,
+        num_branches=num_branches,
+        guidance_scale=GUIDANCE,
+        noise=NoiseKey(seed=0, stream=1),
+        chunk_size=5,
+        log_prob_reduction=reduction,
+    )
+    advantages = torch.randn(len(prompts) * num_branches, generator=torch.Generator().manual_seed(2))
+    return Round(
+        policy=policy, ddim=ddim, trajectories=rollout.trajectories, advantages=advantages, reduction=reduction
+    )
+
+
+def choose(*index: int, pairs: Sequence[tuple[int, int]] = ()) -> Selection:
+    return Selection(
+        index=torch.tensor(index, dtype=torch.int64), pairs=torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2)
+    )
+
+
+EVERY = choose(*range(12))
+
+
+def adamw(policy: TinyPolicy, *, learning_rate: float = 1e-3) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(policy.parameters(), lr=learning_rate)
+
+
+def sgd(policy: TinyPolicy) -> torch.optim.Optimizer:
+    """At rate 1, which shows the gradient."""
+    return torch.optim.SGD(policy.parameters(), lr=1.0)
+
+
+def update(
+    policy: TinyPolicy,
+    sampled: Round,
+    selection: Selection = EVERY,
+    *,
+    config: Optimization = ONE_STEP,
+    trust_region: TrustRegion = NO_REGION,
+    optimizer: torch.optim.Optimizer | None = None,
+    objective: Objective | None = None,
+    log_kl_to_reference: bool = False,
+    on_progress: Callable[[int], None] = lambda _: None,
+    seed: int = 0,
+    round_index: int = 7,
+) -> Metrics:
+    whole = Update(
+        policy=policy,
+        parameters=dict(policy.named_parameters()),
+        optimizer=optimizer or adamw(policy),
+        ddim=sampled.ddim,
+        objective=objective or DDPO(),
+        config=config,
+        trust_region=trust_region,
+        guidance_scale=GUIDANCE,
+        log_prob_reduction=sampled.reduction,
+        log_kl_to_reference=log_kl_to_reference,
+        on_progress=on_progress,
+    )
+    return whole(sampled.trajectories, sampled.advantages, selection, seed=seed, round_index=round_index)
+
+
+def weights(policy: TinyPolicy) -> Tensor:
+    return torch.cat([parameter.detach().flatten().clone() for parameter in policy.parameters()])
+
+
+def move(policy: TinyPolicy, *, by: float, seed: int = 3) -> None:
+    """Take the policy away from where it is."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            parameter.add_(by * torch.randn(parameter.shape, generator=generator))
+
+
+def twin_transition(policy: TinyPolicy, sampled: Round, trajectory: int, step: int) -> tuple[list[Tensor], float]:
+    """Mean, with gradient, and variance of one action's distribution in float64; `policy` in float64."""
+    trajectories, ddim = sampled.trajectories, sampled.ddim
+    number = int(trajectories.step_index[step])
+    x = trajectories.latents[trajectory, step].double()
+    out = policy.predict(x[None], ddim.timesteps[[number]], [trajectories.prompts[trajectory]], guidance_scale=GUIDANCE)
+    return ddim_twin.transition(
+        list(out.flatten()),
+        x.flatten().tolist(),
+        alpha=ddim.alpha[number].item(),
+        alpha_prev=ddim.alpha_prev[number].item(),
+        eta=1.0,
+    )
+
+
+def twin_log_prob(policy: TinyPolicy, sampled: Round, trajectory: int, step: int) -> Tensor:
+    """Log-prob of one action in float64, with gradient; `policy` in float64."""
+    mean, var = twin_transition(policy, sampled, trajectory, step)
+    action = sampled.trajectories.latents[trajectory, step + 1].double().flatten().tolist()
+    return gaussian_twin.log_prob(action, mean, var, reduction=sampled.reduction)
+
+
+def twin_weights(sampled: Round) -> list[float]:
+    """Of the trained steps' losses: one over the sensitivity, and 1 on average."""
+    ddim = sampled.ddim
+    found = [
+        1 / ddim_twin.sensitivity(alpha=ddim.alpha[i].item(), alpha_prev=ddim.alpha_prev[i].item(), eta=1.0)
+        for i in sampled.trajectories.step_index.tolist()
+    ]
+    return [weight * len(found) / sum(found) for weight in found]

@@ -1,0 +1,125 @@
+"""What a run will cost: counted by hand, and against what a run then counts."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from torch import Tensor
+
+import b2diffurl
+from b2diffurl.cli import main
+from b2diffurl.collapse import Collapse
+from b2diffurl.models import Memory
+from b2diffurl.objectives import DPO
+from b2diffurl.plan import estimate_memory, fit, interval_lengths, model_shape, round_cost
+from b2diffurl.recipes import RECIPES, recipe
+from b2diffurl.run import Branching, Run, Sampler
+from b2diffurl.schedule import Full
+from b2diffurl.selection import All
+from b2diffurl.update import Optimization, TrustRegion
+
+_GIB = 2**30
+
+
+def metrics_of(folder: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def brightness(images: Tensor, prompts: Sequence[str]) -> Tensor:
+    assert len(images) == len(prompts)
+    return images.mean(dim=(1, 2, 3))
+
+
+def test_a_round_counted_by_hand() -> None:
+    """64 trunks of 6 steps; 256 branches of 14; of 128 selected at most each 14 steps, and 21 measured once more."""
+    run = recipe("emoji-quickstart")
+    cost = round_cost(run, model_shape("emoji"), num_interval_steps=14)
+    assert (cost.trunk_evaluations, cost.branch_evaluations) == (64 * 6, 256 * 14)
+    assert cost.most_update_evaluations == (128 + 21) * 14
+    assert cost.latent_bytes == 256 * 15 * 4 * 8 * 8 * 4
+    assert interval_lengths(run) == [14 + i * 7 // 18 for i in range(18)]
+
+
+def test_guidance_and_the_reference_cost_evaluations() -> None:
+    run, shape = recipe("emoji-quickstart"), model_shape("emoji")
+    plain = round_cost(run, shape, num_interval_steps=14)
+    guided = round_cost(replace(run, sampler=Sampler(guidance_scale=3.0)), shape, num_interval_steps=14)
+    assert guided.rollout_evaluations == 2 * plain.rollout_evaluations
+    assert guided.most_update_evaluations == 2 * plain.most_update_evaluations
+    dpo = round_cost(replace(run, objective=DPO()), shape, num_interval_steps=14)
+    assert dpo.most_update_evaluations == (2 * 128 + 2 * 10) * 14
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"sampler": Sampler(num_inference_steps=6, guidance_scale=2.0)},
+        {"rollout": Branching(num_branches=1), "schedule": Full(), "selection": All()},
+        {"rollout": Branching(num_branches=2, chunk_size=3), "selection": All(), "objective": DPO()},
+        {"selection": All(), "memory": Memory(base_weights="bfloat16")},
+    ],
+    ids=["quickstart", "guided", "vanilla", "dpo", "bfloat16"],
+)
+def test_a_run_counts_what_the_plan_foretells(
+    changes: dict[str, object], tmp_path: Path, small_run: Callable[..., Run], prompts_file: Path
+) -> None:
+    calm = Optimization(learning_rate=1e-6, num_minibatches=2, num_inner_epochs=2)
+    blind = Collapse(max_reward_drop=1e9, max_contrast_factor=1e9)  # two small rounds say nothing
+    run = small_run(
+        prompts=str(prompts_file), optimization=calm, trust_region=TrustRegion(max_kl=1e6), collapse=blind, **changes
+    )
+    folder = b2diffurl.train(run, output=tmp_path / "run", reward=brightness)
+    lengths = interval_lengths(run)
+    for line, length in zip(metrics_of(folder), lengths, strict=True):
+        cost = round_cost(run, model_shape("emoji"), num_interval_steps=length)
+        assert line["interval/num_steps"] == length
+        assert line["unet/rollout_evaluations"] == cost.rollout_evaluations
+        exact = isinstance(run.selection, All)
+        if exact and not run.objective.needs.pairs:
+            assert line["unet/update_evaluations"] == cost.most_update_evaluations
+        assert line["unet/update_evaluations"] <= cost.most_update_evaluations
+
+
+def test_memory_grows_with_what_is_asked_for() -> None:
+    run = recipe("paper-template1-clip")
+    shape = model_shape(run.model)
+    base = estimate_memory(run, shape)
+    full = estimate_memory(replace(run, memory=Memory()), shape)
+    saving = estimate_memory(replace(run, memory=Memory(base_weights="bfloat16", gradient_checkpointing=True)), shape)
+    assert base is not None
+    assert full is not None
+    assert saving is not None
+    assert saving.total < base.total < full.total
+    assert base.total < 16 * _GIB
+    assert estimate_memory(recipe("emoji-quickstart"), model_shape("emoji")) is None
+
+
+def test_sizes_are_chosen_for_the_memory_there_is() -> None:
+    run = recipe("paper-template1-clip")
+    shape = model_shape(run.model)
+    small, large = (fit(run, shape, memory_bytes=float(gib * _GIB)) for gib in (12, 80))
+    assert small is not None
+    assert large is not None
+    assert small.optimization.micro_batch_size < large.optimization.micro_batch_size
+    for found, gib in ((small, 12), (large, 80)):
+        estimate = estimate_memory(found, shape)
+        assert estimate is not None
+        assert estimate.total <= gib * _GIB
+    assert fit(run, shape, memory_bytes=2.0 * _GIB) is None
+
+
+@pytest.mark.parametrize("name", sorted(RECIPES))
+def test_every_recipe_can_be_planned(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", name, "--memory-gib", "24"]) == 0
+    out = capsys.readouterr().out
+    assert "UNet evaluations, branches" in out
+    assert name.startswith("emoji") or "For 24 GiB: --rollout.chunk-size" in out
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "inf", "nan"])
+def test_no_memory_is_refused(value: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "sdxl-clip", "--memory-gib", value]) == 2
+    assert capsys.readouterr().err.startswith("b2diffurl: memory_gib is ")
