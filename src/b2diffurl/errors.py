@@ -23,6 +23,14 @@ class RunStopped(RuntimeError):  # noqa: N818 - it says what happened, which nee
         self.cause = cause
         self.first_bad_round = round_index if first_bad_round is None else first_bad_round
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Travel to another process whole."""
+        return _stopped, (self.round_index, self.cause, self.first_bad_round)
+
+
+def _stopped(round_index: int, cause: str, first_bad_round: int) -> RunStopped:
+    return RunStopped(round_index=round_index, cause=cause, first_bad_round=first_bad_round)
+
 
 class RewardFailed(Exception):  # noqa: N818 - it says what happened
     """A reward that failed after its retries, told in one sentence. The run is stopped with its state saved.

@@ -34,8 +34,8 @@ class RunFolder:
         self._stopped = path / "stopped.json"
         self._samples = path / "samples"
 
-    def begin(self, run: Run, *, resume: bool) -> None:
-        """Make the folder, or see that it holds this very run.
+    def check(self, run: Run, *, resume: bool) -> None:
+        """See that the folder is free, or that it holds this very run. Nothing is written yet.
 
         Raises:
             UserError: the folder holds a run and `resume` is not asked for, or holds none or another one and it is.
@@ -47,6 +47,9 @@ class RunFolder:
             raise UserError(f"output {self.path} already holds a run; give another folder, or --resume to continue it.")
         if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
             raise UserError(f"output {self.path} is there and not an empty folder; give another folder.")
+
+    def begin(self, run: Run) -> None:
+        """Make the folder, and write what it will hold the results of."""
         self.path.mkdir(parents=True, exist_ok=True)
         self.run_file.write_text(to_toml(run), encoding="utf-8")
 

@@ -130,7 +130,7 @@ class Run:
 
     Attributes:
         recipe: name of the recipe it came from.
-        model: "emoji", a local diffusers directory, or a hub id.
+        model: "emoji", a local diffusers directory, a .safetensors checkpoint file, or a hub id.
         reward: "clip" (the paper's ViT-H-14), "clip:MODEL", "clip:emoji", "pickscore", "bert",
             "jpeg-size:compressible", "remote:URL", "module:function" or "file.py:function"; or a sum such as
             "clip + 0.1*my.py:f".

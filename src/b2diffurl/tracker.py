@@ -1,6 +1,7 @@
 """What a run tells the outside while it goes on: metrics to files, progress to whoever watches."""
 
 import json
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
@@ -26,6 +27,32 @@ class Observer(Protocol):
     def on_round(self, metrics: Metrics) -> None:
         """A round is over."""
         ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Progress:
+    """Tells all who watch.
+
+    Attributes:
+        observers: who.
+    """
+
+    observers: tuple[Observer, ...] = ()
+
+    def phase(self, name: str, total: int) -> None:
+        """A phase of a round begins."""
+        for observer in self.observers:
+            observer.on_phase(name, total=total)
+
+    def advance(self, num: int) -> None:
+        """So many things of the phase are done."""
+        for observer in self.observers:
+            observer.on_progress(num)
+
+    def round_done(self, metrics: Metrics) -> None:
+        """A round is over."""
+        for observer in self.observers:
+            observer.on_round(metrics)
 
 
 class MetricsFile:

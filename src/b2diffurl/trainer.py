@@ -5,12 +5,11 @@ prompts -> trunks -> branches -> pictures -> rewards -> advantages -> selection 
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from b2diffurl.advantage import RewardHistory
 from b2diffurl.checkpoint import (
@@ -21,10 +20,11 @@ from b2diffurl.checkpoint import (
     optimizer_tensors,
     save_checkpoint,
 )
-from b2diffurl.collapse import CollapseWatch, check_finite_rewards, contrast
+from b2diffurl.collapse import CollapseWatch
 from b2diffurl.contracts import Reward
 from b2diffurl.diffusion.ddim import DDIM
-from b2diffurl.errors import RewardFailed, RunStopped
+from b2diffurl.drawing import Drawing, Drawn
+from b2diffurl.errors import RewardFailed, RunStopped, UserError
 from b2diffurl.evaluation.evaluate import (
     EMOJI_METRICS,
     EVALUATION_STREAM,
@@ -38,29 +38,17 @@ from b2diffurl.evaluation.evaluate import (
 from b2diffurl.folder import RunFolder
 from b2diffurl.models import EMOJI
 from b2diffurl.models.card import model_card
-from b2diffurl.models.policy import Policy, check_prompts, load_tokenizer
-from b2diffurl.prompts import draw_prompts, load_prompt_list, load_prompts, split_prompts
+from b2diffurl.models.policy import Policy, check_prompts, load_tokenizers
+from b2diffurl.processes import Processes
+from b2diffurl.prompts import load_prompt_list, load_prompts, split_prompts
 from b2diffurl.records import PastRound
 from b2diffurl.report import write_report
 from b2diffurl.rewards import load_reward, load_watched
 from b2diffurl.rewards.clip import VIT_H_14, CLIPScore
-from b2diffurl.rollout import NoiseKey, Rollout, sample_branches
 from b2diffurl.run import Run, check_run
 from b2diffurl.schedule import Adaptive
-from b2diffurl.scoring import Scores, Scoring
-from b2diffurl.tracker import Metrics, MetricsFile, Observer
+from b2diffurl.tracker import Metrics, MetricsFile, Observer, Progress
 from b2diffurl.update import Update
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Drawn:
-    """A round's trajectories and what became of them; `reward_seconds` is what scoring took longer than sampling."""
-
-    rollout: Rollout
-    scores: Scores
-    contrast: float
-    rollout_seconds: float
-    reward_seconds: float
 
 
 class Trainer:
@@ -68,10 +56,11 @@ class Trainer:
 
     Args:
         run: what to do.
-        folder: the run folder, begun.
+        folder: the run folder, checked.
         device: where the model runs.
         observers: who is told of progress and metrics, besides metrics.jsonl.
         reward: in place of the run's own, from Python.
+        processes: that do the run together; they all train, number 0 writes.
     """
 
     def __init__(
@@ -82,17 +71,17 @@ class Trainer:
         device: torch.device | str = "cpu",
         observers: Sequence[Observer] = (),
         reward: Reward | None = None,
+        processes: Processes = Processes(),  # noqa: B008 - frozen
     ) -> None:
-        self.run, self.folder = run, folder
-        self.prompt_list = load_prompt_list(run.prompts)
-        self.prompts, self.held_out = split_prompts(self.prompt_list.prompts, run.held_out, seed=run.seed)
+        self.run, self.folder, self.processes = run, folder, processes
+        prompt_list = load_prompt_list(run.prompts)
+        self.prompts, self.held_out = split_prompts(prompt_list.prompts, run.held_out, seed=run.seed)
         self.policy = Policy.load(
             run.model, device=device, memory=run.memory, negative_prompt=run.sampler.negative_prompt
         )
         self.policy.add_lora(run.lora, seed=run.seed)
         self.ddim: DDIM = self.policy.ddim(num_inference_steps=run.sampler.num_inference_steps, eta=run.sampler.eta)
         self.reward = reward or load_reward(run.reward, device=device, bert=run.bert, remote=run.remote)
-        self.watched = load_watched(run.watch, device=device, bert=run.bert, remote=run.remote)
         self.parameters = self.policy.trainable_parameters()
         config = run.optimization
         self.optimizer = torch.optim.AdamW(
@@ -103,7 +92,18 @@ class Trainer:
         self.past: list[PastRound] = []
         self.rounds_done, self.reward_queries = 0, 0
         self._restore()
-        self.observers = (MetricsFile(folder.metrics_file, first_round=self.rounds_done + 1), *observers)
+        self.progress = Progress(observers=tuple(observers))
+        self.drawing = Drawing(
+            run=run,
+            policy=self.policy,
+            ddim=self.ddim,
+            prompts=self.prompts,
+            prompt_list=prompt_list,
+            reward=self.reward,
+            watched=load_watched(run.watch, device=device, bert=run.bert, remote=run.remote),
+            processes=processes,
+            progress=self.progress,
+        )
 
     def train(self) -> None:
         """Do all rounds that are not done yet, then write the adapter and the report.
@@ -111,8 +111,11 @@ class Trainer:
         Raises:
             RunStopped: the run must not go on; the last checkpoint stands.
         """
-        self.folder.mark_stopped(None)
-        self.folder.write_environment(self.policy.device)
+        if self.processes.is_main:
+            self.folder.begin(self.run)
+            self.folder.mark_stopped(None)
+            self.folder.write_environment(self.policy.device)
+            self.metrics_file = MetricsFile(self.folder.metrics_file, first_round=self.rounds_done + 1)
         try:
             if self.rounds_done == 0:
                 self._look(0)
@@ -120,14 +123,16 @@ class Trainer:
             while self.rounds_done < self.run.num_rounds:
                 self._round()
         except RunStopped as stop:
-            forget_checkpoints(self.folder.checkpoints, first_round=stop.first_bad_round)
-            self.folder.mark_stopped(stop)
-            write_report(self.folder.path)
+            if self.processes.is_main:
+                forget_checkpoints(self.folder.checkpoints, first_round=stop.first_bad_round)
+                self.folder.mark_stopped(stop)
+                write_report(self.folder.path)
             raise
         self._evaluate("after")
-        self.policy.save_lora(self.folder.lora)
-        self._write_model_card()
-        write_report(self.folder.path)
+        if self.processes.is_main:
+            self.policy.save_lora(self.folder.lora)
+            self._write_model_card()
+            write_report(self.folder.path)
 
     # One round
 
@@ -139,14 +144,13 @@ class Trainer:
         evaluations = self.policy.num_evaluations
         drawn = self._draw_round(num_steps, round_index)
         of_rollout = self.policy.num_evaluations - evaluations
-        rollout, rewards = drawn.rollout, drawn.scores.rewards.double()
+        trajectories, rewards = drawn.trajectories, drawn.scores.rewards.double()
         self.watch.after_sampling(rewards, drawn.contrast, round_index=round_index)
-        trajectories = rollout.trajectories
         num_branches = run.rollout.num_branches
         advantages = self.history.advantages(rewards, trajectories.prompts, num_branches=num_branches)
         selection = run.selection.select(advantages, trajectories.prompts, num_branches=num_branches)
         started, update = time.perf_counter(), self._update()
-        self._phase("update", update.num_single_steps(trajectories, selection))
+        self.progress.phase("update", update.num_single_steps(trajectories, selection))
         updated = update(trajectories, advantages, selection, seed=run.seed, round_index=round_index)
         ended, of_update = time.perf_counter(), self.policy.num_evaluations - evaluations - of_rollout
         self.watch.after_update(updated, round_index=round_index)
@@ -168,15 +172,16 @@ class Trainer:
             **updated,
             **{f"reward/{name}/mean": float(values.double().mean()) for name, values in drawn.scores.parts.items()},
             "picture/contrast": drawn.contrast,
-            "unet/rollout_evaluations": of_rollout,
-            "unet/update_evaluations": of_update,
+            "unet/rollout_evaluations": sum(self.processes.gather(of_rollout)),
+            "unet/update_evaluations": sum(self.processes.gather(of_update)),
             "time/rollout_s": drawn.rollout_seconds,
             "time/reward_s": drawn.reward_seconds,
             "time/update_s": ended - started,
             **judged,
         }
-        for observer in self.observers:
-            observer.on_round(metrics)
+        if self.processes.is_main:
+            self.metrics_file.on_round(metrics)
+            self.progress.round_done(metrics)
         self._keep(round_index)
 
     def _verdict(self) -> Metrics:
@@ -188,47 +193,12 @@ class Trainer:
         )
         return {"interval/verdict": int(verdict)}
 
-    def _draw_round(self, num_steps: int, round_index: int) -> _Drawn:
-        """Sample a round's pictures and score them on the way."""
-        run, started, contrasts = self.run, time.perf_counter(), list[Tensor]()
-        prompts = draw_prompts(self.prompts, run.num_trunks, seed=run.seed, round_index=round_index)
-        self._phase("sample", run.reward_queries_per_round)
-        with Scoring(self.reward, watched=self.watched) as scoring:
-
-            def finished(latents: Tensor, of: Sequence[str]) -> None:
-                images = self.policy.decode(latents)
-                contrasts.append(contrast(images))
-                scoring.submit(images, of, self.prompt_list.metadata_of(of))
-
-            try:
-                rollout = sample_branches(
-                    self.policy,
-                    self.ddim,
-                    prompts=prompts,
-                    num_interval_steps=num_steps,
-                    num_branches=run.rollout.num_branches,
-                    guidance_scale=run.sampler.guidance_scale,
-                    noise=NoiseKey(seed=run.seed, stream=round_index),
-                    chunk_size=run.rollout.chunk_size,
-                    log_prob_reduction=run.rollout.log_prob_reduction,
-                    on_progress=self._progress,
-                    on_finished=finished,
-                )
-                _check_finite_log_probs(rollout, round_index)
-                sampled = time.perf_counter()
-                self._phase("score", run.reward_queries_per_round)
-                scores = scoring.result(self._progress)
-            except RewardFailed as failure:
-                self._save_checkpoint()  # of the rounds done, which are as good as before
-                raise RunStopped(round_index=round_index, cause=f"the reward failed: {failure}") from failure
-        check_finite_rewards(scores.rewards, run.reward_queries_per_round, round_index=round_index)
-        return _Drawn(
-            rollout=rollout,
-            scores=scores,
-            contrast=float(torch.cat(contrasts).mean()),
-            rollout_seconds=sampled - started,
-            reward_seconds=time.perf_counter() - sampled,
-        )
+    def _draw_round(self, num_steps: int, round_index: int) -> Drawn:
+        try:
+            return self.drawing(num_steps=num_steps, round_index=round_index)
+        except RewardFailed as failure:
+            self._save_checkpoint()  # of the rounds done, which are as good as before
+            raise RunStopped(round_index=round_index, cause=f"the reward failed: {failure}") from failure
 
     def _update(self) -> Update:
         return Update(
@@ -243,7 +213,8 @@ class Trainer:
             log_prob_reduction=self.run.rollout.log_prob_reduction,
             log_kl_to_reference=self.run.records.kl_to_reference,
             replay_first=self.run.memory.base_weights != "float32",
-            on_progress=self._progress,
+            processes=self.processes,
+            on_progress=self.progress.advance,
         )
 
     # What is kept
@@ -257,6 +228,8 @@ class Trainer:
 
     def _save_checkpoint(self) -> None:
         """Keep what the rounds done have made."""
+        if not self.processes.is_main:
+            return
         state = {
             "history": self.history.rounds,
             "watch": self.watch.state(),
@@ -286,26 +259,37 @@ class Trainer:
         """Sample the fixed prompts from the fixed noise."""
         num_samples = min(self.run.records.num_samples, len(self.prompts))
         spread = self.prompts[:: len(self.prompts) // num_samples][:num_samples]
-        self.folder.write_samples(self._draw(spread, num_samples, stream=SAMPLES_STREAM), round_index=round_index)
+        pictures = self._draw(spread, num_samples, stream=SAMPLES_STREAM)
+        if self.processes.is_main:
+            self.folder.write_samples(pictures, round_index=round_index)
 
     def _draw(self, prompts: Sequence[str], num_images: int, *, stream: int) -> Pictures:
-        return draw_pictures(
+        """Draw pictures, every process its share; all get all."""
+        mine = self.processes.share(num_images)
+        drawn = draw_pictures(
             self.policy,
             self.ddim,
             prompts,
             num_images=num_images,
+            only=mine,
             guidance_scale=self.run.sampler.guidance_scale,
             seed=self.run.seed,
             stream=stream,
             chunk_size=self.run.rollout.chunk_size,
-            on_progress=self._progress,
+            on_progress=self.progress.advance,
+        )
+        parts = self.processes.gather(drawn)
+        return Pictures(
+            images=torch.cat([part.images for part in parts]),
+            prompts=tuple(prompt for part in parts for prompt in part.prompts),
         )
 
     def _evaluate(self, when: str) -> None:
         num_images = self.run.records.num_evaluation_images
         if num_images:
             numbers = self._judge(f"evaluate {when}")
-            self.folder.write_evaluation(when, numbers, num_images=num_images, prompts=self.run.prompts)
+            if self.processes.is_main:
+                self.folder.write_evaluation(when, numbers, num_images=num_images, prompts=self.run.prompts)
 
     def _write_model_card(self) -> None:
         found = self.folder.read_evaluation()
@@ -336,34 +320,17 @@ class Trainer:
 
     def _judge_prompts(self, prompts: Sequence[str], phase: str) -> dict[str, float]:
         num_images = self.run.records.num_evaluation_images
-        self._phase(phase, num_images)
+        self.progress.phase(phase, len(self.processes.share(num_images)))
         pictures = self._draw(prompts, num_images, stream=EVALUATION_STREAM)
-        return judge(pictures, EMOJI_METRICS if is_emoji_world(prompts) else GENERAL_METRICS, clip=self._judging_clip)
+        metrics = EMOJI_METRICS if is_emoji_world(prompts) else GENERAL_METRICS
+        mine = judge(pictures, metrics, clip=self._judging_clip) if self.processes.is_main else {}
+        return self.processes.gather(mine)[0]
 
     @cached_property
     def _judging_clip(self) -> CLIPScore:
         if isinstance(self.reward, CLIPScore):
             return self.reward
         return CLIPScore(default_clip(self.run.model), device=self.policy.device)
-
-    def _phase(self, name: str, total: int) -> None:
-        for observer in self.observers:
-            observer.on_phase(name, total=total)
-
-    def _progress(self, num: int) -> None:
-        for observer in self.observers:
-            observer.on_progress(num)
-
-
-def _check_finite_log_probs(rollout: Rollout, round_index: int) -> None:
-    bad = ~torch.isfinite(rollout.trajectories.log_probs)
-    if bool(bad.any()):
-        step = int(rollout.trajectories.step_index[int(bad.nonzero()[0, 1])])
-        raise RunStopped(
-            round_index=round_index,
-            first_bad_round=round_index - 1,  # the policy that sampled is what the round before has made of it
-            cause=f"a log-prob of denoising step {step} is not finite.",
-        )
 
 
 def default_clip(model: str) -> str:
@@ -379,6 +346,7 @@ def train(
     device: torch.device | str = "cpu",
     observers: Sequence[Observer] = (),
     reward: Reward | None = None,
+    processes: Processes = Processes(),  # noqa: B008 - frozen
 ) -> Path:
     """Fine-tune a model.
 
@@ -389,6 +357,7 @@ def train(
         device: where the model runs.
         observers: who is told of progress and metrics.
         reward: a function (images, prompts) -> scores, in place of the run's own.
+        processes: that do the run together, from `join_processes`; every one of them calls this.
 
     Returns:
         The run folder.
@@ -399,8 +368,13 @@ def train(
     """
     output = Path(output)
     check_run(run, own_reward=reward is not None)
-    check_prompts(load_tokenizer(run.model), load_prompts(run.prompts))
+    if run.num_trunks < processes.num:
+        raise UserError(
+            f"reward_queries_per_round is {run.reward_queries_per_round}, which makes {run.num_trunks} trunks for "
+            f"{processes.num} processes; raise it, so that each has one."
+        )
+    check_prompts(load_tokenizers(run.model), load_prompts(run.prompts))
     folder = RunFolder(output)
-    folder.begin(run, resume=resume)
-    Trainer(run, folder=folder, device=device, observers=observers, reward=reward).train()
+    processes.together(lambda: folder.check(run, resume=resume))
+    Trainer(run, folder=folder, device=device, observers=observers, reward=reward, processes=processes).train()
     return output

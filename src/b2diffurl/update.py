@@ -15,7 +15,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import chain, islice
 from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -28,6 +28,7 @@ from b2diffurl.contracts import Objective
 from b2diffurl.diffusion.ddim import DDIM
 from b2diffurl.diffusion.gaussian import Gaussian, LogProbReduction
 from b2diffurl.errors import RunStopped, UserError
+from b2diffurl.processes import Processes
 from b2diffurl.records import Selection, StepBatch, Trajectories
 from b2diffurl.rollout import Denoiser, policy_step
 
@@ -125,6 +126,7 @@ class Update:
         replay_first: take the old log-probs from a replay before the first optimizer step, in the very shapes of
             training, instead of from sampling: half precision rounds differently in other batch shapes. One more
             forward pass over what is selected.
+        processes: that share the work; the trajectories are the same in all of them.
         on_progress: called with the number of single steps that each forward pass has done.
     """
 
@@ -142,13 +144,14 @@ class Update:
         log_prob_reduction: LogProbReduction = "mean",
         log_kl_to_reference: bool = False,
         replay_first: bool = False,
+        processes: Processes = Processes(),  # noqa: B008 - frozen
         on_progress: Callable[[int], None] = lambda _: None,
     ) -> None:
         self.policy, self.optimizer, self.ddim, self.objective = policy, optimizer, ddim, objective
         self.parameters = list(parameters.values())
         self.config, self.max_kl, self.guidance_scale = config, trust_region.max_kl, guidance_scale
         self.reduction: LogProbReduction = log_prob_reduction
-        self.replay_first = replay_first
+        self.replay_first, self.processes = replay_first, processes
         self.num_members = 2 if objective.needs.pairs else 1
         self.with_reference = objective.needs.reference or log_kl_to_reference
         self.on_progress = on_progress
@@ -233,19 +236,43 @@ class Update:
         self, trajectories: Trajectories, advantages: Tensor, minibatch: Int[Tensor, "U m"], round_index: int
     ) -> _Pass | None:
         """Accumulate the gradient of a minibatch; None where the policy has left the trust region."""
-        kl_sum, max_error, num_steps = 0.0, 0.0, minibatch.numel() * trajectories.num_steps
+        num_units = len(minibatch) * trajectories.num_steps
+        num_steps = num_units * self.num_members
+        done = self.processes.together(
+            lambda: self._own_part(trajectories, advantages, minibatch, num_units, round_index)
+        )
+        kl = sum(part.kl for part in done) / num_steps
+        if not kl <= self.max_kl:
+            return None
+        self.processes.sum_gradients(self.parameters)
+        names = sorted({name for part in done for name in part.means})
+        return _Pass(
+            kl=kl,
+            ratio_max_error=max(part.ratio_max_error for part in done),
+            means={name: sum(part.means.get(name, 0.0) for part in done) for name in names},
+        )
+
+    def _own_part(
+        self,
+        trajectories: Trajectories,
+        advantages: Tensor,
+        minibatch: Int[Tensor, "U m"],
+        num_units: int,
+        round_index: int,
+    ) -> _Pass:
+        """This process's part of a pass; its `kl` is a sum over steps, its means are its parts of them."""
+        kl_sum, max_error, num_steps = 0.0, 0.0, num_units * self.num_members
         means: dict[str, float] = {}
         weights = self._step_weights(trajectories.step_index)
-        for index, step in self._micro_batches(trajectories, minibatch):
+        for index, step in self._micro_batches(trajectories, self._share(minibatch)):
             batch, nats_to_reference = self._batch(trajectories, advantages, index, step)
             self._check_finite(batch.log_prob, "log-prob", trajectories, step, round_index)
             log_ratio = (batch.log_prob - batch.old_log_prob).detach()
             kl_sum += float(self._kl(log_ratio, trajectories).sum())
             if kl_sum / num_steps > self.max_kl:  # no term is negative: the rest cannot bring it back
-                return None
+                break
             loss = self.objective.loss(batch)
             self._check_finite(loss, "loss", trajectories, step, round_index)
-            num_units = len(minibatch) * trajectories.num_steps
             ((loss * weights[step[: len(loss)]].to(loss.device)).sum() / num_units).backward()
             max_error = max(max_error, float(log_ratio.exp().sub(1).abs().max()))
             with torch.no_grad():
@@ -257,7 +284,11 @@ class Update:
                 name = "policy/kl_to_reference"
                 means[name] = means.get(name, 0.0) + float(nats_to_reference.sum()) / num_steps
             self.on_progress(len(index))
-        return _Pass(kl=kl_sum / num_steps, ratio_max_error=max_error, means=means)
+        return _Pass(kl=kl_sum, ratio_max_error=max_error, means=means)
+
+    def _share(self, minibatch: Int[Tensor, "U m"]) -> Int[Tensor, "u m"]:
+        share = self.processes.share(len(minibatch))
+        return minibatch[share.start : share.stop]
 
     def _batch(
         self, trajectories: Trajectories, advantages: Tensor, index: Int[Tensor, " M"], step: Int[Tensor, " M"]
@@ -292,12 +323,14 @@ class Update:
         log_probs, error = trajectories.log_probs.cpu().clone(), 0.0
         num_first_epoch = min(self.config.num_minibatches, len(self._units(selection)))
         minibatches = self._minibatches(selection, seed=seed, round_index=round_index)
+        mine: list[tuple[Tensor, Tensor, Tensor]] = []
         for minibatch in islice(minibatches, num_first_epoch):
-            for index, step in self._micro_batches(trajectories, minibatch):
+            for index, step in self._micro_batches(trajectories, self._share(minibatch)):
                 gaussian, action = self._replay(trajectories, index, step)
-                now = gaussian.log_prob(action, reduction=self.reduction).cpu()
-                error = max(error, float((now - log_probs[index, step]).exp().sub(1).abs().max()))
-                log_probs[index, step] = now
+                mine.append((index, step, gaussian.log_prob(action, reduction=self.reduction).cpu()))
+        for index, step, now in chain.from_iterable(self.processes.gather(mine)):
+            error = max(error, float((now - log_probs[index, step]).exp().sub(1).abs().max()))
+            log_probs[index, step] = now
         return replace(trajectories, log_probs=log_probs), error
 
     def _step_weights(self, step_index: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
@@ -309,13 +342,12 @@ class Update:
 
     @torch.no_grad()
     def _measure_kl(self, trajectories: Trajectories, minibatch: Int[Tensor, "U m"]) -> float:
-        kl_sum, num = 0.0, 0
-        for index, step in self._micro_batches(trajectories, minibatch):
+        kl_sum = 0.0
+        for index, step in self._micro_batches(trajectories, self._share(minibatch)):
             gaussian, action = self._replay(trajectories, index, step)
             log_prob = gaussian.log_prob(action, reduction=self.reduction).cpu()
             kl_sum += float(self._kl(log_prob - trajectories.log_probs[index, step].cpu(), trajectories).sum())
-            num += len(index)
-        return kl_sum / num
+        return sum(self.processes.gather(kl_sum)) / (minibatch.numel() * trajectories.num_steps)
 
     def _micro_batches(
         self, trajectories: Trajectories, minibatch: Int[Tensor, "U m"]
@@ -324,6 +356,8 @@ class Update:
         n, m = trajectories.num_steps, self.num_members
         unit, step = torch.arange(len(minibatch)).repeat_interleave(n), torch.arange(n).repeat(len(minibatch))
         size = max(1, self.config.micro_batch_size // m)
+        if not len(minibatch):  # another process has all of it
+            return
         for units, steps in zip(unit.split(size), step.split(size), strict=True):
             yield minibatch[units].T.flatten(), steps.repeat(m)
 

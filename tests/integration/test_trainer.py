@@ -240,3 +240,9 @@ def test_a_collapsed_policy_leaves_no_checkpoint(tmp_path: Path, small_run: Make
     with pytest.raises(RunStopped, match="round 4: the mean reward fell"):
         b2diffurl.train(run, output=tmp_path / "run", reward=falls)
     assert [path.name for path in sorted((tmp_path / "run" / "checkpoints").iterdir())] == ["round_00002"]
+
+
+def test_a_reward_that_cannot_be_loaded_leaves_no_folder_behind(tmp_path: Path, small_run: MakeRun) -> None:
+    with pytest.raises(UserError, match=r"127\.0\.0\.1:9"):
+        b2diffurl.train(small_run(reward="remote:http://127.0.0.1:9"), output=tmp_path / "run")
+    assert not (tmp_path / "run").exists()

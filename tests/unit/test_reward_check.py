@@ -100,6 +100,10 @@ def not_a_number(images: Tensor, prompts: Sequence[str]) -> Tensor:
     return brightness(images, prompts).masked_fill(images.flatten(2).std(dim=2).mean(dim=1) < 1e-3, float("nan"))
 
 
+def not_a_number_in_company(images: Tensor, prompts: Sequence[str]) -> Tensor:
+    return brightness(images, prompts).masked_fill(torch.tensor(len(images) > 1), float("nan"))
+
+
 def writes(images: Tensor, prompts: Sequence[str]) -> Tensor:
     scores = brightness(images, prompts)
     images.sub_(0.5).div_(0.5)
@@ -135,6 +139,11 @@ def breaks_alone(images: Tensor, prompts: Sequence[str]) -> Tensor:
         (Slightly(1e-5), set[str](), ""),
         (random, {TWICE, BATCH}, "; fix the seed"),
         (not_a_number, {FINITE}, "3 of 8 are not: score 3 is nan."),
+        (
+            not_a_number_in_company,
+            {FINITE, BATCH},
+            "one by one: a score is a finite number once and not the other time",
+        ),
         (writes, {INPUT}, "it writes into its pictures; work on a copy"),
         (writes_prompts, {INPUT}, "it writes into its prompts; "),
         (lambda images, prompts: brightness(images, prompts)[:, None], {SHAPE, ONE, BATCH}, "shape (8, 1) for 8 pict"),

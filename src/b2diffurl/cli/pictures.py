@@ -9,6 +9,7 @@ import tyro
 
 from b2diffurl.cli.common import parse, prepare
 from b2diffurl.errors import UserError
+from b2diffurl.models import Memory
 
 if TYPE_CHECKING:
     from b2diffurl.evaluation.evaluate import Pictures
@@ -19,13 +20,15 @@ class _Pictures:
     """What `sample` and `evaluate` share.
 
     Attributes:
-        model: "emoji", a local diffusers directory, or a hub id.
+        model: "emoji", a local diffusers directory, a .safetensors checkpoint file, or a hub id.
         lora: adapter folder of a run.
         prompts: a named list such as template1-test, a .txt file, or (several words allowed) prompts themselves.
         seed: of the noise.
         num_inference_steps: denoising steps.
         eta: weight of the noise of each DDIM step.
         guidance_scale: of classifier-free guidance; by default the recipe's for "emoji" (1), else 5.
+        negative_prompt: what guidance leads away from.
+        memory: number formats, as in training.
         device: where the model runs.
     """
 
@@ -36,6 +39,8 @@ class _Pictures:
     num_inference_steps: int = 20
     eta: float = 1.0
     guidance_scale: float | None = None
+    negative_prompt: str = ""
+    memory: Memory = Memory()  # noqa: RUF009 - frozen
     device: str = "cpu"
 
 
@@ -119,7 +124,12 @@ def _draw(asked: _Pictures, *, num_images: int | None) -> "Pictures":
 
     prompts = _prompts(asked.prompts)
     guidance_scale = _guidance(asked)
-    Sampler(num_inference_steps=asked.num_inference_steps, eta=asked.eta, guidance_scale=guidance_scale)
+    Sampler(
+        num_inference_steps=asked.num_inference_steps,
+        eta=asked.eta,
+        guidance_scale=guidance_scale,
+        negative_prompt=asked.negative_prompt,
+    )
     if num_images is not None and num_images < 1:
         raise UserError(f"num_images is {num_images}; give 1 or more.")
     resolve_model(asked.model)
@@ -130,10 +140,10 @@ def _draw(asked: _Pictures, *, num_images: int | None) -> "Pictures":
     from rich.progress import Progress
 
     from b2diffurl.evaluation.evaluate import draw_pictures
-    from b2diffurl.models.policy import Policy, check_prompts, load_tokenizer
+    from b2diffurl.models.policy import Policy, check_prompts, load_tokenizers
 
-    check_prompts(load_tokenizer(asked.model), prompts)
-    policy = Policy.load(asked.model, device=asked.device)
+    check_prompts(load_tokenizers(asked.model), prompts)
+    policy = Policy.load(asked.model, device=asked.device, memory=asked.memory, negative_prompt=asked.negative_prompt)
     if asked.lora is not None:
         policy.load_lora(asked.lora)
     ddim = policy.ddim(num_inference_steps=asked.num_inference_steps, eta=asked.eta)

@@ -55,16 +55,21 @@ def train(words: list[str]) -> int:
         check_run(run)
         print(to_toml(run), end="")
         return 0
-    _do_train(run, output=output, resume=asked.resume, tensorboard=asked.tensorboard, device=asked.device)
-    if asked.push_to_hub is not None:
+    is_main = _do_train(run, output=output, resume=asked.resume, tensorboard=asked.tensorboard, device=asked.device)
+    if is_main and asked.push_to_hub is not None:
         from b2diffurl.models.hub import push_to_hub
 
         print(f"hub      {push_to_hub(output / 'lora', repo_id=asked.push_to_hub)}")
     return 0
 
 
-def _do_train(run: "Run", *, output: Path, resume: bool, tensorboard: bool, device: str) -> None:
+def _do_train(run: "Run", *, output: Path, resume: bool, tensorboard: bool, device: str) -> bool:
+    """Train; whether this is the process that talks."""
     prepare()
+    from b2diffurl.processes import join_processes, leave_processes, own_device
+
+    processes = join_processes()
+    device = own_device(device, processes)
     from rich.console import Console
 
     from b2diffurl.console import ConsoleObserver
@@ -72,7 +77,7 @@ def _do_train(run: "Run", *, output: Path, resume: bool, tensorboard: bool, devi
     from b2diffurl.tracker import Observer, TensorBoard
 
     check_run(run)
-    console = Console()
+    console = Console(quiet=not processes.is_main)
     console.print(
         f"{run.recipe}: {run.num_rounds} rounds of {run.reward_queries_per_round} reward queries into {output}"
     )
@@ -84,11 +89,13 @@ def _do_train(run: "Run", *, output: Path, resume: bool, tensorboard: bool, devi
         console.print(SAFETY_CHECKER_NOTE)
     with ConsoleObserver(console, num_rounds=run.num_rounds) as shown:
         observers: list[Observer] = [shown]
-        if tensorboard:
+        if tensorboard and processes.is_main:
             observers.append(TensorBoard(output / "tensorboard"))
-        trainer.train(run, output=output, resume=resume, device=device, observers=observers)
+        trainer.train(run, output=output, resume=resume, device=device, observers=observers, processes=processes)
+    leave_processes(processes)
     _print_before_after(console, output / "evaluation.json")
     console.print(f"adapter  {output / 'lora'}\nreport   {output / 'report.html'}", highlight=False, soft_wrap=True)
+    return processes.is_main
 
 
 def _print_before_after(console: "Console", file: Path) -> None:

@@ -60,14 +60,19 @@ def draw_pictures(
     guidance_scale: float,
     seed: int,
     stream: int = EVALUATION_STREAM,
+    only: range | None = None,
     chunk_size: int = 64,
     on_progress: Callable[[int], None] = lambda _: None,
 ) -> Pictures:
-    """Sample `num_images` pictures, the prompts in turn; picture i depends on (seed, stream, i) alone."""
-    wanted = tuple(prompts[i % len(prompts)] for i in range(num_images))
+    """Sample `num_images` pictures, the prompts in turn; picture i depends on (seed, stream, i) alone.
+
+    Where `only` is given, just these of them.
+    """
+    only = range(num_images) if only is None else only
+    wanted = tuple(prompts[i % len(prompts)] for i in only)
     images: list[Tensor] = []
-    for start in range(0, num_images, chunk_size):
-        chunk = wanted[start : start + chunk_size]
+    for start in range(only.start, only.stop, chunk_size):
+        chunk = wanted[start - only.start : start - only.start + chunk_size]
         rollout = sample_branches(
             policy,
             ddim,

@@ -29,10 +29,9 @@ from b2diffurl.models.pipeline import Parts, latent_size, load_parts, load_token
 from b2diffurl.models.source import check_lora, public_name
 from b2diffurl.models.text import Conditioning, check_prompts
 
-__all__ = ["SAFETY_CHECKER_NOTE", "Policy", "check_prompts", "load_tokenizer", "load_tokenizers"]
+__all__ = ["SAFETY_CHECKER_NOTE", "Policy", "check_prompts", "load_tokenizers"]
 
 SAFETY_CHECKER_NOTE = "The model's safety checker is off: training sees, and the pictures show, what the model draws."
-load_tokenizer = load_tokenizers
 _ADAPTER = "default"
 _PIXELS_AT_ONCE = 2**20  # of pictures that are decoded together, about 5 GB for Stable Diffusion's autoencoder (ours)
 

@@ -20,7 +20,6 @@ from b2diffurl.recipes import emoji_ddpo, emoji_dpo, emoji_dpok, emoji_policy_gr
 from b2diffurl.run import Branching, Run
 from b2diffurl.schedule import Adaptive, Full
 from b2diffurl.selection import All
-from b2diffurl.studies.curves import draw_curves
 
 Arms = dict[str, Run]  # by name; each is trained with every seed
 _GRID_ROUNDS = 6
@@ -122,6 +121,8 @@ def run_study(
         for future in futures:
             future.result()
     table = f"{_table(arms, output, seeds)}\n{_table_of_seeds(arms, output, seeds)}"
+    from b2diffurl.studies.curves import draw_curves  # brings matplotlib, which `--help` can do without
+
     (output / "table.md").write_text(table, encoding="utf-8")
     files = {arm: [_folder(output, arm, seed) / "metrics.jsonl" for seed in seeds] for arm in arms}
     draw_curves(

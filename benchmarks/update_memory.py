@@ -1,0 +1,93 @@
+"""Peak memory of a round's update under each objective, in one run, alternating, a process each; Linux.
+
+The same trajectories of the embedded model, the same forward passes; what DPOK and DPO need besides is a forward pass
+of the reference, which is the same network with the adapter off.
+
+    python benchmarks/update_memory.py
+"""
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+from b2diffurl.models import EMOJI, LoRA
+from b2diffurl.models.policy import Policy
+from b2diffurl.objectives import DDPO, DPO, DPOK, PolicyGradient
+from b2diffurl.process import prepare_process
+from b2diffurl.records import Selection
+from b2diffurl.rollout import NoiseKey, sample_branches
+from b2diffurl.update import Optimization, TrustRegion, Update
+
+OBJECTIVES = {"ddpo": DDPO(), "policy-gradient": PolicyGradient(), "dpok": DPOK(), "dpo": DPO()}
+NUM_TRAJECTORIES = 32
+
+
+def status_kib(name: str) -> int:
+    """A line of /proc/self/status."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return int(next(line for line in lines if line.startswith(name)).split()[1])
+
+
+def peak_kib(name: str, *, micro_batch_size: int) -> int:
+    """What an update takes at its peak, above what was there before it."""
+    prepare_process()
+    policy = Policy.load(EMOJI)
+    policy.add_lora(LoRA(), seed=0)
+    ddim = policy.ddim(num_inference_steps=20, eta=1.0)
+    trajectories = sample_branches(
+        policy,
+        ddim,
+        prompts=["a cat riding a bike"] * NUM_TRAJECTORIES,
+        num_interval_steps=20,
+        num_branches=1,
+        guidance_scale=1.0,
+        noise=NoiseKey(seed=0, stream=1),
+        chunk_size=8,
+    ).trajectories
+    parameters = policy.trainable_parameters()
+    update = Update(
+        policy=policy,
+        parameters=parameters,
+        optimizer=torch.optim.AdamW(parameters.values(), lr=1e-4),
+        ddim=ddim,
+        objective=OBJECTIVES[name],
+        config=Optimization(num_inner_epochs=1, num_minibatches=1, micro_batch_size=micro_batch_size),
+        trust_region=TrustRegion(),
+        guidance_scale=1.0,
+    )
+    pairs = torch.arange(NUM_TRAJECTORIES).view(-1, 2)
+    selection = Selection(index=torch.arange(NUM_TRAJECTORIES), pairs=pairs)
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak begins anew
+    before = status_kib("VmRSS")
+    update(trajectories, torch.randn(NUM_TRAJECTORIES), selection, seed=0, round_index=1)
+    return status_kib("VmHWM") - before
+
+
+def main() -> None:
+    """Print a table, or one process's number."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--micro-batch-size", type=int, default=160)
+    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--objective", choices=list(OBJECTIVES))
+    asked = parser.parse_args()
+    if asked.objective:
+        print(peak_kib(asked.objective, micro_batch_size=asked.micro_batch_size))
+        return
+    found: dict[str, list[int]] = {name: [] for name in OBJECTIVES}
+    for _ in range(asked.repeats):
+        for name, peaks in found.items():
+            command = [sys.executable, __file__, "--objective", name]
+            command += ["--micro-batch-size", str(asked.micro_batch_size)]
+            done = subprocess.run(command, capture_output=True, text=True, check=True)
+            peaks.append(int(done.stdout.split()[-1]))
+    base = min(found["ddpo"])
+    print("| objective | MiB at the update's peak | against ddpo |\n|---|---|---|")
+    for name, peaks in found.items():
+        print(f"| {name} | {', '.join(f'{peak / 1024:.0f}' for peak in peaks)} | {min(peaks) / base:.3f} |")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,46 @@
+"""What each of several processes does in test_processes.py: one small run, then its own adapter into a file."""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+from b2diffurl.config import read_toml
+from b2diffurl.errors import RewardFailed, RunStopped
+from b2diffurl.folder import RunFolder
+from b2diffurl.processes import join_processes, leave_processes
+from b2diffurl.run import Run
+from b2diffurl.trainer import Trainer
+
+
+def redness(images: Tensor, prompts: list[str]) -> Tensor:
+    assert len(images) == len(prompts)
+    return images[:, 0].mean(dim=(1, 2)) - images[:, 2].mean(dim=(1, 2))
+
+
+def main(settings: str, output: str, failing_rank: int) -> None:
+    processes = join_processes()
+    run = read_toml(Path(settings), Run)
+    calls = 0
+
+    def reward(images: Tensor, prompts: list[str]) -> Tensor:
+        nonlocal calls
+        calls += 1
+        if processes.rank == failing_rank and calls > 1:
+            raise RewardFailed("the server is gone")
+        return redness(images, prompts)
+
+    folder = RunFolder(Path(output) / "run")
+    trainer = Trainer(replace(run), folder=folder, reward=reward, processes=processes)
+    try:
+        trainer.train()
+    except RunStopped as stop:
+        (Path(output) / f"stopped{processes.rank}.txt").write_text(str(stop), encoding="utf-8")
+    save_file(trainer.policy.adapter_state(), Path(output) / f"adapter{processes.rank}.safetensors")
+    leave_processes(processes)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]))
