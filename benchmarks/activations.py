@@ -6,6 +6,9 @@ out, and attention as a fused kernel keeps it (queries, keys, values, output). `
     python benchmarks/activations.py
 """
 
+# diffusers types its configs as dicts, and a module's `to` by its first argument.
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false
+
 import argparse
 import os
 from typing import Any
@@ -57,7 +60,8 @@ class FusedAttention(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, ...]:
+        assert len(gradients) == 1
         return tuple(torch.empty_like(saved) for saved in ctx.saved_tensors[:3])
 
 

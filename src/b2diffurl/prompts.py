@@ -107,7 +107,7 @@ def _items(path: Path) -> Any:
 
 
 def _prompt_and_metadata(item: Any, source: str) -> tuple[str, dict[str, Any]]:
-    told: dict[str, Any] = dict(item) if isinstance(item, dict) else {"prompt": item}
+    told: dict[str, Any] = dict(cast("dict[str, Any]", item)) if isinstance(item, dict) else {"prompt": item}
     prompt = told.pop("prompt", None)
     if not isinstance(prompt, str) or not prompt.strip():
         raise UserError(

@@ -100,7 +100,7 @@ def sample_branches(
     chunk_size: int,
     log_prob_reduction: LogProbReduction = "mean",
     on_progress: Callable[[int], None] = lambda _: None,
-    on_finished: Callable[[Tensor, Sequence[str]], None] = lambda *_: None,
+    on_finished: Callable[[Tensor, Sequence[str]], None] = lambda _x0, _prompts: None,
 ) -> Rollout:
     """Sample `num_branches` trajectories from each of G trunks.
 

@@ -4,7 +4,7 @@ The nested tables are the rooms' own settings; only what several rooms share sta
 """
 
 import math
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 from pydantic import BeforeValidator, Field
 
@@ -16,7 +16,7 @@ from b2diffurl.errors import UserError
 from b2diffurl.models import LoRA, Memory, resolve_model
 from b2diffurl.objectives import DDPO, DPO, DPOK, Own, PolicyGradient
 from b2diffurl.prompts import load_prompts, split_prompts
-from b2diffurl.rewards import check_reward, check_watched
+from b2diffurl.rewards import check_reward, check_watched, parse_reward
 from b2diffurl.rewards.bert import BertSettings
 from b2diffurl.rewards.remote import RemoteSettings
 from b2diffurl.schedule import Adaptive, Backward, Full, Table
@@ -116,12 +116,14 @@ class Records:
             )
 
 
-def _own_objective(table: Any) -> Any:
+def _own_objective(table: object) -> object:
     """`use = "module:Class"` with the class's options beside it, as `Own` spells it."""
-    if isinstance(table, dict) and ":" in str(table.get("use", "")):  # pyright: ignore[reportUnknownArgumentType, reportUnknownMemberType]
-        options: dict[str, Any] = {str(key): value for key, value in table.items() if key != "use"}  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
-        return {"use": "own", "name": table["use"], "options": options}
-    return table  # pyright: ignore[reportUnknownVariableType]
+    if not isinstance(table, dict):
+        return table
+    found = cast("dict[str, Any]", table)
+    if ":" not in str(found.get("use", "")):
+        return found
+    return {"use": "own", "name": found["use"], "options": {key: found[key] for key in found if key != "use"}}
 
 
 @settings
@@ -240,3 +242,6 @@ def check_run(run: Run, *, own_reward: bool = False) -> None:
     if not own_reward:
         check_reward(run.reward, remote=run.remote)
     check_watched(run.watch, remote=run.remote)
+    twice = set[str]() if own_reward else {term.name for term in parse_reward(run.reward)} & set(run.watch)
+    if twice:
+        raise UserError(f"watch holds {min(twice)!r}, which is a part of the reward and logged anyway; leave it out.")

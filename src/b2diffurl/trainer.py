@@ -43,7 +43,7 @@ from b2diffurl.processes import Processes
 from b2diffurl.prompts import load_prompt_list, load_prompts, split_prompts
 from b2diffurl.records import PastRound
 from b2diffurl.report import write_report
-from b2diffurl.rewards import load_reward, load_watched
+from b2diffurl.rewards import WeightedSum, load_reward, load_watched
 from b2diffurl.rewards.clip import VIT_H_14, CLIPScore
 from b2diffurl.run import Run, check_run
 from b2diffurl.schedule import Adaptive
@@ -328,9 +328,14 @@ class Trainer:
 
     @cached_property
     def _judging_clip(self) -> CLIPScore:
-        if isinstance(self.reward, CLIPScore):
-            return self.reward
-        return CLIPScore(default_clip(self.run.model), device=self.policy.device)
+        """The CLIP that judges; where it is a part of the reward, that very one."""
+        name = default_clip(self.run.model)
+        parts = self.reward.rewards if isinstance(self.reward, WeightedSum) else {self.run.reward: self.reward}
+        for part in (f"clip:{name}", "clip"):
+            found = parts.get(part)
+            if isinstance(found, CLIPScore) and (part != "clip" or name == VIT_H_14):
+                return found
+        return CLIPScore(name, device=self.policy.device)
 
 
 def default_clip(model: str) -> str:

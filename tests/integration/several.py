@@ -1,6 +1,7 @@
 """What each of several processes does in test_processes.py: one small run, then its own adapter into a file."""
 
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from b2diffurl.run import Run
 from b2diffurl.trainer import Trainer
 
 
-def redness(images: Tensor, prompts: list[str]) -> Tensor:
+def redness(images: Tensor, prompts: Sequence[str]) -> Tensor:
     assert len(images) == len(prompts)
     return images[:, 0].mean(dim=(1, 2)) - images[:, 2].mean(dim=(1, 2))
 
@@ -25,7 +26,7 @@ def main(settings: str, output: str, failing_rank: int) -> None:
     run = read_toml(Path(settings), Run)
     calls = 0
 
-    def reward(images: Tensor, prompts: list[str]) -> Tensor:
+    def reward(images: Tensor, prompts: Sequence[str]) -> Tensor:
         nonlocal calls
         calls += 1
         if processes.rank == failing_rank and calls > 1:

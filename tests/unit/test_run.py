@@ -137,7 +137,10 @@ def test_deterministic_steps_are_refused_with_the_reason() -> None:
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_recipes_can_be_found_whole(name: str) -> None:
+def test_recipes_can_be_found_whole(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside a prompts.txt, for those that train on the user's own."""
+    monkeypatch.chdir(tmp_path)
+    Path("prompts.txt").write_text("a cat\na dog\na cow\na bear\na fox\n", encoding="utf-8")
     check_run(recipe(name))
 
 

@@ -14,7 +14,7 @@ def finished_run(folder: Path, *, accuracy: float) -> None:
     names = ("clip_score", "scene_accuracy", "style_entropy", "inception_score")
     before, after = dict.fromkeys(names, 0.5), dict.fromkeys(names, accuracy)
     (folder / "evaluation.json").write_text(json.dumps({"before": before, "after": after}), encoding="utf-8")
-    phases = {"time/rollout_s": 1.0, "time/reward_s": 0.5, "time/update_s": 2.0}
+    phases = {"reward/mean": 0.5, "time/rollout_s": 1.0, "time/reward_s": 0.5, "time/update_s": 2.0}
     lines = [
         {"reward_queries": 256, **phases},
         {"reward_queries": 512, **phases, **{f"evaluation/{name}": accuracy for name in names}},

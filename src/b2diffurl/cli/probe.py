@@ -39,6 +39,7 @@ def probe(words: list[str]) -> int:
 
     name = words[0]
     asked = parse(ProbeCommand, words[1:], prog=f"b2diffurl probe {name}", default=ProbeCommand(run=base))
+    prepare()
     from b2diffurl.models import check_lora
     from b2diffurl.probe.measure import check_probe, default_lengths
     from b2diffurl.run import check_run
@@ -54,7 +55,6 @@ def probe(words: list[str]) -> int:
         num_branches=asked.num_branches,
         num_inference_steps=num_inference_steps,
     )
-    prepare()
     from rich.console import Console
     from rich.progress import Progress
 

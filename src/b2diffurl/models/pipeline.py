@@ -39,6 +39,7 @@ _CLASSES: dict[str, type[StockPipeline]] = {
     "StableDiffusionPipeline": StableDiffusionPipeline,
     "StableDiffusionXLPipeline": StableDiffusionXLPipeline,
 }
+_MADE_UP_TOKENS = 2  # where a tokenizer's files are missing, transformers makes one up, and all prompts are noise
 _FAMILIES = {"v1": "StableDiffusionPipeline", "v2": "StableDiffusionPipeline", "xl_base": "StableDiffusionXLPipeline"}
 # Parts that training has no use for: they are neither downloaded nor loaded.
 _LEFT_OUT: dict[str, dict[str, object]] = {
@@ -125,9 +126,12 @@ def load_tokenizers(model: str) -> tuple[CLIPTokenizer, ...]:
     names = [name for name, part in _index(source, model).items() if name.startswith("tokenizer") and part[0]]
     config = _checkpoint_config(source, model) if is_checkpoint(source) else source
     try:
-        return tuple(CLIPTokenizer.from_pretrained(config, subfolder=name) for name in sorted(names))
+        found = tuple(CLIPTokenizer.from_pretrained(config, subfolder=name) for name in sorted(names))
     except OSError as error:
         raise UserError(f"model {model!r} could not be loaded: {_brief(error)}.") from error
+    if not found or min(len(tokenizer) for tokenizer in found) <= _MADE_UP_TOKENS:
+        raise UserError(f"model {model!r} could not be loaded: it has no tokenizer; save it with the model.")
+    return found
 
 
 def vae_scale_factor(vae: AutoencoderKL) -> int:

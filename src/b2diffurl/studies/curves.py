@@ -38,7 +38,8 @@ def draw_curves(arms: Mapping[str, Sequence[Path]], file: Path) -> None:
     """
     panels = list(dict.fromkeys(name.split(" ")[0] for name in arms))
     figure = Figure(figsize=(3.2 * len(panels), 3.2), layout="constrained")
-    for axes, panel in zip(np.atleast_1d(figure.subplots(1, len(panels), sharey=True)), panels, strict=True):
+    grid = figure.subplots(1, len(panels), sharey=True, squeeze=False)
+    for axes, panel in zip(grid[0], panels, strict=True):
         for name, files in arms.items():
             if name.split(" ")[0] != panel or not files:
                 continue
