@@ -521,6 +521,15 @@ def test_the_first_failure_ends_the_others() -> None:
     assert time.perf_counter() - begun < 2
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Ctrl-C is heard, as in a user's process; pytest's workers ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_does_not_wait_for_the_server() -> None:
     main = threading.main_thread().ident
     assert main is not None
