@@ -342,9 +342,9 @@ def test_options_of_one_do_not_leak_into_another() -> None:
 
 HERE = __name__
 OWN_REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    "no class": ({"use": "own", "name": "mine"}, "objective.name is 'mine'; give module:Class."),
+    "no class": ({"use": "own", "name": "mine"}, "objective.name is 'mine'; give module:Class or file.py:Class."),
     "no module": ({"use": "nowhere.a:B"}, "objective is 'nowhere.a:B' but there is no module 'nowhere'; is it on "),
-    "not in it": ({"use": "math:B"}, "objective is 'math:B': module 'math' has no attribute 'B'; give module:Class "),
+    "not in it": ({"use": "math:B"}, "objective is 'math:B' but module math has no class 'B'."),
     "no loss": ({"use": f"{HERE}:WithoutLoss"}, f"objective '{HERE}:WithoutLoss' lacks loss, metrics or needs; let "),
     "forgets loss": ({"use": f"{HERE}:ForgetsLoss"}, f"objective '{HERE}:ForgetsLoss' lacks loss, metrics or needs; "),
     "wrong option": ({"use": f"{HERE}:Plain", "scael": 2.0}, f"objective '{HERE}:Plain' does not take the options {{"),

@@ -61,7 +61,7 @@ def refuse(capsys: pytest.CaptureFixture[str], *words: str) -> str:
         (["train", QUICK, "schedule:table", "--schedule.rows", "2", "14"], ["schedule.rows is ((2, 14),)", "round 1"]),
         (["train", QUICK, "schedule:table", "--schedule.rows", "1", "21"], ["schedule.rows is 21", "at most 20"]),
         (["train", QUICK, "objective:nowhere:Mine"], ["'nowhere:Mine'", "no module 'nowhere'", "Python path"]),
-        (["train", QUICK, "objective:math:Mine"], ["'math:Mine'", "no attribute 'Mine'", "module:Class"]),
+        (["train", QUICK, "objective:math:Mine"], ["'math:Mine'", "no class 'Mine'"]),
         (["train", QUICK, "objective:math:"], ["'math:'", "module:Class"]),
         (["train", QUICK, "--prompts", "missing.txt"], ["'missing.txt'", "template1-train"]),
         (["train", QUICK, "--model", "./nowhere"], ["'./nowhere'", "diffusers directory"]),

@@ -1,6 +1,5 @@
-"""The user's own objective, named "module:Class"."""
+"""The user's own objective, named "module:Class" or "file.py:Class"."""
 
-import importlib
 from dataclasses import field
 from functools import cache
 from typing import Literal
@@ -11,6 +10,7 @@ from torch import Tensor
 from b2diffurl.config import settings
 from b2diffurl.contracts import Needs, Objective
 from b2diffurl.errors import UserError
+from b2diffurl.named import find_named
 from b2diffurl.records import StepBatch
 
 Option = bool | int | float | str
@@ -22,7 +22,8 @@ class Own(Objective):
 
     Attributes:
         use: the objective's name.
-        name: "module:Class", of a class with `loss` that subclasses `b2diffurl.contracts.Objective` or looks like it.
+        name: "module:Class" or "file.py:Class", of a class with `loss` that subclasses
+            `b2diffurl.contracts.Objective` or looks like it.
         options: keyword arguments of the class.
     """
 
@@ -52,17 +53,11 @@ class Own(Objective):
 
 @cache
 def _make(name: str, options: tuple[tuple[str, Option], ...]) -> Objective:
-    module, _, attribute = name.partition(":")
-    if not module or not attribute:
-        raise UserError(f"objective.name is {name!r}; give module:Class.")
+    if not all(name.rpartition(":")):
+        raise UserError(f"objective.name is {name!r}; give module:Class or file.py:Class.")
+    found = find_named(name, kind="objective", what="class")
     try:
-        made = getattr(importlib.import_module(module), attribute)(**dict(options))
-    except ModuleNotFoundError as error:
-        raise UserError(
-            f"objective is {name!r} but there is no module {error.name!r}; is it on the Python path?"
-        ) from error
-    except AttributeError as error:
-        raise UserError(f"objective is {name!r}: {error}; give module:Class of a class that is there.") from error
+        made = found(**dict(options))
     except TypeError as error:
         raise UserError(f"objective {name!r} does not take the options {dict(options)}: {error}.") from error
     if not isinstance(made, Objective) or getattr(type(made), "loss", None) is Objective.loss:

@@ -5,15 +5,9 @@ picture.
 """
 
 import asyncio
-import importlib
-import importlib.util
 import inspect
-import sys
-from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -22,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from b2diffurl.errors import UserError
+from b2diffurl.named import find_named
 
 Metadata = Sequence[Mapping[str, Any]]
 _METADATA = "metadata"
@@ -41,7 +36,7 @@ class OwnReward:
     """
 
     def __init__(self, name: str, *, device: torch.device | str = "cpu") -> None:
-        found = _find(name)
+        found = find_named(name, kind="reward", what="function")
         self.name = name
         self.function = _make(found, device) if inspect.isclass(found) else found
 
@@ -86,7 +81,7 @@ def check_own(name: str) -> None:
     Raises:
         UserError: as `OwnReward`.
     """
-    found = _find(name)
+    found = find_named(name, kind="reward", what="function")
     if inspect.isclass(found):
         _check_class(found, name)
         _check_arguments(found.__call__, name, num=3)  # with self
@@ -129,74 +124,6 @@ def _parameters(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]
         return inspect.signature(function).parameters
     except ValueError:  # some functions written in C do not say
         return inspect.signature(lambda *_: None).parameters
-
-
-# Finding it
-
-
-def _find(name: str) -> Callable[..., Any]:
-    where, _, what = name.rpartition(":")
-    module = _module_of_file(Path(where), name) if where.endswith(".py") else _module(where, name)
-    found = getattr(module, what, None)
-    if not callable(found):
-        kind = "file" if where.endswith(".py") else "module"
-        raise UserError(f"reward is {name!r} but {kind} {where} has no function {what!r}.")
-    return found
-
-
-def _module(where: str, name: str) -> ModuleType:
-    try:
-        return importlib.import_module(where)
-    except ModuleNotFoundError as error:
-        file = Path(*where.split(".")).with_suffix(".py")
-        way_out = f"give its file, '{file}:{name.rpartition(':')[2]}'" if file.is_file() else "give FILE.py:FUNCTION"
-        raise UserError(
-            f"reward is {name!r} but there is no module {error.name!r}; is it on the Python path? If not, {way_out}."
-        ) from error
-    except (TypeError, ValueError) as error:  # a relative or an empty name
-        raise UserError(f"reward is {name!r}, which names no module; give MODULE:FUNCTION.") from error
-
-
-def _module_of_file(file: Path, name: str) -> ModuleType:
-    file = file.expanduser()
-    path = file.resolve()
-    if not path.is_file():
-        raise UserError(
-            f"reward is {name!r} but there is no file {file}; give a path relative to {Path.cwd()}, or a whole one."
-        )
-    known = f"{path.stem}@{path}"  # no name that an import statement could mean
-    if known in sys.modules:
-        return sys.modules[known]
-    spec = importlib.util.spec_from_file_location(known, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[known] = module
-    try:
-        with _beside(path.parent):
-            spec.loader.exec_module(module)
-    except BaseException as error:
-        del sys.modules[known]
-        if isinstance(error, (ModuleNotFoundError, SyntaxError)):
-            raise UserError(f"reward is {name!r} but {file} cannot be imported: {_cause(error)}; mend it.") from error
-        raise
-    return module
-
-
-@contextmanager
-def _beside(folder: Path) -> Generator[None]:
-    """The file may import what lies beside it, as a script may."""
-    sys.path.insert(0, str(folder))
-    try:
-        yield
-    finally:
-        sys.path.remove(str(folder))
-
-
-def _cause(error: ModuleNotFoundError | SyntaxError) -> str:
-    if isinstance(error, SyntaxError):
-        return f"{error.msg}, line {error.lineno}"
-    return f"there is no module {error.name!r}"
 
 
 # Calling it
