@@ -19,14 +19,15 @@ class Collapse:
     """When a run counts as fallen apart (ours).
 
     Attributes:
-        max_kl: nats a step that a whole round may have moved the policy, whatever the trust region is.
+        max_kl: nats an element that a whole round may have moved the policy, whatever the trust region is; 0.02 is a
+            fifth of a step's noise.
         max_reward_drop: how far the mean reward may fall under the best round's, in standard deviations over the
             pictures of the first round whose rewards differ.
         max_contrast_factor: by what factor the pictures' mean contrast may grow or shrink against the first round's.
         max_refused_rounds: rounds in a row in which the trust region took back every single step.
     """
 
-    max_kl: float = 20.0
+    max_kl: float = 0.02
     max_reward_drop: float = 2.0
     max_contrast_factor: float = 2.5
     max_refused_rounds: int = 3
@@ -96,7 +97,7 @@ class CollapseWatch:
         if kl is not None and not kl <= self.config.max_kl:
             raise RunStopped(
                 round_index=round_index,
-                cause=f"the policy moved by {kl:.3g} nats a step in one round; lower optimization.learning_rate.",
+                cause=f"the policy moved by {kl:.3g} nats an element in one round; lower optimization.learning_rate.",
             )
         refused = bool(metrics["update/taken_back"]) and metrics["update/num_optimizer_steps"] == 0
         self.refused_rounds = self.refused_rounds + 1 if refused else 0

@@ -23,7 +23,7 @@ _COLUMNS = (
     ("reward", "reward/mean", "{:>7.4f}"),
     ("std", "reward/std", "{:>6.4f}"),
     ("trained", "selection/num_trajectories", "{:>7.0f}"),
-    ("KL", "policy/kl_to_old", "{:>6.3f}"),
+    ("KL", "policy/kl_to_old", "{:>7.1e}"),
     ("grad", "policy/grad_norm", "{:>6.3f}"),
     ("sample", "time/rollout_s", "{:>5.1f}s"),
     ("update", "time/update_s", "{:>5.1f}s"),

@@ -16,6 +16,7 @@ from typing import Any
 from b2diffurl.emoji import model_dir
 from b2diffurl.errors import UserError
 from b2diffurl.models import EMOJI, resolve_model
+from b2diffurl.models.memory import pictures_at_once
 from b2diffurl.records import PastRound
 from b2diffurl.run import Run
 from b2diffurl.schedule import Adaptive, Backward
@@ -24,7 +25,7 @@ from b2diffurl.selection import All
 _MIB, _GIB = 2**20, 2**30
 _VAE_PARAMETERS = 83_653_863
 _CLIP_PARAMETERS = {"clip": 986_109_441, "pickscore": 986_109_441}  # ViT-H-14, float32
-_CUDA_CONTEXT_BYTES = 600 * _MIB  # ours: context, kernels and the allocator's slack
+CUDA_CONTEXT_BYTES = 600 * _MIB  # ours: context, kernels and the allocator's slack
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -145,7 +146,7 @@ class MemoryEstimate:
     @property
     def total(self) -> int:
         """With the device's own overhead."""
-        return self.weights + self.adapter + self.reward + self.latents + self.work + _CUDA_CONTEXT_BYTES
+        return self.weights + self.adapter + self.reward + self.latents + self.work + CUDA_CONTEXT_BYTES
 
 
 def model_shape(model: str) -> Shape:
@@ -231,7 +232,8 @@ def estimate_memory(run: Run, shape: Shape) -> MemoryEstimate | None:
     forward = scale * family.forward_bytes * bytes_each / 2 * halves
     backward = scale * family.kept_bytes[form, checkpointing] * halves
     pixels = (8 * shape.latent_size) ** 2
-    decode = 4 * 3.5 * 256 * pixels  # ours: the autoencoder's widest maps at full size, float32, one picture at a time
+    decoded_at_once = pixels * min(run.rollout.chunk_size, pictures_at_once(pixels))
+    decode = 4 * 3.5 * 256 * decoded_at_once  # ours: the autoencoder's widest maps at full size, float32
     adapter = family.adapter_parameters * run.lora.rank / 8
     longest = round_cost(run, shape, num_interval_steps=run.sampler.num_inference_steps)
     return MemoryEstimate(

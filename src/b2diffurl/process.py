@@ -4,12 +4,14 @@ import ctypes
 import os
 import sys
 
-# The Hugging Face libraries read these when they are imported: errors alone.
+# The Hugging Face libraries read these when they are imported: errors alone. NVIDIA's libraries would else compute
+# float32 convolutions in TF32, which has 10 bits, and rounds differently in batches of another shape.
 _ENVIRONMENT = {
     "TOKENIZERS_PARALLELISM": "false",
     "TRANSFORMERS_VERBOSITY": "error",
     "DIFFUSERS_VERBOSITY": "error",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "NVIDIA_TF32_OVERRIDE": "0",
 }
 
 

@@ -11,7 +11,7 @@ from b2diffurl.objectives import DDPO, DPO, DPOK, PolicyGradient
 from b2diffurl.run import Branching, Records, Run, Sampler
 from b2diffurl.schedule import Backward, Full
 from b2diffurl.selection import All, BestWorst
-from b2diffurl.update import Optimization
+from b2diffurl.update import Optimization, TrustRegion
 
 EMOJI_GUIDANCE_SCALE = 1.0  # ours: at guidance 1 the embedded model is as misaligned as it was made to be
 
@@ -33,6 +33,7 @@ def emoji_quickstart() -> Run:
             num_minibatches=6,  # ours, as the learning rate: `b2diffurl study b2-against-ddpo-grid`
             step_weights="even",  # ours: without it the last step but one drowns the others and the run falls apart
         ),
+        trust_region=TrustRegion(max_kl=0.00483),  # ours: what docs/ was measured with
         records=Records(num_evaluation_images=360, samples_every_rounds=6),
     )
 
@@ -109,7 +110,7 @@ def paper(template: int, reward: str) -> Run:
         advantage=PromptHistory(num_rounds=8),  # the reference run's
         selection=BestWorst(pos_threshold=0.5, neg_threshold=-0.5),  # the reference run's
         objective=DDPO(clip_range=0.1),  # the reference run's
-        memory=Memory(base_weights="bfloat16"),  # ours: for 16 GB
+        memory=Memory(base_weights="float16"),  # ours: for 16 GB
         optimization=Optimization(
             learning_rate=1e-4,  # the reference run's
             num_inner_epochs=2,  # the reference run's
@@ -142,7 +143,7 @@ def sdxl_clip() -> Run:
         model="stabilityai/stable-diffusion-xl-base-1.0",
         reward_queries_per_round=64,  # ours: a picture costs about ten times SD 1.4's
         rollout=Branching(num_branches=4, chunk_size=4),  # ours: for 24 GB
-        memory=Memory(base_weights="bfloat16", gradient_checkpointing=True),  # ours: for 24 GB
+        memory=Memory(base_weights="float16", gradient_checkpointing=True),  # ours: for 24 GB
         optimization=replace(run.optimization, micro_batch_size=2),  # ours: for 24 GB
         records=Records(num_evaluation_images=128, num_samples=8, samples_every_rounds=10),  # ours
     )

@@ -26,7 +26,7 @@ from torch import Tensor
 from b2diffurl.config import settings
 from b2diffurl.contracts import Objective
 from b2diffurl.diffusion.ddim import DDIM
-from b2diffurl.diffusion.gaussian import Gaussian, LogProbReduction
+from b2diffurl.diffusion.gaussian import Gaussian, LogProbReduction, kl_of_log_ratios
 from b2diffurl.errors import RunStopped, UserError
 from b2diffurl.processes import Processes
 from b2diffurl.records import Selection, StepBatch, Trajectories
@@ -76,19 +76,22 @@ class Optimization:
 class TrustRegion:
     """How far one round may move the policy (ours: the clip range on averaged log-probs hardly ever binds).
 
-    The distance is KL(old || new) of one denoising step in nats, estimated on the round's own actions by half the
-    squared log-ratio (Schulman 2020, "Approximating KL divergence", estimator k2), the log-ratio summed over the
-    latent's elements. An optimizer step that leaves the region is taken back and ends the round's update.
+    The distance is KL(old || new) of one denoising step in nats an element of the latent, so that one limit serves
+    latents of any size; it is estimated on the round's own actions (`kl_of_log_ratios`). An optimizer step that leaves
+    the region is taken back and ends the round's update.
 
     Attributes:
-        max_kl: nats a step, > 0; "inf" switches the region off.
+        max_kl: nats an element, > 0; 0.005 lets a step's mean move by a tenth of its noise. "inf" switches the region
+            off.
     """
 
-    max_kl: float = 2.0
+    max_kl: float = 0.005
 
     def __post_init__(self) -> None:
         if not self.max_kl > 0:
-            raise UserError(f"trust_region.max_kl is {self.max_kl}; give nats above 0, such as 2.0, or inf for none.")
+            raise UserError(
+                f"trust_region.max_kl is {self.max_kl}; give nats an element above 0, such as 0.005, or inf for none."
+            )
 
 
 @runtime_checkable
@@ -102,9 +105,15 @@ class Trained(Denoiser, Protocol):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Pass:
-    """What one forward and backward pass over a minibatch showed."""
+    """What one forward and backward pass over a minibatch, or over a process's part of it, showed.
 
-    kl: float
+    Attributes:
+        squares: squared log-ratios in nats, summed over single steps.
+        ratio_max_error: largest |ratio - 1|.
+        means: of the metrics.
+    """
+
+    squares: float
     ratio_max_error: float
     means: dict[str, float]
 
@@ -193,8 +202,8 @@ class Update:
             if done is None and before is None:
                 raise RunStopped(
                     round_index=round_index,
-                    cause=f"replay differs from sampling by more than trust_region.max_kl = {self.max_kl} nats a step; "
-                    "use float32, or raise it.",
+                    cause=f"replay differs from sampling by more than trust_region.max_kl = {self.max_kl} nats an "
+                    "element; use float32, or raise it.",
                 )
             if done is None:
                 assert before is not None
@@ -202,7 +211,7 @@ class Update:
                 taken_back, before = 1, None
                 break
             passes.append(done)
-            kl = done.kl
+            kl = self._kl(done.squares, trajectories, minibatch)
             before = self._snapshot()
             grad_norms.append(self._step(round_index))
         self.optimizer.zero_grad(set_to_none=True)
@@ -237,17 +246,16 @@ class Update:
     ) -> _Pass | None:
         """Accumulate the gradient of a minibatch; None where the policy has left the trust region."""
         num_units = len(minibatch) * trajectories.num_steps
-        num_steps = num_units * self.num_members
         done = self.processes.together(
             lambda: self._own_part(trajectories, advantages, minibatch, num_units, round_index)
         )
-        kl = sum(part.kl for part in done) / num_steps
-        if not kl <= self.max_kl:
+        squares = sum(part.squares for part in done)
+        if not self._kl(squares, trajectories, minibatch) <= self.max_kl:
             return None
         self.processes.sum_gradients(self.parameters)
         names = sorted({name for part in done for name in part.means})
         return _Pass(
-            kl=kl,
+            squares=squares,
             ratio_max_error=max(part.ratio_max_error for part in done),
             means={name: sum(part.means.get(name, 0.0) for part in done) for name in names},
         )
@@ -260,16 +268,16 @@ class Update:
         num_units: int,
         round_index: int,
     ) -> _Pass:
-        """This process's part of a pass; its `kl` is a sum over steps, its means are its parts of them."""
-        kl_sum, max_error, num_steps = 0.0, 0.0, num_units * self.num_members
+        """This process's part of a pass; its means are its parts of them."""
+        squares, max_error, num_steps = 0.0, 0.0, num_units * self.num_members
         means: dict[str, float] = {}
         weights = self._step_weights(trajectories.step_index)
         for index, step in self._micro_batches(trajectories, self._share(minibatch)):
-            batch, nats_to_reference = self._batch(trajectories, advantages, index, step)
+            batch, kl_to_reference = self._batch(trajectories, advantages, index, step)
             self._check_finite(batch.log_prob, "log-prob", trajectories, step, round_index)
             log_ratio = (batch.log_prob - batch.old_log_prob).detach()
-            kl_sum += float(self._kl(log_ratio, trajectories).sum())
-            if kl_sum / num_steps > self.max_kl:  # no term is negative: the rest cannot bring it back
+            squares += self._squares(log_ratio, trajectories)
+            if self._kl(squares, trajectories, minibatch) > self.max_kl:  # the rest cannot bring it back
                 break
             loss = self.objective.loss(batch)
             self._check_finite(loss, "loss", trajectories, step, round_index)
@@ -280,11 +288,11 @@ class Update:
             told |= {"objective/loss": loss.detach()}
             for name, values in told.items():
                 means[name] = means.get(name, 0.0) + float(values.sum()) / num_units
-            if nats_to_reference is not None:
+            if kl_to_reference is not None:
                 name = "policy/kl_to_reference"
-                means[name] = means.get(name, 0.0) + float(nats_to_reference.sum()) / num_steps
+                means[name] = means.get(name, 0.0) + float(kl_to_reference.sum()) / num_steps
             self.on_progress(len(index))
-        return _Pass(kl=kl_sum, ratio_max_error=max_error, means=means)
+        return _Pass(squares=squares, ratio_max_error=max_error, means=means)
 
     def _share(self, minibatch: Int[Tensor, "U m"]) -> Int[Tensor, "u m"]:
         share = self.processes.share(len(minibatch))
@@ -293,13 +301,13 @@ class Update:
     def _batch(
         self, trajectories: Trajectories, advantages: Tensor, index: Int[Tensor, " M"], step: Int[Tensor, " M"]
     ) -> tuple[StepBatch, Float[Tensor, " M"] | None]:
-        """What the objective sees, with gradient, and the KL to the reference in nats."""
+        """What the objective sees, with gradient, and the KL to the reference in nats an element."""
         reference = None
         if self.with_reference:  # first, so that its memory is free again before the gradient's is taken
             with torch.no_grad(), self.policy.reference():
                 reference, _ = self._replay(trajectories, index, step)
         gaussian, action = self._replay(trajectories, index, step)
-        kl = gaussian.kl(reference) if reference else None
+        kl, num_elements = gaussian.kl(reference) if reference else None, action[0].numel()
         log_prob = gaussian.log_prob(action, reduction=self.reduction)
         batch = StepBatch(
             log_prob=log_prob,
@@ -307,13 +315,12 @@ class Update:
             advantage=advantages[index].to(log_prob),
         )
         if reference and kl is not None and self.objective.needs.reference:
-            num_elements = action[0].numel() if self.reduction == "mean" else 1
             batch = replace(
                 batch,
                 reference_log_prob=reference.log_prob(action, reduction=self.reduction),
-                kl_to_reference=kl / num_elements,
+                kl_to_reference=kl / num_elements if self.reduction == "mean" else kl,
             )
-        return batch, None if kl is None else kl.detach()
+        return batch, None if kl is None else kl.detach() / num_elements
 
     @torch.no_grad()
     def _replayed(
@@ -342,12 +349,12 @@ class Update:
 
     @torch.no_grad()
     def _measure_kl(self, trajectories: Trajectories, minibatch: Int[Tensor, "U m"]) -> float:
-        kl_sum = 0.0
+        squares = 0.0
         for index, step in self._micro_batches(trajectories, self._share(minibatch)):
             gaussian, action = self._replay(trajectories, index, step)
             log_prob = gaussian.log_prob(action, reduction=self.reduction).cpu()
-            kl_sum += float(self._kl(log_prob - trajectories.log_probs[index, step].cpu(), trajectories).sum())
-        return sum(self.processes.gather(kl_sum)) / (minibatch.numel() * trajectories.num_steps)
+            squares += self._squares(log_prob - trajectories.log_probs[index, step].cpu(), trajectories)
+        return self._kl(sum(self.processes.gather(squares)), trajectories, minibatch)
 
     def _micro_batches(
         self, trajectories: Trajectories, minibatch: Int[Tensor, "U m"]
@@ -371,9 +378,14 @@ class Update:
         gaussian = policy_step(self.policy, self.ddim, x, step_index, prompts, guidance_scale=self.guidance_scale)
         return gaussian, action
 
-    def _kl(self, log_ratio: Float[Tensor, " M"], trajectories: Trajectories) -> Float[Tensor, " M"]:
+    def _squares(self, log_ratio: Float[Tensor, " M"], trajectories: Trajectories) -> float:
         elements = trajectories.latents[0, 0].numel() if self.reduction == "mean" else 1
-        return 0.5 * (log_ratio * elements) ** 2
+        return float(((log_ratio * elements) ** 2).sum())
+
+    def _kl(self, squares: float, trajectories: Trajectories, minibatch: Int[Tensor, "U m"]) -> float:
+        """Distance to the policy that sampled, in nats an element, of a minibatch's log-ratios."""
+        num_steps = minibatch.numel() * trajectories.num_steps
+        return kl_of_log_ratios(squares / num_steps, num_elements=trajectories.latents[0, 0].numel())
 
     def _step(self, round_index: int) -> float:
         norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm))

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from b2diffurl.errors import UserError
-from b2diffurl.report import METRIC_NOTES, write_report
+from b2diffurl.report import note_of, write_report
 
 RUN_TOML = """recipe = "emoji-quickstart"
 seed = 0
@@ -54,6 +54,8 @@ LOGGED = [
     "time/reward_s",
     "time/update_s",
 ]
+NAMED = ["reward/clip/mean", "reward/my.py:f/mean", "evaluation/clip_score", "held_out_scene_accuracy",
+         "evaluation/held_out_clip_score"]  # fmt: skip
 SCORED = ["clip_score", "scene_accuracy", "style_entropy", "inception_score"]
 BEFORE = {"clip_score": 0.6132, "scene_accuracy": 0.453, "style_entropy": 1.301, "inception_score": 3.214}
 AFTER = {"clip_score": 0.7391, "scene_accuracy": 0.672, "style_entropy": 1.184, "inception_score": 3.214}
@@ -174,7 +176,7 @@ def test_full_run_tells_everything(full_run_dir: Path) -> None:
     assert page.count("p", "banner") == 0
     for metric in LOGGED:
         assert f"<code>{metric}</code>" in html
-        assert escape(METRIC_NOTES[metric]) in html
+        assert escape(note_of(metric) or "") in html
 
 
 def test_sections_come_in_reading_order(full_run_dir: Path) -> None:
@@ -386,9 +388,36 @@ def test_folder_without_a_configuration_is_refused(tmp_path: Path) -> None:
         write_report(tmp_path)
 
 
-@pytest.mark.parametrize("metric", LOGGED + SCORED)
+@pytest.mark.parametrize("metric", [*LOGGED, *SCORED, *NAMED])
 def test_every_metric_has_a_note(metric: str) -> None:
-    assert METRIC_NOTES[metric].endswith(".")
+    note = note_of(metric)
+    assert note is not None
+    assert note.endswith(".")
+
+
+@pytest.mark.parametrize("metric", ["a", "reward//mean", "evaluation/a", "held_out_a"])
+def test_an_unknown_metric_has_none(metric: str) -> None:
+    assert note_of(metric) is None
+
+
+def test_scores_on_the_way_and_watched_rewards_are_drawn(full_run_dir: Path) -> None:
+    """Scores from before training on; only the rounds in which there was one."""
+    rounds = [
+        metrics_of_round(number)
+        | ({"evaluation/scene_accuracy": 0.4 + 0.01 * number} if number % 5 == 0 else {})
+        | {"reward/clip/mean": 0.1 * number, "reward/<b>.py:f/mean": -0.1 * number}
+        for number in range(1, 21)
+    ]
+    (full_run_dir / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in rounds), encoding="utf-8")
+    html, page = read_page(full_run_dir)
+    assert page.count("figure", "card") == len(CHARTS) + 3
+    for title, latest in (("Scene accuracy", "0.600"), ("clip", "2"), ("&lt;b&gt;.py:f", "−2")):
+        assert f'<h3>{title}<b title="last round">{latest}</b></h3>' in html
+    drawing = html.partition("<h3>Scene accuracy<b")[2].partition("</figure>")[0]
+    lines_drawn = [
+        path.count("L ") for path in re.findall(r'<path d="([^"]*)" clip-path=[^>]*stroke-width: 2', drawing)
+    ]
+    assert lines_drawn == [4]  # from before through rounds 5, 10, 15 and 20
 
 
 def test_same_run_gives_the_same_page(full_run_dir: Path) -> None:

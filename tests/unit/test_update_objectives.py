@@ -155,7 +155,7 @@ def looked_at(reduction: LogProbReduction) -> dict[tuple[int, int], TwinStep]:
 def twin_pass(
     case: Case, looked: dict[tuple[int, int], TwinStep], sampled: Round, selection: Selection, *, step_weights: str
 ) -> tuple[float, float, Tensor]:
-    """Mean loss, mean KL to the reference in nats, and gradient: one step of one unit after the other."""
+    """Mean loss, mean KL to the reference in nats an element, and gradient: one step of one unit after the other."""
     n = sampled.trajectories.num_steps
     weight = twin_weights(sampled) if step_weights == "even" else [1.0] * n
     losses: list[float] = []
@@ -167,7 +167,7 @@ def twin_pass(
             loss, gradient = case.twin(unit, sampled.advantages[members[0]].item(), case.number)
             losses.append(loss)
             gradients.append(weight[step] * gradient)
-            kls += [s.kl * (NUM_ELEMENTS if sampled.reduction == "mean" else 1) for s in unit]
+            kls += [s.kl / (1 if sampled.reduction == "mean" else NUM_ELEMENTS) for s in unit]
     return sum(losses) / len(losses), sum(kls) / len(kls), sum(gradients, torch.zeros(())) / len(gradients)
 
 
@@ -266,11 +266,11 @@ def test_the_kl_term_is_in_the_unit_of_the_log_probs(reduction: LogProbReduction
     metrics = update(
         (sampled := sample_round(reduction=reduction, trained_by=0.1)).start(), sampled, objective=DPOK(beta=1.0)
     )
-    term, nats = metrics["objective/kl_term"], metrics["policy/kl_to_reference"]
+    term, an_element = metrics["objective/kl_term"], metrics["policy/kl_to_reference"]
     assert term is not None
-    assert nats is not None
-    assert nats > 0.1
-    assert term == pytest.approx(nats / (NUM_ELEMENTS if reduction == "mean" else 1), rel=1e-5)
+    assert an_element is not None
+    assert an_element > 0.1 / NUM_ELEMENTS
+    assert term == pytest.approx(an_element * (1 if reduction == "mean" else NUM_ELEMENTS), rel=1e-5)
 
 
 def test_the_kl_to_the_reference_is_logged_where_it_is_asked_for() -> None:

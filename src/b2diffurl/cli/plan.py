@@ -57,7 +57,7 @@ def plan(words: list[str]) -> int:
     if fitting is None:
         console.print(
             f"Does not fit into {asked.memory_gib:g} GiB even one picture at a time: "
-            "try --memory.base-weights bfloat16 --memory.gradient-checkpointing."
+            "try --memory.base-weights float16 --memory.gradient-checkpointing."
         )
         return 0
     flags = f"--rollout.chunk-size {fitting.rollout.chunk_size}"

@@ -51,5 +51,21 @@ class Gaussian:
         return ((self.mean - other.mean) ** 2).sum(dim=(1, 2, 3)) / (2 * self.var)
 
 
+def kl_of_log_ratios(mean_square: float, *, num_elements: int) -> float:
+    """KL(old || new) in nats an element, from log-ratios of actions that old drew.
+
+    A step of KL D has log-ratios of mean -D and variance 2 D, as both are Gaussians of one variance: their mean square
+    is D^2 + 2 D, solved here for D. For small D this is half the mean square (Schulman 2020, "Approximating KL
+    divergence", estimator k2), which overstates D by the factor 1 + D / 2; on Stable Diffusion's 16,384 elements D is
+    large even where each element has hardly moved. The root of twice the result is how far the mean has moved, in
+    standard deviations of the step's noise.
+
+    Args:
+        mean_square: of log-ratios in nats, summed over a latent's elements.
+        num_elements: of a latent.
+    """
+    return mean_square / (1 + math.sqrt(1 + mean_square)) / num_elements if mean_square < math.inf else math.inf
+
+
 def _per_latent(value: Float[Tensor, " B"]) -> Float[Tensor, "B 1 1 1"]:
     return value.view(-1, 1, 1, 1)

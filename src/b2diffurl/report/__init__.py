@@ -4,7 +4,7 @@ It works at any time: after the last round, in the middle of a run, and after a 
 no network and no script: pictures are data URIs, charts are inline SVG, and a content policy forbids the rest.
 """
 
-from b2diffurl.report.notes import METRIC_NOTES
+from b2diffurl.report.notes import note_of
 from b2diffurl.report.page import write_report
 
-__all__ = ["METRIC_NOTES", "write_report"]
+__all__ = ["note_of", "write_report"]

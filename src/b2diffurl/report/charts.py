@@ -12,6 +12,7 @@ from io import StringIO
 from typing import TYPE_CHECKING, Any
 
 from b2diffurl.report.folder import RunFolder
+from b2diffurl.report.notes import reward_part, score_of
 from b2diffurl.report.text import format_duration, format_number
 
 if TYPE_CHECKING:
@@ -150,12 +151,38 @@ def selection_chart(run: RunFolder) -> Chart | None:
 
 def kl_chart(run: RunFolder) -> Chart | None:
     """Draw how far each round's update moved the policy."""
-    return _line_chart(run, "policy/kl_to_old", title="KL to old policy", caption="Nats per step, by round.")
+    return _line_chart(run, "policy/kl_to_old", title="KL to old policy", caption="Nats an element, by round.")
 
 
 def grad_norm_chart(run: RunFolder) -> Chart | None:
     """Draw the gradient norm by round."""
     return _line_chart(run, "policy/grad_norm", title="Gradient norm", caption="Before clipping, by round.")
+
+
+def score_charts(run: RunFolder) -> list[Chart]:
+    """Draw every score of the evaluations on the way, over reward queries; the first point is before training."""
+    head = "evaluation/"
+    before = run.evaluation.before if run.evaluation else {}
+    charts: list[Chart] = []
+    for metric in run.metric_names():
+        points = _points(run, metric) if metric.startswith(head) else {}
+        if not points:
+            continue
+        name = metric.removeprefix(head)
+        score, queries = score_of(name), run.series("reward_queries")
+        xs, ys = [queries[index] for index in points], list(points.values())
+        if math.isfinite(before.get(name, math.nan)):
+            xs, ys = [0.0, *xs], [before[name], *ys]
+        title = score.label if score else name
+        charts.append(_small_chart(metric, xs, ys, title=title, caption="By reward queries.", x_label="reward queries"))
+    return charts
+
+
+def part_charts(run: RunFolder) -> list[Chart]:
+    """Draw the mean of each part of the reward, and of each reward that is only watched, by round."""
+    found = [(metric, part) for metric in run.metric_names() if (part := reward_part(metric))]
+    charts = [_line_chart(run, metric, title=part, caption="Mean reward, by round.") for metric, part in found]
+    return [chart for chart in charts if chart]
 
 
 def time_chart(run: RunFolder) -> Chart | None:
@@ -193,18 +220,27 @@ def _line_chart(run: RunFolder, metric: str, *, title: str, caption: str) -> Cha
     if not points:
         return None
     rounds = run.round_numbers()
+    xs, ys = [float(rounds[index]) for index in points], list(points.values())
+    return _small_chart(
+        metric, xs, ys, title=title, caption=caption, x_label="round", from_zero=not reward_part(metric)
+    )
 
+
+def _small_chart(
+    metric: str, xs: list[float], ys: list[float], *, title: str, caption: str, x_label: str, from_zero: bool = False
+) -> Chart:
     def plot(axes: "Axes") -> None:
-        _plot_line(axes, [float(rounds[index]) for index in points], list(points.values()))
-        axes.set_ylim(bottom=min(0.0, *points.values()))
-        axes.set_xlabel("round")
+        _plot_line(axes, xs, ys)
+        if from_zero:
+            axes.set_ylim(bottom=min(0.0, *ys))
+        axes.set_xlabel(x_label)
         _count_axis(axes.xaxis)
 
     return Chart(
         title=title,
-        latest=format_number(list(points.values())[-1]),
+        latest=format_number(ys[-1]),
         caption=caption,
-        svg=_draw(metric.replace("/", "-"), plot, size=SMALL),
+        svg=_draw(re.sub(r"[^\w]+", "-", metric), plot, size=SMALL),
     )
 
 

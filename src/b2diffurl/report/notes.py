@@ -1,6 +1,6 @@
 """What each logged number means: unit, range, and which direction is good."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 METRIC_NOTES: dict[str, str] = {
@@ -52,8 +52,8 @@ METRIC_NOTES: dict[str, str] = {
         "Share of pairs (0 to 1) that DPO's implicit reward ranks right. 0 before anything is learned, as all are ties."
     ),
     "policy/kl_to_reference": (
-        "Exact KL divergence from the policy to the pretrained model, in nats per step, mean over trained steps, while "
-        "the round's update goes on. 0 at the start; how far fine-tuning has gone."
+        "Exact KL divergence from the policy to the pretrained model, in nats a step per element of the latent, mean "
+        "over trained steps, while the round's update goes on. 0 at the start; how far fine-tuning has gone."
     ),
     "policy/ratio_max_error": (
         "Largest |ratio - 1| between replayed and sampled log-probs before the first update. In float32 it must stay "
@@ -64,8 +64,9 @@ METRIC_NOTES: dict[str, str] = {
         "collapse."
     ),
     "policy/kl_to_old": (
-        "KL divergence between the updated policy and the one that sampled the round, in nats per step, estimated from "
-        "the log-ratios of trained steps: how far the update moved. 0 is no change; empty without an update."
+        "KL divergence between the updated policy and the one that sampled the round, in nats a step per element of "
+        "the latent, estimated from the log-ratios of trained steps. The root of twice this is how far a step's mean "
+        "moved, in standard deviations of its noise. 0 is no change; empty without an update."
     ),
     "update/num_optimizer_steps": "Optimizer steps of the round that stand.",
     "update/taken_back": (
@@ -130,6 +131,34 @@ SCORES: dict[str, Score] = {
     "inception_score": Score(label="Inception Score", topic="diversity"),
 }
 """The evaluation metrics that the page knows, in the order in which it shows them."""
+_HELD_OUT = "held_out_"
 
-# An evaluation on the way is logged under the same names, in the round it belongs to.
-METRIC_NOTES.update({f"evaluation/{name}": METRIC_NOTES[name] for name in SCORES})
+
+def note_of(name: str) -> str | None:
+    """What a number means: one of `METRIC_NOTES`, or one that is named after a score or a reward."""
+    if name in METRIC_NOTES:
+        return METRIC_NOTES[name]
+    if part := reward_part(name):
+        return (
+            f"Mean of {part} over the round's images, in its own unit and without its weight. Where a reward that is "
+            "only watched falls while the trained one rises, the trained one is being hacked."
+        )
+    score = name.removeprefix("evaluation/")
+    told = METRIC_NOTES.get(score.removeprefix(_HELD_OUT))
+    return f"On the prompts held out from training. {told}" if told and score.startswith(_HELD_OUT) else told
+
+
+def score_of(name: str) -> Score | None:
+    """How the page shows an evaluation metric, or None for one that it does not know."""
+    found = SCORES.get(name.removeprefix(_HELD_OUT))
+    return replace(found, label=f"{found.label}, held out") if found and name.startswith(_HELD_OUT) else found
+
+
+def reward_part(name: str) -> str | None:
+    """Which reward a metric is the mean of, or None if it is no such metric.
+
+    >>> reward_part("reward/my.py:f/mean"), reward_part("reward/mean")
+    ('my.py:f', None)
+    """
+    head, tail = "reward/", "/mean"
+    return name[len(head) : -len(tail)] or None if name.startswith(head) and name.endswith(tail) else None

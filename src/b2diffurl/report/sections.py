@@ -12,12 +12,14 @@ from b2diffurl.report.charts import (
     grad_norm_chart,
     interval_chart,
     kl_chart,
+    part_charts,
     reward_chart,
+    score_charts,
     selection_chart,
     time_chart,
 )
 from b2diffurl.report.folder import Evaluation, RunFolder
-from b2diffurl.report.notes import METRIC_NOTES, SCORES, Score
+from b2diffurl.report.notes import METRIC_NOTES, SCORES, Score, note_of, score_of
 from b2diffurl.report.pictures import picture_html
 from b2diffurl.report.text import MISSING, count, format_change, format_number
 
@@ -52,7 +54,7 @@ def _section(title: str, lead: str, content: str) -> str:
 
 
 def _tile(name: str, evaluation: Evaluation) -> str:
-    score = SCORES.get(name, Score(label=name, topic="other"))
+    score = score_of(name) or Score(label=name, topic="other")
     scale, unit = (100, " %") if score.is_share else (1, "")
 
     def value_text(value: float) -> str:
@@ -62,7 +64,7 @@ def _tile(name: str, evaluation: Evaluation) -> str:
     values = value_text(before)
     if name in evaluation.after:
         values = f'<span class="from">{values} →</span> {value_text(after)}'
-    note = METRIC_NOTES.get(name, "No note for this number: see the evaluation that reports it.")
+    note = note_of(name) or "No note for this number: see the evaluation that reports it."
     return (
         f'<article class="tile"><p class="topic">{score.topic}</p><h3>{escape(score.label)}</h3>'
         f'<p class="value">{values}</p>{_change(scale * (after - before), score)}'
@@ -88,6 +90,7 @@ def curves_section(run: RunFolder) -> str:
     large = (reward_chart(run), interval_chart(run))
     small = (selection_chart(run), kl_chart(run), grad_norm_chart(run), time_chart(run))
     rows = _chart_row("charts-large", large) + _chart_row("charts-small", small)
+    rows += _chart_row("charts-small", score_charts(run)) + _chart_row("charts-small", part_charts(run))
     return f"<section><h2>Training</h2>{rows}</section>" if rows else ""
 
 
@@ -101,7 +104,7 @@ def _chart_card(chart: Chart) -> str:
     if chart.svg_phone:
         drawing += f'<div class="phone">{chart.svg_phone}</div>'
     return (
-        f'<figure class="card"><figcaption><h3>{chart.title}<b title="last round">{chart.latest}</b></h3>'
+        f'<figure class="card"><figcaption><h3>{escape(chart.title)}<b title="last round">{chart.latest}</b></h3>'
         f"<p>{chart.caption}</p></figcaption>{drawing}</figure>"
     )
 
@@ -191,7 +194,7 @@ def metrics_section(run: RunFolder) -> str:
 
 def _metric_row(run: RunFolder, name: str) -> str:
     values = run.series(name)
-    note = METRIC_NOTES.get(name, "No note for this number.")
+    note = note_of(name) or "No note for this number."
     return (
         f'<tr><th scope="row"><code>{escape(name)}</code></th>'
         f'<td class="number" data-label="first">{format_number(values[0])}</td>'

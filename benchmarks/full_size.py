@@ -1,0 +1,148 @@
+"""One round of a recipe on a full-size model with random weights: peak memory against `plan`'s estimate, and speed.
+
+    python benchmarks/full_size.py paper-template1-clip --limit-gib 16
+    python benchmarks/full_size.py sdxl-clip --limit-gib 24
+    python benchmarks/full_size.py paper-template1-clip --device cpu --queries 4 --steps 3 --epochs 1
+
+On a GPU the peak is what the caching allocator has reserved, and `--limit-gib` is all that it may take, less what plan
+sets aside for the device's own overhead. On the CPU, Linux only, it is the process's resident memory above what was
+there before the model was loaded. The model and a CLIP of ViT-H-14's size are built into `--models` once.
+"""
+
+import argparse
+import json
+import os
+import tempfile
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from full_size_models import build, build_clip
+
+import b2diffurl
+from b2diffurl.plan import CUDA_CONTEXT_BYTES, FAMILIES, estimate_memory, model_shape
+from b2diffurl.process import prepare_process
+from b2diffurl.recipes import recipe
+from b2diffurl.run import Run
+from b2diffurl.schedule import Full
+from b2diffurl.tracker import Metrics
+
+_GIB = 2**30
+_POLL_SECONDS = 0.02
+_SPREAD = 10_000  # a random CLIP's scores differ by so little that advantages take them for equal
+
+
+def resident_bytes() -> int:
+    """This process's memory, weights that are mapped from files among it."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return 1024 * int(next(line for line in lines if line.startswith("VmRSS")).split()[1])
+
+
+class PeakByPhase:
+    """An observer that keeps the most memory of each phase, in bytes.
+
+    Args:
+        device: the run's.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._cuda, self._phase = device.type == "cuda", "load"
+        self._start = 0 if self._cuda else resident_bytes()
+        self.peaks: dict[str, int] = {}
+        self.metrics: Metrics = {}
+        if not self._cuda:
+            threading.Thread(target=self._poll, daemon=True).start()
+
+    def on_phase(self, name: str, *, total: int) -> None:
+        """Close the phase before."""
+        self._keep()
+        self._phase = name
+
+    def on_progress(self, num: int) -> None:
+        """Take the peak so far."""
+        self._keep()
+
+    def on_round(self, metrics: Metrics) -> None:
+        """Keep the round's numbers."""
+        self._keep()
+        self._phase, self.metrics = "save", metrics
+
+    def _keep(self) -> None:
+        now = torch.cuda.max_memory_reserved() if self._cuda else resident_bytes() - self._start
+        self.peaks[self._phase] = max(now, self.peaks.get(self._phase, 0))
+        if self._cuda:
+            torch.cuda.reset_peak_memory_stats()
+
+    def _poll(self) -> None:
+        while True:
+            self._keep()
+            time.sleep(_POLL_SECONDS)
+
+
+def full_size(asked: argparse.Namespace) -> Run:
+    """The recipe's run on a random model of its size, as many rounds and pictures as are asked for."""
+    run = recipe(asked.recipe)
+    name = {width: family.name for width, family in FAMILIES.items()}
+    known = model_shape(run.model).family
+    assert known is not None, "an embedded model's size is no news"
+    family = {name[768]: "sd1", name[1024]: "sd2", name[2048]: "sdxl"}[known.name]
+    if asked.base_weights:
+        run = replace(run, memory=replace(run.memory, base_weights=asked.base_weights))
+    dtype = getattr(torch, run.memory.base_weights)
+    model = build(family, asked.models / f"{family}-{run.memory.base_weights}", dtype=dtype)
+    steps = asked.steps or run.sampler.num_inference_steps
+    return replace(
+        run,
+        model=str(model),
+        reward=f"{_SPREAD}*clip:{build_clip(asked.models / 'clip')}",
+        reward_queries_per_round=asked.queries or run.reward_queries_per_round,
+        num_rounds=1,
+        sampler=replace(run.sampler, num_inference_steps=steps),
+        schedule=Full(),
+        optimization=replace(run.optimization, num_inner_epochs=asked.epochs or run.optimization.num_inner_epochs),
+        records=replace(run.records, num_evaluation_images=0, num_samples=1, samples_every_rounds=2),
+    )
+
+
+def main() -> None:
+    """Do the round and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recipe")
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--models", type=Path, default=Path("runs/full-size-models"))
+    parser.add_argument("--limit-gib", type=float, help="of the GPU that is meant; more is an out-of-memory error")
+    parser.add_argument("--base-weights", choices=["float32", "bfloat16", "float16"])
+    parser.add_argument("--queries", type=int, help="pictures of the round")
+    parser.add_argument("--steps", type=int, help="denoising steps T")
+    parser.add_argument("--epochs", type=int, help="passes over what is selected")
+    asked = parser.parse_args()
+    device, run = torch.device(asked.device), full_size(asked)
+    if device.type == "cuda":
+        prepare_process()  # on the CPU it would keep what is freed, and hide how much is needed
+    if device.type == "cuda" and asked.limit_gib:
+        allowed = asked.limit_gib * _GIB - CUDA_CONTEXT_BYTES
+        torch.cuda.set_per_process_memory_fraction(allowed / torch.cuda.get_device_properties(device).total_memory)
+    watched = PeakByPhase(device)
+    with tempfile.TemporaryDirectory() as folder:
+        b2diffurl.train(run, output=Path(folder) / "run", device=device, observers=[watched])
+    estimate = estimate_memory(replace(run, reward=recipe(asked.recipe).reward), model_shape(run.model))
+    assert estimate is not None
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    measured, expected = max(watched.peaks.values()), estimate.total - CUDA_CONTEXT_BYTES
+    told = watched.metrics
+    seconds = {what: float(told[f"time/{what}_s"] or 0) for what in ("rollout", "reward", "update")}
+    print(f"{asked.recipe}, {run.memory.base_weights}, {name}, torch {torch.__version__}, {os.uname().machine}")
+    print(f"peak {measured / _GIB:.2f} GiB, estimated {expected / _GIB:.2f} (x {expected / measured:.2f})")
+    for phase, peak in watched.peaks.items():
+        print(f"  {phase}: {peak / _GIB:.2f} GiB")
+    for part in ("weights", "adapter", "reward", "latents", "work"):
+        print(f"  estimated {part}: {getattr(estimate, part) / _GIB:.2f} GiB")
+    print(f"sampling {run.reward_queries_per_round / seconds['rollout']:.3f} images/s")
+    print(f"whole round {run.reward_queries_per_round / sum(seconds.values()):.3f} images/s")
+    print(json.dumps(told))
+
+
+if __name__ == "__main__":
+    main()

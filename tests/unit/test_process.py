@@ -1,0 +1,16 @@
+"""What a program sets for its whole process."""
+
+import os
+
+import pytest
+
+from b2diffurl.process import prepare_process
+
+
+def test_float32_convolutions_are_float32_unless_the_user_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "1")
+    prepare_process()
+    assert os.environ["NVIDIA_TF32_OVERRIDE"] == "1"
+    monkeypatch.delenv("NVIDIA_TF32_OVERRIDE")
+    prepare_process()
+    assert os.environ["NVIDIA_TF32_OVERRIDE"] == "0"
