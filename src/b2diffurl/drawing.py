@@ -3,10 +3,14 @@
 Shapes: G trunks, K branches, B = G K trajectories.
 """
 
+# Tensor.tolist has no type.
+# pyright: reportUnknownVariableType=false
+
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -42,6 +46,23 @@ class Drawn:
     contrast: float
     rollout_seconds: float
     reward_seconds: float
+
+    def lines(self, round_index: int) -> Iterator[dict[str, Any]]:
+        """What scores.jsonl says of each picture."""
+        scores, of = self.scores, self.trajectories
+        rewards, groups = scores.rewards.tolist(), of.group_index.tolist()
+        parts = {name: part.tolist() for name, part in scores.parts.items()}
+        for index, prompt in enumerate(of.prompts):
+            line: dict[str, Any] = {
+                "round": round_index,
+                "group": groups[index],
+                "prompt": prompt,
+                "reward": rewards[index],
+            }
+            for name, columns in (("parts", parts), ("info", scores.info)):
+                if columns:
+                    line[name] = {key: column[index] for key, column in columns.items()}
+            yield line
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -136,10 +157,7 @@ def _joined(parts: Sequence[Drawn]) -> Drawn:
             prompts=tuple(prompt for part in trajectories for prompt in part.prompts),
             group_index=torch.cat(groups),
         ),
-        scores=Scores(
-            rewards=torch.cat([part.scores.rewards for part in parts]),
-            parts={name: torch.cat([part.scores.parts[name] for part in parts]) for name in parts[0].scores.parts},
-        ),
+        scores=Scores.join([part.scores for part in parts]),
         contrast=sum(part.contrast * num for part, num in zip(parts, numbers, strict=True)) / sum(numbers),
         rollout_seconds=max(part.rollout_seconds for part in parts),
         reward_seconds=max(part.reward_seconds for part in parts),

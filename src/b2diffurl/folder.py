@@ -28,6 +28,7 @@ class RunFolder:
         self.path = path
         self.run_file = path / "run.toml"
         self.metrics_file = path / "metrics.jsonl"
+        self.scores_file = path / "scores.jsonl"
         self.checkpoints = path / "checkpoints"
         self.lora = path / "lora"
         self._evaluation = path / "evaluation.json"

@@ -1,10 +1,12 @@
 """Recipes: named, complete runs. Every number cites its source or says "ours"."""
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
 from b2diffurl.advantage import PromptHistory
+from b2diffurl.collapse import Collapse
 from b2diffurl.errors import UserError
 from b2diffurl.models import EMOJI, Memory
 from b2diffurl.objectives import DDPO, DPO, DPOK, PolicyGradient
@@ -117,6 +119,8 @@ def paper(template: int, reward: str) -> Run:
             num_minibatches=4,  # ours: the reference fixes their size, and does not say which
             micro_batch_size=4,  # ours: for 16 GB
         ),
+        trust_region=TrustRegion(max_kl=math.inf),  # the paper has none
+        collapse=Collapse(max_kl=math.inf),  # so only the reward and the pictures' contrast are watched
         records=Records(num_evaluation_images=1600, samples_every_rounds=10),  # section 4.6: 1,600 pictures
     )
 

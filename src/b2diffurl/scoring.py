@@ -7,7 +7,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
 
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from b2diffurl.contracts import Reward
 from b2diffurl.errors import RewardFailed, UserError
-from b2diffurl.rewards import score_parts
+from b2diffurl.rewards import Info, picture_info, score_parts
 
 _NUM_TRIES = 3
 _PAUSE_SECONDS = 1.0
@@ -31,10 +31,25 @@ class Scores:
     Attributes:
         rewards: what is trained on; of the type and shape that the reward gave.
         parts: scores of a sum's parts and of watched rewards, by name.
+        info: what the rewards say of the pictures besides; None where a reward has nothing to say of one.
     """
 
     rewards: Tensor
     parts: dict[str, Float[Tensor, " B"]]
+    info: Info = field(default_factory=dict[str, list[Any]])
+
+    @staticmethod
+    def join(found: "Sequence[Scores]") -> "Scores":
+        """Scores of several batches as if they had been one."""
+        names = dict.fromkeys(name for scores in found for name in scores.info)
+        return Scores(
+            rewards=torch.cat([scores.rewards.reshape(-1) for scores in found]),
+            parts={name: torch.cat([scores.parts[name] for scores in found]) for name in found[0].parts},
+            info={
+                name: [entry for scores in found for entry in scores.info.get(name, [None] * len(scores.rewards))]
+                for name in names
+            },
+        )
 
 
 class Scoring:
@@ -56,7 +71,7 @@ class Scoring:
         self.reward, self.watched = reward, watched
         self.pause_seconds = pause_seconds
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="reward")
-        self._batches: list[Future[tuple[Tensor, Parts]]] = []
+        self._batches: list[Future[Scores]] = []
 
     def __enter__(self) -> "Scoring":
         return self
@@ -89,24 +104,20 @@ class Scoring:
             RewardFailed: the reward kept raising, in its own words.
             UserError: the reward is none.
         """
-        found: list[tuple[Tensor, Parts]] = []
+        found: list[Scores] = []
         for batch in self._batches:
             found.append(batch.result())
-            on_progress(len(found[-1][0]))
-        names = found[0][1]
-        return Scores(
-            rewards=torch.cat([rewards.reshape(-1) for rewards, _ in found]),
-            parts={name: torch.cat([parts[name] for _, parts in found]) for name in names},
-        )
+            on_progress(len(found[-1].rewards))
+        return Scores.join(found)
 
     @torch.no_grad()
-    def _score(
-        self, images: Tensor, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]
-    ) -> tuple[Tensor, Parts]:
+    def _score(self, images: Tensor, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]) -> Scores:
         rewards, parts = self._patiently(self.reward, images, prompts, metadata)
+        info = picture_info(self.reward, len(images))
         for name, reward in self.watched.items():
             parts = parts | {name: self._patiently(reward, images, prompts, metadata)[0]}
-        return rewards, parts
+            info |= {f"{name}/{key}": entries for key, entries in picture_info(reward, len(images)).items()}
+        return Scores(rewards=rewards, parts=parts, info=info)
 
     def _patiently(
         self, reward: Reward, images: Tensor, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]

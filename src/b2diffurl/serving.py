@@ -34,6 +34,7 @@ from b2diffurl.config import settings
 from b2diffurl.contracts import Reward
 from b2diffurl.errors import UserError
 from b2diffurl.images import from_pil
+from b2diffurl.rewards.info import picture_info
 from b2diffurl.rewards.load import check_reward, load_reward
 from b2diffurl.rewards.own import OwnReward
 from b2diffurl.rewards.remote import TOKEN_VARIABLE, check_token, is_loopback, read_token
@@ -212,7 +213,9 @@ class _Server:
                 raise HTTPException(408, "the client has left.")  # nobody reads it; the next in line is served
             started = time.perf_counter()
             rewards = await run_in_threadpool(self._score, asked)
-        return {"rewards": rewards, "info": {"reward": self.name, "seconds": time.perf_counter() - started}}
+            told = picture_info(self.reward, len(rewards))
+        seconds = time.perf_counter() - started
+        return {"rewards": rewards, "info": {"reward": self.name, "seconds": seconds, "pictures": told}}
 
     async def _body(self, request: Request) -> bytes:
         body = bytearray()

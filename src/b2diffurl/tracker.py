@@ -1,10 +1,11 @@
 """What a run tells the outside while it goes on: metrics to files, progress to whoever watches."""
 
 import json
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -55,8 +56,8 @@ class Progress:
             observer.on_round(metrics)
 
 
-class MetricsFile:
-    """metrics.jsonl: one line a round. A resumed run drops the lines of rounds that it does again.
+class RoundLines:
+    """A file of JSON lines that say which round they are of. A resumed run drops those of rounds that it does again.
 
     Args:
         path: of the file.
@@ -68,16 +69,10 @@ class MetricsFile:
         kept = [line for line in self._lines() if json.loads(line)["round"] < first_round]
         path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
 
-    def on_phase(self, name: str, *, total: int) -> None:
-        """Nothing to do."""
-
-    def on_progress(self, num: int) -> None:
-        """Nothing to do."""
-
-    def on_round(self, metrics: Metrics) -> None:
-        """Append the round's line."""
+    def append(self, lines: Iterable[Mapping[str, Any]]) -> None:
+        """Write lines at the end."""
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(metrics) + "\n")
+            file.write("".join(json.dumps(line) + "\n" for line in lines))
 
     def _lines(self) -> list[str]:
         if not self.path.is_file():

@@ -47,7 +47,7 @@ from b2diffurl.rewards import WeightedSum, load_reward, load_watched
 from b2diffurl.rewards.clip import VIT_H_14, CLIPScore
 from b2diffurl.run import Run, check_run
 from b2diffurl.schedule import Adaptive
-from b2diffurl.tracker import Metrics, MetricsFile, Observer, Progress
+from b2diffurl.tracker import Metrics, Observer, Progress, RoundLines
 from b2diffurl.update import Update
 
 
@@ -115,7 +115,9 @@ class Trainer:
             self.folder.begin(self.run)
             self.folder.mark_stopped(None)
             self.folder.write_environment(self.policy.device)
-            self.metrics_file = MetricsFile(self.folder.metrics_file, first_round=self.rounds_done + 1)
+            first_round = self.rounds_done + 1
+            self.metrics_lines = RoundLines(self.folder.metrics_file, first_round=first_round)
+            self.score_lines = RoundLines(self.folder.scores_file, first_round=first_round)
         try:
             if self.rounds_done == 0:
                 self._look(0)
@@ -180,7 +182,8 @@ class Trainer:
             **judged,
         }
         if self.processes.is_main:
-            self.metrics_file.on_round(metrics)
+            self.metrics_lines.append([metrics])
+            self.score_lines.append(drawn.lines(round_index))
             self.progress.round_done(metrics)
         self._keep(round_index)
 

@@ -81,14 +81,13 @@ def test_captions_and_rewards_agree_in_process_and_over_http(llava: Path, debert
             BertSettings(captioner=str(llava), base_url=base_url, encoder=str(deberta), num_layers=2, max_concurrency=3)
         )
         served = there(images, prompts)
-    assert here.last is not None
-    assert there.last is not None
-    assert there.last.captions == here.last.captions
-    assert len(set(here.last.captions)) >= 5
-    assert len({len(caption.split()) for caption in here.last.captions}) >= 3
+    assert there.info == here.info
+    assert list(here.info) == ["caption", "precision", "f1"]
+    captions = here.info["caption"]
+    assert len(captions) == 9
+    assert len(set(captions)) >= 5
+    assert len({len(caption.split()) for caption in captions}) >= 3
     assert served.equal(in_process)
-    assert there.last.f1.equal(here.last.f1)
-    assert there.last.precision.equal(here.last.precision)
 
 
 def test_reward_is_the_recall_of_the_caption_against_the_reference(llava: Path, deberta: Path) -> None:
@@ -97,24 +96,20 @@ def test_reward_is_the_recall_of_the_caption_against_the_reference(llava: Path, 
     )
     reward = BertReward(settings)
     assert isinstance(reward, Reward)
-    assert reward.last is None
+    assert reward.info == {}
     scores = reward(pictures(3), PROMPTS)
     captions = LocalCaptioner(str(llava))(pictures(3))
     match = BERTScore(str(deberta), num_layers=2)(captions, [f"A picture of {prompt}!" for prompt in PROMPTS])
     assert scores.equal(match.recall)
     assert not scores.equal(match.precision)
-    assert reward.last is not None
-    assert reward.last.captions == tuple(captions)
-    assert reward.last.precision.equal(match.precision)
-    assert reward.last.f1.equal(match.f1)
+    assert reward.info == {"caption": captions, "precision": match.precision.tolist(), "f1": match.f1.tolist()}
 
 
 def test_settings_reach_the_captioner(llava: Path, deberta: Path) -> None:
     settings = BertSettings(captioner=str(llava), encoder=str(deberta), num_layers=1, max_new_tokens=1, question="the")
     reward = BertReward(settings)
     reward(pictures(4), ["a"] * 4)
-    assert reward.last is not None
-    assert max(len(caption.split()) for caption in reward.last.captions) == 1
+    assert max(len(caption.split()) for caption in reward.info["caption"]) == 1
     assert isinstance(reward.captioner, LocalCaptioner)
     assert reward.captioner.prompt == "USER: <image> the ASSISTANT:"
 

@@ -76,6 +76,10 @@ def test_two_processes_equal_one(kind: str, run: Run, tmp_path: Path) -> None:
         assert one.keys() == two.keys()
         for name, value in one.items():
             assert two[name] == pytest.approx(value, rel=1e-3, abs=1e-5), name
+    pictures = [(output / "run" / "scores.jsonl").read_text(encoding="utf-8").splitlines() for output in (alone, both)]
+    for one, two in zip(*(map(json.loads, lines) for lines in pictures), strict=True):
+        assert (one["round"], one["group"], one["prompt"]) == (two["round"], two["group"], two["prompt"])
+        assert one["reward"] == pytest.approx(two["reward"], rel=1e-3, abs=1e-5)
     assert (both / "run" / "lora" / "README.md").is_file()
     before = [json.loads((output / "run" / "evaluation.json").read_text())["before"] for output in (alone, both)]
     assert before[0] == pytest.approx(before[1], rel=1e-5)

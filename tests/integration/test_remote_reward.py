@@ -400,6 +400,28 @@ def test_a_broken_reward_is_an_error_and_no_number(given: object, told: str) -> 
             RemoteReward(url, QUICK)(pictures(2), [""] * 2)
 
 
+def test_what_a_served_reward_says_of_pictures_reaches_the_client() -> None:
+    """Through batches, over a number that JSON has not, and gone with the next call that has nothing to say."""
+
+    class Describes:
+        info: dict[str, object]
+
+        def __call__(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+            told = [float("inf") if prompt == "3" else float(prompt) for prompt in prompts if prompt]
+            self.info = {"caption": list(prompts), "number": told}
+            return brightness(images, prompts)
+
+    with served(Describes()) as url:
+        reward = RemoteReward(url, replace(QUICK, batch_size=2))
+        assert reward.info == {}
+        reward(pictures(5), ["1", "2", "3", "4", "5"])
+        assert reward.info == {"caption": ["1", "2", "3", "4", "5"], "number": [1, 2, None, 4, 5]}
+        reward(pictures(3), ["", "2", "3"])
+        assert reward.info == {"caption": ["", "2", "3"]}
+    with answering(lambda _: (200, {"rewards": [0.0] * 4, "info": {"pictures": {"a": [1]}}})) as url:
+        RemoteReward(url, QUICK)(pictures(4), [""] * 4)
+
+
 def test_a_reward_that_raises_is_told_with_its_first_words() -> None:
     def fall(images: Tensor, prompts: Sequence[str]) -> Tensor:  # noqa: ARG001
         raise RuntimeError("out of\nmemory")

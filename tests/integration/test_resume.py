@@ -48,8 +48,10 @@ def metrics_of(folder: Path) -> list[Metrics]:
 
 
 def assert_equal_runs(whole: Path, parts: Path) -> None:
-    """Metrics, and all of the last checkpoint."""
+    """Metrics, scores, and all of the last checkpoint."""
     assert metrics_of(whole) == metrics_of(parts)
+    ours, theirs = ((path / "scores.jsonl").read_text(encoding="utf-8") for path in (whole, parts))
+    assert ours == theirs
     newest = [sorted((folder / "checkpoints").glob("round_*"))[-1] for folder in (whole, parts)]
     assert newest[0].name == newest[1].name
     for name in ("adapter.safetensors", "optimizer.safetensors"):

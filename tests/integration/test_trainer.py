@@ -48,7 +48,8 @@ def test_a_run_fills_its_folder(tmp_path: Path, small_run: MakeRun, prompts_file
     run = replace(run, records=replace(run.records, num_evaluation_images=4))
     folder = b2diffurl.train(run, output=tmp_path / "run")
     assert {path.name for path in folder.iterdir()} == {
-        "run.toml", "env.json", "metrics.jsonl", "samples", "checkpoints", "lora", "report.html", "evaluation.json",
+        "run.toml", "env.json", "metrics.jsonl", "scores.jsonl", "samples", "checkpoints", "lora", "report.html",
+        "evaluation.json",
     }  # fmt: skip
     lines = metrics_of(folder)
     assert [line["round"] for line in lines] == [1, 2]
@@ -60,6 +61,30 @@ def test_a_run_fills_its_folder(tmp_path: Path, small_run: MakeRun, prompts_file
     assert judged["before"].keys() == judged["after"].keys() == {
         "clip_score", "scene_accuracy", "style_entropy", "inception_score",
     }  # fmt: skip
+
+
+def test_scores_jsonl_tells_of_every_picture(tmp_path: Path, small_run: MakeRun) -> None:
+    class Describes:
+        info: dict[str, list[str]]
+
+        def __call__(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+            self.info = {"caption": [f"not {prompt}" for prompt in prompts]}
+            return brightness(images, prompts)
+
+    run = small_run(watch=("jpeg-size:compressible",))
+    folder = b2diffurl.train(run, output=tmp_path / "run", reward=Describes())
+    lines = [json.loads(line) for line in (folder / "scores.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [line["round"] for line in lines] == [1] * 16 + [2] * 16
+    num_branches = run.rollout.num_branches
+    assert [line["group"] for line in lines] == 2 * [index // num_branches for index in range(16)]
+    assert all(line["info"] == {"caption": f"not {line['prompt']}"} for line in lines)
+    for metrics, of_round in zip(metrics_of(folder), (lines[:16], lines[16:]), strict=True):
+        for name, mean in (
+            ("reward", metrics["reward/mean"]),
+            ("parts", metrics["reward/jpeg-size:compressible/mean"]),
+        ):
+            numbers = [line[name]["jpeg-size:compressible"] if name == "parts" else line[name] for line in of_round]
+            assert sum(numbers) / 16 == pytest.approx(mean, rel=1e-6)
 
 
 def test_plain_ddpo_trains_every_trajectory_on_all_steps(tmp_path: Path, small_run: MakeRun) -> None:

@@ -1,8 +1,10 @@
 """Scoring in a thread of its own: order, patience, and what becomes of failures."""
 
+import json
 import threading
 from collections.abc import Sequence
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -10,9 +12,22 @@ from torch import Tensor
 from b2diffurl.contracts import Reward
 from b2diffurl.errors import RewardFailed, UserError
 from b2diffurl.rewards import Term, WeightedSum
+from b2diffurl.rewards.info import as_info
 from b2diffurl.scoring import Scores, Scoring
 
 PROMPTS = ("a cat", "a dog")
+
+
+class Describes:
+    """A reward that says what it saw, of every picture but those of a batch of one."""
+
+    def __init__(self) -> None:
+        self.info: dict[str, object] = {}
+
+    def __call__(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+        scores = brightness(images, prompts)
+        self.info = {"seen": [f"{score:g}" for score in scores], "scores": scores} if len(scores) > 1 else {}
+        return scores
 
 
 def pictures(*values: float) -> Tensor:
@@ -123,3 +138,31 @@ def test_after_a_failure_no_more_pictures_are_taken() -> None:
 def test_another_shape_than_one_number_a_picture_is_a_failure() -> None:
     with pytest.raises(RewardFailed, match=r"shape \(1,\) for 2 pictures"):
         score(lambda images, prompts: brightness(images, prompts)[:1], pictures(0.5, 0.5))
+
+
+def test_what_a_reward_says_of_pictures_is_kept_in_order() -> None:
+    """Where it says nothing of a batch there is None; parts and watched rewards are told apart by name."""
+    found = score(Describes(), pictures(0.5, 0.25), pictures(1.0), pictures(0.75, 0.125))
+    assert found.info == {
+        "seen": ["0.5", "0.25", None, "0.75", "0.125"], "scores": [0.5, 0.25, None, 0.75, 0.125]
+    }  # fmt: skip
+    both = WeightedSum((Term(name="a"), Term(name="b")), (brightness, Describes()))
+    found = score(both, pictures(0.5, 0.25), watched={"w": Describes()})
+    assert found.info["b/seen"] == found.info["w/seen"] == ["0.5", "0.25"]
+    assert set(found.info) == {"b/seen", "b/scores", "w/seen", "w/scores"}
+    assert score(brightness, pictures(0.5)).info == {}
+
+
+@pytest.mark.parametrize(
+    "info",
+    [None, 3, "text", ["a", "b"], {"a": ["one"]}, {"a": "of"}, {"a": b"of"}, {"a": 2}, {"a": None},
+     {"a": torch.ones(3)}, {"a": torch.tensor(1.0)}],
+)  # fmt: skip
+def test_info_of_another_form_is_left_out(info: object) -> None:
+    assert as_info(info, 2) == {}
+
+
+def test_info_is_what_json_can_hold() -> None:
+    told = as_info({"a": [float("nan"), 1.5], 2: (True, None), "c": [{1}, "x"], "d": np.array([1, 2])}, 2)
+    assert told == {"a": [None, 1.5], "2": [True, None], "c": ["{1}", "x"], "d": [1, 2]}
+    assert json.loads(json.dumps(told, allow_nan=False)) == told

@@ -1,11 +1,11 @@
-"""metrics.jsonl over crashes and resumes; TensorBoard's numbers."""
+"""Lines of rounds over crashes and resumes; TensorBoard's numbers."""
 
 import json
 from pathlib import Path
 
 import pytest
 
-from b2diffurl.tracker import MetricsFile, TensorBoard
+from b2diffurl.tracker import RoundLines, TensorBoard
 
 
 def rounds_in(path: Path) -> list[int]:
@@ -13,9 +13,9 @@ def rounds_in(path: Path) -> list[int]:
 
 
 def write_rounds(path: Path, *rounds: int) -> None:
-    metrics = MetricsFile(path, first_round=1)
+    lines = RoundLines(path, first_round=1)
     for number in rounds:
-        metrics.on_round({"round": number, "reward/mean": number / 3, "objective/loss": None})
+        lines.append([{"round": number, "reward/mean": number / 3, "objective/loss": None}])
 
 
 def test_a_round_is_one_line_with_every_number(tmp_path: Path) -> None:
@@ -30,7 +30,7 @@ def test_a_round_is_one_line_with_every_number(tmp_path: Path) -> None:
 
 def test_a_new_run_begins_with_an_empty_file(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
-    MetricsFile(path, first_round=1)
+    RoundLines(path, first_round=1)
     assert path.read_text(encoding="utf-8") == ""
 
 
@@ -38,17 +38,17 @@ def test_a_resumed_run_drops_the_rounds_that_it_does_again(tmp_path: Path) -> No
     path = tmp_path / "metrics.jsonl"
     write_rounds(path, 1, 2, 3, 4)
     kept = path.read_text(encoding="utf-8").splitlines()[:2]
-    resumed = MetricsFile(path, first_round=3)
+    resumed = RoundLines(path, first_round=3)
     assert path.read_text(encoding="utf-8").splitlines() == kept
-    resumed.on_round({"round": 3})
-    assert rounds_in(path) == [1, 2, 3]
+    resumed.append([{"round": 3}, {"round": 3}])
+    assert rounds_in(path) == [1, 2, 3, 3]
 
 
 def test_a_run_resumed_from_its_last_round_drops_nothing(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     write_rounds(path, 1, 2)
     before = path.read_bytes()
-    MetricsFile(path, first_round=3)
+    RoundLines(path, first_round=3)
     assert path.read_bytes() == before
 
 
@@ -58,7 +58,7 @@ def test_a_last_line_that_was_cut_off_is_dropped(rest: str, tmp_path: Path) -> N
     write_rounds(path, 1, 2)
     with path.open("a", encoding="utf-8") as file:
         file.write(rest)
-    MetricsFile(path, first_round=9)
+    RoundLines(path, first_round=9)
     assert rounds_in(path) == [1, 2]
     assert path.read_text(encoding="utf-8").endswith("\n")
 

@@ -8,7 +8,7 @@ Shapes: B pictures of 3 x H x W in [0, 1].
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 
 import torch
 from jaxtyping import Float
@@ -17,6 +17,7 @@ from torch import Tensor
 from b2diffurl.config import settings
 from b2diffurl.errors import UserError
 from b2diffurl.rewards.caption import QUESTION, Captioner, LocalCaptioner, ServedCaptioner, check_base_url
+from b2diffurl.rewards.info import Info
 
 _PROMPT = "{prompt}"
 _LOCAL_ALONE = ("batch_size",)
@@ -92,15 +93,6 @@ class BertSettings:
         return next(field.default for field in fields(self) if field.name == name)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class BertInformation:
-    """What else is known of the pictures that were scored last, one entry a picture."""
-
-    captions: tuple[str, ...]
-    precision: Float[Tensor, " B"]
-    f1: Float[Tensor, " B"]
-
-
 class BertReward:
     """Recall of a picture's caption against its prompt.
 
@@ -109,7 +101,7 @@ class BertReward:
         device: where the models run; with a server, only the encoder.
 
     Attributes:
-        last: captions, precision and F1 of the last call; None before the first.
+        info: caption, precision and F1 of each picture of the last call; empty before the first.
 
     Raises:
         UserError: a model cannot be loaded, or the server's key cannot be one.
@@ -119,7 +111,7 @@ class BertReward:
         from b2diffurl.rewards.bertscore import BERTScore
 
         self.settings = settings
-        self.last: BertInformation | None = None
+        self.info: Info = {}
         self.score = BERTScore(settings.encoder, num_layers=settings.num_layers, device=device)
         self.captioner = _load_captioner(settings, device=device)
 
@@ -131,7 +123,7 @@ class BertReward:
         """
         captions = self.captioner(images)
         match = self.score(captions, [self.settings.reference.replace(_PROMPT, prompt) for prompt in prompts])
-        self.last = BertInformation(captions=tuple(captions), precision=match.precision, f1=match.f1)
+        self.info = {"caption": list(captions), "precision": match.precision.tolist(), "f1": match.f1.tolist()}
         return match.recall
 
 

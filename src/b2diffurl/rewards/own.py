@@ -40,6 +40,11 @@ class OwnReward:
         self.name = name
         self.function = _make(found, device) if inspect.isclass(found) else found
 
+    @property
+    def info(self) -> Any:
+        """What the function or object says of the pictures scored last, if it has `info`."""
+        return getattr(self.function, "info", None)
+
     def __call__(
         self, images: Float[Tensor, "B 3 H W"], prompts: Sequence[str], metadata: Metadata | None = None
     ) -> Tensor:

@@ -1,11 +1,12 @@
 """A reward in another process or on another machine, over HTTP; so a reward keeps an environment of its own.
 
     POST /v1/score  {"images": [base64 PNG], "prompts": [...], "metadata": [{}, ...]}
-                    -> {"rewards": [...], "info": {}}; whatever is in info, it is not read here
+                    -> {"rewards": [...], "info": {"pictures": {"caption": [...], ...}, ...}}
     GET  /health    -> {"status": "ok", "reward": NAME}
 
-Both take `Authorization: Bearer TOKEN` where the server has a token. Pictures travel as PNG, rounded to 8 bits as
-everywhere else. A failure is told and never becomes a number.
+What info.pictures says, one entry a picture, is kept for people to read; the rest of info is not read here. Both take
+`Authorization: Bearer TOKEN` where the server has a token. Pictures travel as PNG, rounded to 8 bits as everywhere
+else. A failure is told and never becomes a number.
 
 Shapes: B pictures of 3 x H x W in [0, 1].
 """
@@ -31,6 +32,7 @@ from torch import Tensor
 from b2diffurl.config import settings
 from b2diffurl.errors import RewardFailed, UserError
 from b2diffurl.images import to_pil
+from b2diffurl.rewards.info import Info, as_info
 
 TOKEN_VARIABLE = "B2DIFFURL_REWARD_TOKEN"
 _MAX_BACKOFF_SECONDS = 30.0
@@ -76,6 +78,9 @@ class RemoteReward:
         url: where it is, such as "http://127.0.0.1:8009"; https and a path before /v1/score are allowed.
         settings: how it is asked.
 
+    Attributes:
+        info: what the server said of each picture of the last call.
+
     Raises:
         UserError: the address or the token cannot be one; nothing is sent yet.
     """
@@ -84,6 +89,7 @@ class RemoteReward:
         host = _check_url(url)
         self.url = url.rstrip("/")
         self.settings = settings
+        self.info: Info = {}
         token = read_token(settings.token_variable)
         self._headers = {"Content-Type": "application/json"}
         if token is not None:
@@ -136,15 +142,17 @@ class RemoteReward:
         assert len(images) == len(prompts) == len(metadata)
         # An event loop in a thread of its own works within a notebook's, and Ctrl-C cuts off what is on its way.
         with anyio.from_thread.start_blocking_portal() as portal:
-            scores = portal.call(self._score_all, images, prompts, metadata)
-        return torch.tensor(scores, dtype=torch.float64)
+            scored = portal.call(self._score_all, images, prompts, metadata)
+        names = set[str].intersection(*(set(info) for _, info in scored)) if scored else set[str]()
+        self.info = {name: [entry for _, info in scored for entry in info[name]] for name in sorted(names)}
+        return torch.tensor([score for scores, _ in scored for score in scores], dtype=torch.float64)
 
     async def _score_all(
         self, images: Tensor, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]
-    ) -> list[float]:
+    ) -> list[tuple[list[float], Info]]:
         size = self.settings.batch_size
         batches = [slice(first, min(first + size, len(images))) for first in range(0, len(images), size)]
-        scores: dict[int, list[float]] = {}
+        found: dict[int, tuple[list[float], Info]] = {}
         failed: list[RewardFailed] = []
         turn = anyio.Semaphore(self.settings.max_concurrency)
 
@@ -154,7 +162,7 @@ class RemoteReward:
                 which = f"pictures {batch.start} to {batch.stop - 1} of {len(images)}"
                 try:
                     response = await self._post(client, body, which=which)
-                    scores[batch.start] = self._read(response, num=batch.stop - batch.start, which=which)
+                    found[batch.start] = self._read(response, num=batch.stop - batch.start, which=which)
                 except RewardFailed as error:
                     failed.append(error)
                     group.cancel_scope.cancel()
@@ -167,7 +175,7 @@ class RemoteReward:
                 group.start_soon(score, batch)
         if failed:
             raise failed[0]
-        return [score for batch in batches for score in scores[batch.start]]
+        return [found[batch.start] for batch in batches]
 
     async def _post(self, client: httpx2.AsyncClient, body: bytes, *, which: str) -> httpx2.Response:
         """Send until there is an answer below 500."""
@@ -190,10 +198,11 @@ class RemoteReward:
                 cause = _refusal(response)
         raise self._failed(which, f"{1 + self.settings.max_retries} tries, the last: {cause}")
 
-    def _read(self, response: httpx2.Response, *, num: int, which: str) -> list[float]:
+    def _read(self, response: httpx2.Response, *, num: int, which: str) -> tuple[list[float], Info]:
         if response.status_code != 200:
             raise self._failed(which, _refusal(response))
-        rewards = _object(response).get("rewards")
+        answer = _object(response)
+        rewards, info = answer.get("rewards"), answer.get("info")
         if not isinstance(rewards, list):
             raise self._failed(which, "the answer has no list of rewards")
         if len(rewards) != num:
@@ -201,7 +210,8 @@ class RemoteReward:
         for index, reward in enumerate(rewards):
             if isinstance(reward, bool) or not isinstance(reward, int | float) or not _is_finite(reward):
                 raise self._failed(which, f"the reward of picture {index} of these is {str(reward)[:40]}")
-        return [float(reward) for reward in rewards]
+        told = info.get("pictures") if isinstance(info, dict) else None
+        return [float(reward) for reward in rewards], as_info(told, num)
 
     def _failed(self, which: str, cause: str) -> RewardFailed:
         return RewardFailed(f"the reward server at {self.url} did not score {which}: {cause.rstrip('.')}.")
