@@ -117,7 +117,7 @@ def paper(template: int, reward: str) -> Run:
             learning_rate=1e-4,  # the reference run's
             num_inner_epochs=2,  # the reference run's
             num_minibatches=4,  # ours: the reference fixes their size, and does not say which
-            micro_batch_size=4,  # ours: for 16 GB
+            micro_batch_size=2,  # ours: for 16 GB
         ),
         trust_region=TrustRegion(max_kl=math.inf),  # the paper has none
         collapse=Collapse(max_kl=math.inf),  # so only the reward and the pictures' contrast are watched
@@ -148,7 +148,6 @@ def sdxl_clip() -> Run:
         reward_queries_per_round=64,  # ours: a picture costs about ten times SD 1.4's
         rollout=Branching(num_branches=4, chunk_size=4),  # ours: for 24 GB
         memory=Memory(base_weights="float16", gradient_checkpointing=True),  # ours: for 24 GB
-        optimization=replace(run.optimization, micro_batch_size=2),  # ours: for 24 GB
         records=Records(num_evaluation_images=128, num_samples=8, samples_every_rounds=10),  # ours
     )
 

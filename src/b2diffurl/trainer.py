@@ -5,13 +5,14 @@ prompts -> trunks -> branches -> pictures -> rewards -> advantages -> selection 
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 
 import torch
 
 from b2diffurl.advantage import RewardHistory
+from b2diffurl.card import write_card
 from b2diffurl.checkpoint import (
     Checkpoint,
     forget_checkpoints,
@@ -37,7 +38,6 @@ from b2diffurl.evaluation.evaluate import (
 )
 from b2diffurl.folder import RunFolder
 from b2diffurl.models import EMOJI
-from b2diffurl.models.card import model_card
 from b2diffurl.models.policy import Policy, check_prompts, load_tokenizers
 from b2diffurl.processes import Processes
 from b2diffurl.prompts import load_prompt_list, load_prompts, split_prompts
@@ -45,6 +45,7 @@ from b2diffurl.records import PastRound
 from b2diffurl.report import write_report
 from b2diffurl.rewards import WeightedSum, load_reward, load_watched
 from b2diffurl.rewards.clip import VIT_H_14, CLIPScore
+from b2diffurl.rewards.own import name_of
 from b2diffurl.run import Run, check_run
 from b2diffurl.schedule import Adaptive
 from b2diffurl.tracker import Metrics, Observer, Progress, RoundLines
@@ -133,7 +134,12 @@ class Trainer:
         self._evaluate("after")
         if self.processes.is_main:
             self.policy.save_lora(self.folder.lora)
-            self._write_model_card()
+            write_card(
+                self.folder.lora,
+                self.run,
+                evaluation=self.folder.read_evaluation(),
+                metrics_file=self.folder.metrics_file,
+            )
             write_report(self.folder.path)
 
     # One round
@@ -294,19 +300,6 @@ class Trainer:
             if self.processes.is_main:
                 self.folder.write_evaluation(when, numbers, num_images=num_images, prompts=self.run.prompts)
 
-    def _write_model_card(self) -> None:
-        found = self.folder.read_evaluation()
-        card = model_card(
-            base_model=self.run.model,
-            recipe=self.run.recipe,
-            reward=self.run.reward,
-            prompts=self.run.prompts,
-            before=found.get("before"),
-            after=found.get("after"),
-            num_images=found.get("num_images"),
-        )
-        (self.folder.lora / "README.md").write_text(card, encoding="utf-8")
-
     def _judge_on_the_way(self, round_index: int) -> Metrics:
         every = self.run.records.evaluate_every_rounds
         if every == 0 or (round_index % every and round_index != self.run.num_rounds):
@@ -364,7 +357,7 @@ def train(
         resume: continue the run that the folder holds from its newest checkpoint.
         device: where the model runs.
         observers: who is told of progress and metrics.
-        reward: a function (images, prompts) -> scores, in place of the run's own.
+        reward: a function (images, prompts) -> scores, in place of the run's own; run.toml gets its name.
         processes: that do the run together, from `join_processes`; every one of them calls this.
 
     Returns:
@@ -376,6 +369,8 @@ def train(
     """
     output = Path(output)
     check_run(run, own_reward=reward is not None)
+    if reward is not None:
+        run = replace(run, reward=name_of(reward))
     if run.num_trunks < processes.num:
         raise UserError(
             f"reward_queries_per_round is {run.reward_queries_per_round}, which makes {run.num_trunks} trunks for "

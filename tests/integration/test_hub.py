@@ -1,4 +1,4 @@
-"""The adapter's model card, and its upload against a hub on loopback."""
+"""The upload of an adapter, against a hub on loopback."""
 
 import base64
 import json
@@ -11,11 +11,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from huggingface_hub import ModelCard
 
+from b2diffurl.card import write_card
 from b2diffurl.errors import UserError
-from b2diffurl.models.card import DDIM, DDPO, model_card
 from b2diffurl.models.hub import push_to_hub
+from b2diffurl.recipes import recipe
 
 TOKEN = "hf_of_this_test"
 
@@ -100,8 +100,10 @@ def adapter(tmp_path: Path) -> Path:
     (directory / "peft").mkdir(parents=True)
     (directory / "pytorch_lora_weights.safetensors").write_bytes(b"weights")
     (directory / "peft" / "adapter_model.safetensors").write_bytes(b"the same weights")
-    card = model_card(base_model="emoji", recipe="emoji-quickstart", reward="clip:emoji", prompts="template1-train")
-    (directory / "README.md").write_text(card, encoding="utf-8")
+    evaluation = {"before": {"clip_score": 0.5}, "after": {"clip_score": 0.75}, "num_images": 8}
+    metrics_file = tmp_path / "metrics.jsonl"
+    metrics_file.write_text('{"reward_queries": 8, "reward/mean": 0.5}\n', encoding="utf-8")
+    write_card(directory, recipe("emoji-quickstart"), evaluation=evaluation, metrics_file=metrics_file)
     return directory
 
 
@@ -129,6 +131,7 @@ def test_the_whole_folder_arrives_with_the_token_of_the_environment(adapter: Pat
     assert hub.authorizations == {f"Bearer {TOKEN}"}
     there = {str(path.relative_to(adapter)): path.read_bytes() for path in adapter.rglob("*") if path.is_file()}
     assert hub.files == there
+    assert {"README.md", "reward.png"} < set(there)
 
 
 def test_no_access_and_no_connection_are_told_in_one_sentence(adapter: Path, hub: Hub) -> None:
@@ -150,26 +153,3 @@ def test_mistakes_are_told_before_anything_is_sent(adapter: Path, tmp_path: Path
         push_to_hub(tmp_path, repo_id="me/adapter")
     with pytest.raises(UserError, match="give user/name"):
         push_to_hub(adapter, repo_id="me/my adapter")
-
-
-def test_the_card_has_what_the_hub_reads_and_what_a_reader_needs() -> None:
-    text = model_card(
-        base_model="CompVis/stable-diffusion-v1-4", recipe="sd14", reward="clip", prompts="template1-train",
-        before={"clip_score": 0.25}, after={"clip_score": 0.31}, num_images=360,
-    )  # fmt: skip
-    card = ModelCard(text)
-    assert card.data.to_dict()["base_model"] == "CompVis/stable-diffusion-v1-4"
-    assert card.data.to_dict()["library_name"] == "diffusers"
-    assert "| clip_score | 0.2500 | 0.3100 |" in text
-    assert "360 pictures" in text
-    assert all(number in text for number in ("2503.11240", "2305.13301", "2106.09685", "2010.02502"))
-    assert "under the licence of that model" in text
-    other = model_card(
-        base_model="emoji", recipe="emoji-ddpo", reward="clip:emoji", prompts="mine.txt", papers=(DDPO, DDIM),
-        licence="OFL-1.1, as the embedded model.",
-    )  # fmt: skip
-    assert "/home/" not in model_card(base_model="/home/me/my-model", recipe="r", reward="clip", prompts="p")
-    assert "base_model" not in ModelCard(other).data.to_dict()
-    assert "2503.11240" not in other
-    assert "OFL-1.1, as the embedded model." in other
-    assert "Before and after" not in other

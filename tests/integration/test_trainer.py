@@ -15,6 +15,7 @@ import b2diffurl
 from b2diffurl import RunStopped, UserError, emoji
 from b2diffurl.advantage import PromptHistory
 from b2diffurl.collapse import Collapse
+from b2diffurl.config import read_toml
 from b2diffurl.models import LoRA
 from b2diffurl.models.policy import Policy
 from b2diffurl.report import note_of
@@ -94,6 +95,10 @@ def test_plain_ddpo_trains_every_trajectory_on_all_steps(tmp_path: Path, small_r
     assert line["interval/num_steps"] == 6
 
 
+def brightness_of_one(images: Tensor, prompts: Sequence[str]) -> Tensor:
+    return brightness(images[:1], prompts[:1]).expand(len(images))
+
+
 def test_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, small_run: MakeRun, prompts_file: Path) -> None:
     run = small_run(prompts=str(prompts_file), num_rounds=3)
     whole = b2diffurl.train(run, output=tmp_path / "whole", reward=brightness)
@@ -110,8 +115,12 @@ def test_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, small_run: Make
             raise KilledError
         return brightness(images, prompts)
 
+    killed.__name__ = "brightness"
     with pytest.raises(KilledError):
         b2diffurl.train(run, output=tmp_path / "parts", reward=killed)
+    assert read_toml(tmp_path / "parts" / "run.toml", Run).reward == f"{__name__}:brightness"
+    with pytest.raises(UserError, match="holds a run with other settings"):
+        b2diffurl.train(run, output=tmp_path / "parts", reward=brightness_of_one, resume=True)
     assert len(metrics_of(tmp_path / "parts")) == 2
     parts = b2diffurl.train(run, output=tmp_path / "parts", reward=brightness, resume=True)
     assert metrics_of(whole) == metrics_of(parts)

@@ -15,12 +15,23 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from b2diffurl.contracts import Reward
 from b2diffurl.errors import UserError
 from b2diffurl.named import find_named
 
 Metadata = Sequence[Mapping[str, Any]]
 _METADATA = "metadata"
 _DEVICE = "device"
+
+
+def name_of(reward: Reward) -> str:
+    """The "MODULE:NAME" of a reward that is given from Python; of an object, its class's.
+
+    >>> name_of(lambda images, prompts: images.mean(dim=(1, 2, 3))).rpartition(":")[2]
+    'lambda'
+    """
+    name = getattr(reward, "__name__", type(reward).__name__)
+    return f"{reward.__module__}:{name.strip('<>')}"
 
 
 class OwnReward:

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from b2diffurl.config import to_toml
+from b2diffurl.curves import draw_curves
 from b2diffurl.errors import UserError
 from b2diffurl.recipes import emoji_ddpo, emoji_dpo, emoji_dpok, emoji_policy_gradient, emoji_quickstart
 from b2diffurl.run import Branching, Run
@@ -121,7 +122,6 @@ def run_study(
         for future in futures:
             future.result()
     table = f"{_table(arms, output, seeds)}\n{_table_of_seeds(arms, output, seeds)}"
-    from b2diffurl.studies.curves import draw_curves  # brings matplotlib, which `--help` can do without
 
     (output / "table.md").write_text(table, encoding="utf-8")
     files = {arm: [_folder(output, arm, seed) / "metrics.jsonl" for seed in seeds] for arm in arms}
