@@ -2,14 +2,17 @@
 
     python benchmarks/full_size.py paper-template1-clip --limit-gib 16
     python benchmarks/full_size.py sdxl-clip --limit-gib 24
-    python benchmarks/full_size.py paper-template1-clip --device cpu --queries 4 --steps 3 --epochs 1
+    python benchmarks/full_size.py paper-template1-clip --device cpu --queries 4 --steps 2 --epochs 1
+    python benchmarks/full_size.py sdxl-clip --device cpu --queries 4 --steps 1 --epochs 1 --minibatches 1
 
 On a GPU the peak is what the caching allocator has reserved, and `--limit-gib` is all that it may take, less what plan
-sets aside for the device's own overhead. On the CPU, Linux only, it is the process's resident memory above what was
-there before the model was loaded. The model and a CLIP of ViT-H-14's size are built into `--models` once.
+sets aside for the device's own overhead. On the CPU, Linux with glibc only, it is the process's resident memory above
+what was there before the model was loaded, and glibc is told to give back what is freed: otherwise its holes count too.
+The model and a CLIP of ViT-H-14's size are built into `--models` once.
 """
 
 import argparse
+import ctypes
 import json
 import os
 import tempfile
@@ -31,6 +34,7 @@ from b2diffurl.tracker import Metrics
 
 _GIB = 2**30
 _POLL_SECONDS = 0.02
+_MMAP_THRESHOLD, _MMAP_BYTES = -3, 2**16  # mallopt's: larger blocks are pages of their own
 _SPREAD = 10_000  # a random CLIP's scores differ by so little that advantages take them for equal
 
 
@@ -101,7 +105,11 @@ def full_size(asked: argparse.Namespace) -> Run:
         num_rounds=1,
         sampler=replace(run.sampler, num_inference_steps=steps),
         schedule=Full(),
-        optimization=replace(run.optimization, num_inner_epochs=asked.epochs or run.optimization.num_inner_epochs),
+        optimization=replace(
+            run.optimization,
+            num_inner_epochs=asked.epochs or run.optimization.num_inner_epochs,
+            num_minibatches=asked.minibatches or run.optimization.num_minibatches,
+        ),
         records=replace(run.records, num_evaluation_images=0, num_samples=1, samples_every_rounds=2),
     )
 
@@ -117,10 +125,13 @@ def main() -> None:
     parser.add_argument("--queries", type=int, help="pictures of the round")
     parser.add_argument("--steps", type=int, help="denoising steps T")
     parser.add_argument("--epochs", type=int, help="passes over what is selected")
+    parser.add_argument("--minibatches", type=int, help="of a pass; of few pictures only one fills a forward pass")
     asked = parser.parse_args()
     device, run = torch.device(asked.device), full_size(asked)
     if device.type == "cuda":
         prepare_process()  # on the CPU it would keep what is freed, and hide how much is needed
+    else:
+        ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, _MMAP_BYTES)
     if device.type == "cuda" and asked.limit_gib:
         allowed = asked.limit_gib * _GIB - CUDA_CONTEXT_BYTES
         torch.cuda.set_per_process_memory_fraction(allowed / torch.cuda.get_device_properties(device).total_memory)
