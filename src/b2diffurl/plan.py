@@ -26,6 +26,7 @@ _MIB, _GIB = 2**20, 2**30
 _VAE_PARAMETERS = 83_653_863
 _CLIP_PARAMETERS = {"clip": 986_109_441, "pickscore": 986_109_441}  # ViT-H-14, float32
 CUDA_CONTEXT_BYTES = 600 * _MIB  # ours: context, kernels and the allocator's slack
+_SHARE_TO_FILL = 0.8  # of the memory there is, by estimate: what was measured was above it (docs/performance.md)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -248,7 +249,11 @@ def estimate_memory(run: Run, shape: Shape) -> MemoryEstimate | None:
 
 
 def fit(run: Run, shape: Shape, *, memory_bytes: float) -> Run | None:
-    """The run with the largest powers of two as chunk sizes that fit, or None where even 1 does not."""
+    """The run with the largest powers of two as chunk sizes that leave a fifth free, or None where even 1 does not fit.
+
+    One picture at a time may take all of the memory: there is no way left to spare any.
+    """
+    to_fill = _SHARE_TO_FILL * memory_bytes
     sizes = [2**i for i in range(7, -1, -1)]
     best = replace(
         run,
@@ -259,12 +264,12 @@ def fit(run: Run, shape: Shape, *, memory_bytes: float) -> Run | None:
         return None
     for size in sizes:
         tried = replace(best, optimization=replace(best.optimization, micro_batch_size=size))
-        if _total(tried, shape) <= memory_bytes:
+        if _total(tried, shape) <= to_fill:
             best = tried
             break
     for size in sizes:
         tried = replace(best, rollout=replace(best.rollout, chunk_size=size))
-        if _total(tried, shape) <= memory_bytes:
+        if _total(tried, shape) <= to_fill:
             return tried
     return best
 
