@@ -251,7 +251,7 @@ def estimate_memory(run: Run, shape: Shape) -> MemoryEstimate | None:
 def fit(run: Run, shape: Shape, *, memory_bytes: float) -> Run | None:
     """The run with the largest powers of two as chunk sizes that leave a fifth free, or None where even 1 does not fit.
 
-    One picture at a time may take all of the memory: there is no way left to spare any.
+    The smallest sizes may take all of the memory: there is no smaller way.
     """
     to_fill = _SHARE_TO_FILL * memory_bytes
     sizes = [2**i for i in range(7, -1, -1)]

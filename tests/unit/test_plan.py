@@ -111,7 +111,7 @@ def test_sizes_are_chosen_for_the_memory_there_is() -> None:
     assert fit(run, shape, memory_bytes=2.0 * _GIB) is None
 
 
-def test_one_picture_at_a_time_may_take_all_there_is() -> None:
+def test_the_smallest_sizes_may_take_all_there_is() -> None:
     run = recipe("paper-template1-clip")
     run = replace(
         run, rollout=replace(run.rollout, chunk_size=4), optimization=replace(run.optimization, micro_batch_size=1)

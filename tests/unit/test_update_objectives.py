@@ -175,7 +175,7 @@ def twin_pass(
 RAGGED = torch.tensor([0.1, 2.0, -1.5, 0.3, 0.7, 0.2, 0.0, 0.1, 0.4, -0.4, 0.0, 0.3])
 # Two of them tie in the second group and all in the third: 2 + 1 + 0 pairs, 12 trajectories.
 TIES = torch.tensor([0.1, 2.0, -1.5, 0.3, 0.7, 0.7, 0.0, 0.7, 0.4, 0.4, 0.4, 0.4])
-SMALL = 0.1  # advantages are scaled by it for the update: float32 rounds the gradient by less than 1e-6 on any CPU
+SMALL = 0.1  # advantages are scaled by it for the update, so that float32's rounding of the gradient stays under 1e-6
 SELECTIONS = {
     "best and worst": (SMALL * RAGGED, BestWorst().select(RAGGED, list("aaaabbbbcccc"), num_branches=4)),
     "all": (SMALL * TIES, All().select(TIES, list("aaaabbbbcccc"), num_branches=4)),
