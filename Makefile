@@ -9,7 +9,7 @@ STAMP := .venv/.installed
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS)
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-all lint type fmt wheel emoji-model clean
+.PHONY: help quickstart test test-all golden lint type fmt wheel emoji-model clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,6 +25,9 @@ test: $(STAMP) ## Run the tests (without the slow ones)
 
 test-all: $(STAMP) ## Run all tests, the slow ones too
 	$(PYTEST) -m "" $(PYTEST_ARGS)
+
+golden: $(STAMP) ## Record the golden rounds of this commit; say in its message why they change
+	OMP_NUM_THREADS=1 $(BIN)/python tools/golden.py --write
 
 lint: $(STAMP) ## Check style, format and import order
 	$(BIN)/ruff check

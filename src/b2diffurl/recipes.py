@@ -101,6 +101,7 @@ def paper(template: int, reward: str) -> Run:
         model="CompVis/stable-diffusion-v1-4",  # section 4.1
         reward=reward,  # section 4.1: ViT-H-14 CLIPScore, or BERTScore over LLaVA-1.5-7B
         prompts=f"template{template}-train",  # appendix H
+        judge="clip",  # section 4.1: ViT-H-14
         num_rounds=100,  # the reference run's S
         reward_queries_per_round=256,  # section 4.2: 25,600 reward queries
         sampler=Sampler(num_inference_steps=20, eta=1.0, guidance_scale=5.0),  # section 4.1; guidance: the reference's

@@ -13,6 +13,7 @@ from b2diffurl.collapse import Collapse
 from b2diffurl.config import settings
 from b2diffurl.diffusion.gaussian import LogProbReduction
 from b2diffurl.errors import UserError
+from b2diffurl.evaluation.judges import check_judge, choose_judge
 from b2diffurl.models import LoRA, Memory, resolve_model
 from b2diffurl.objectives import DDPO, DPO, DPOK, Own, PolicyGradient
 from b2diffurl.prompts import load_prompts, split_prompts
@@ -140,6 +141,9 @@ class Run:
             being hacked.
         prompts: a named list such as template1-train, or a .txt, .json or .toml file.
         held_out: prompts that are judged and never trained on: a share of `prompts` such as 0.2, or another list.
+        judge: what evaluates images: "auto" (the scene oracle for the embedded model on its prompts, otherwise the CLIP
+            of the reward if it has one, otherwise none), "none", "reward", "clip" (the paper's ViT-H-14) or
+            "clip:MODEL".
         num_rounds: S, rounds of sampling, scoring, selecting and updating.
         reward_queries_per_round: pictures that are scored each round; a multiple of rollout.num_branches.
         seed: of everything random.
@@ -165,6 +169,7 @@ class Run:
     watch: tuple[str, ...] = ()
     prompts: str
     held_out: str = ""
+    judge: str = "auto"
     num_rounds: int
     reward_queries_per_round: int
     seed: int = 0
@@ -242,6 +247,14 @@ def check_run(run: Run, *, own_reward: bool = False) -> None:
     if not own_reward:
         check_reward(run.reward, remote=run.remote)
     check_watched(run.watch, remote=run.remote)
+    check_judge(run.judge)
     twice = set[str]() if own_reward else {term.name for term in parse_reward(run.reward)} & set(run.watch)
     if twice:
         raise UserError(f"watch holds {min(twice)!r}, which is a part of the reward and logged anyway; leave it out.")
+
+
+def has_judge(run: Run) -> bool:
+    """Whether a judge fits the run, or was switched off on purpose."""
+    prompts, held_out = split_prompts(load_prompts(run.prompts), run.held_out, seed=run.seed)
+    choice = choose_judge(run.judge, model=run.model, prompts=[*prompts, *held_out], reward=run.reward)
+    return choice.kind != "none" or run.judge == "none"

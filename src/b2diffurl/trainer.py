@@ -26,25 +26,15 @@ from b2diffurl.contracts import Reward
 from b2diffurl.diffusion.ddim import DDIM
 from b2diffurl.drawing import Drawing, Drawn
 from b2diffurl.errors import RewardFailed, RunStopped, UserError
-from b2diffurl.evaluation.evaluate import (
-    EMOJI_METRICS,
-    EVALUATION_STREAM,
-    GENERAL_METRICS,
-    SAMPLES_STREAM,
-    Pictures,
-    draw_pictures,
-    is_emoji_world,
-    judge,
-)
+from b2diffurl.evaluation.evaluate import EVALUATION_STREAM, SAMPLES_STREAM, Pictures, draw_pictures
+from b2diffurl.evaluation.judges import Judge, choose_judge, load_judge
 from b2diffurl.folder import RunFolder
-from b2diffurl.models import EMOJI
 from b2diffurl.models.policy import Policy, check_prompts, load_tokenizers
 from b2diffurl.processes import Processes
 from b2diffurl.prompts import load_prompt_list, load_prompts, split_prompts
 from b2diffurl.records import PastRound
 from b2diffurl.report import write_report
-from b2diffurl.rewards import WeightedSum, load_reward, load_watched
-from b2diffurl.rewards.clip import VIT_H_14, CLIPScore
+from b2diffurl.rewards import load_reward, load_watched
 from b2diffurl.rewards.own import name_of
 from b2diffurl.run import Run, check_run
 from b2diffurl.schedule import Adaptive
@@ -82,6 +72,9 @@ class Trainer:
         )
         self.policy.add_lora(run.lora, seed=run.seed)
         self.ddim: DDIM = self.policy.ddim(num_inference_steps=run.sampler.num_inference_steps, eta=run.sampler.eta)
+        self.judge_choice = choose_judge(
+            run.judge, model=run.model, prompts=[*self.prompts, *self.held_out], reward="" if reward else run.reward
+        )
         self.reward = reward or load_reward(run.reward, device=device, bert=run.bert, remote=run.remote)
         self.parameters = self.policy.trainable_parameters()
         config = run.optimization
@@ -295,14 +288,18 @@ class Trainer:
 
     def _evaluate(self, when: str) -> None:
         num_images = self.run.records.num_evaluation_images
-        if num_images:
+        if num_images and self.judge_choice.kind != "none":
             numbers = self._judge(f"evaluate {when}")
             if self.processes.is_main:
                 self.folder.write_evaluation(when, numbers, num_images=num_images, prompts=self.run.prompts)
 
     def _judge_on_the_way(self, round_index: int) -> Metrics:
         every = self.run.records.evaluate_every_rounds
-        if every == 0 or (round_index % every and round_index != self.run.num_rounds):
+        if (
+            every == 0
+            or self.judge_choice.kind == "none"
+            or (round_index % every and round_index != self.run.num_rounds)
+        ):
             return {}
         return {f"evaluation/{name}": value for name, value in self._judge("evaluate").items()}
 
@@ -318,25 +315,13 @@ class Trainer:
         num_images = self.run.records.num_evaluation_images
         self.progress.phase(phase, len(self.processes.share(num_images)))
         pictures = self._draw(prompts, num_images, stream=EVALUATION_STREAM)
-        metrics = EMOJI_METRICS if is_emoji_world(prompts) else GENERAL_METRICS
-        mine = judge(pictures, metrics, clip=self._judging_clip) if self.processes.is_main else {}
+        mine = self._judge_images(pictures.images, pictures.prompts) if self.processes.is_main else {}
         return self.processes.gather(mine)[0]
 
     @cached_property
-    def _judging_clip(self) -> CLIPScore:
-        """The CLIP that judges; where it is a part of the reward, that very one."""
-        name = default_clip(self.run.model)
-        parts = self.reward.rewards if isinstance(self.reward, WeightedSum) else {self.run.reward: self.reward}
-        for part in (f"clip:{name}", "clip"):
-            found = parts.get(part)
-            if isinstance(found, CLIPScore) and (part != "clip" or name == VIT_H_14):
-                return found
-        return CLIPScore(name, device=self.policy.device)
-
-
-def default_clip(model: str) -> str:
-    """The CLIP that judges a model's pictures: the embedded one's own, else the paper's ViT-H-14."""
-    return EMOJI if model == EMOJI else VIT_H_14
+    def _judge_images(self) -> Judge:
+        """The judge, loaded at its first use."""
+        return load_judge(self.judge_choice, reward=self.reward, device=self.policy.device)
 
 
 def train(

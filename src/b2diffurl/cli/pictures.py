@@ -64,13 +64,14 @@ class Evaluate(_Pictures):
     Attributes:
         num_images: pictures to judge, the prompts in turn.
         metrics: which numbers; by default all that this model and these prompts have.
-        clip: the CLIP model of clip_score; by default the embedded one for "emoji", else the paper's ViT-H-14.
+        judge: auto (the scene oracle for "emoji" on its prompts, else the embedded CLIP for "emoji" and the paper's
+            ViT-H-14 for other models), clip (ViT-H-14) or clip:MODEL.
         json: file to write the numbers to.
     """
 
     num_images: int = 900
     metrics: tuple[str, ...] = ()
-    clip: str | None = None
+    judge: str = "auto"
     json: Path | None = None
 
 
@@ -95,20 +96,23 @@ def sample(words: list[str]) -> int:
 def evaluate(words: list[str]) -> int:
     """Judge a model's pictures."""
     asked = parse(Evaluate, words, prog="b2diffurl evaluate")
-    from b2diffurl.evaluation.evaluate import EMOJI_METRICS, GENERAL_METRICS, check_metrics, is_emoji_world, judge
-    from b2diffurl.models import EMOJI
+    from b2diffurl.evaluation.judges import choose_judge, load_judge
 
-    in_emoji_world = asked.model == EMOJI and is_emoji_world(_prompts(asked.prompts))
-    metrics = asked.metrics or (EMOJI_METRICS if in_emoji_world else GENERAL_METRICS)
-    check_metrics(metrics, emoji_world=in_emoji_world)
+    choice = choose_judge(asked.judge, model=asked.model, prompts=_prompts(asked.prompts), reward=_reward(asked))
+    if choice.kind not in ("emoji", "clip"):
+        raise UserError(f"judge is {asked.judge!r}, which an evaluation without a run has none of; give auto or clip.")
+    metrics = asked.metrics or choice.metrics
+    unknown = [name for name in metrics if name not in choice.metrics]
+    if unknown:
+        raise UserError(
+            f"metrics holds {unknown[0]!r}; for this model and these prompts give some of: {', '.join(choice.metrics)}."
+        )
     if asked.json is not None and not asked.json.parent.is_dir():
         raise UserError(f"json is {asked.json}, whose folder is not there; make it first.")
     pictures = _draw(asked, num_images=asked.num_images)
-    from b2diffurl.rewards.clip import CLIPScore
-    from b2diffurl.trainer import default_clip
-
-    clip = CLIPScore(asked.clip or default_clip(asked.model), device=asked.device)
-    found = judge(pictures, metrics, clip=clip)
+    judge = load_judge(choice, device=asked.device)
+    judged = judge(pictures.images, pictures.prompts)
+    found = {name: judged[name] for name in metrics}
     for name, value in found.items():
         print(f"{name:<16} {value:.4f}")
     if asked.json is not None:
@@ -154,6 +158,13 @@ def _draw(asked: _Pictures, *, num_images: int | None) -> "Pictures":
             policy, ddim, prompts, num_images=total, guidance_scale=guidance_scale, seed=asked.seed,
             on_progress=lambda num: progress.advance(bar, num),
         )  # fmt: skip
+
+
+def _reward(asked: Evaluate) -> str:
+    """The reward whose CLIP judges where the scene oracle cannot."""
+    from b2diffurl.models import EMOJI
+
+    return f"clip:{EMOJI}" if asked.model == EMOJI else "clip"
 
 
 def _prompts(asked: tuple[str, ...]) -> tuple[str, ...]:

@@ -73,7 +73,7 @@ def _do_train(run: "Run", *, output: Path, resume: bool, tensorboard: bool, devi
     from rich.console import Console
 
     from b2diffurl.console import ConsoleObserver
-    from b2diffurl.run import check_run
+    from b2diffurl.run import check_run, has_judge
     from b2diffurl.tracker import Observer, TensorBoard
 
     check_run(run)
@@ -82,11 +82,14 @@ def _do_train(run: "Run", *, output: Path, resume: bool, tensorboard: bool, devi
         f"{run.recipe}: {run.num_rounds} rounds of {run.reward_queries_per_round} reward queries into {output}"
     )
     from b2diffurl import trainer
+    from b2diffurl.evaluation.judges import NO_JUDGE_NOTE
     from b2diffurl.models.pipeline import has_safety_checker
     from b2diffurl.models.policy import SAFETY_CHECKER_NOTE
 
     if has_safety_checker(run.model):
         console.print(SAFETY_CHECKER_NOTE)
+    if run.records.num_evaluation_images and not has_judge(run):
+        console.print(NO_JUDGE_NOTE)
     with ConsoleObserver(console, num_rounds=run.num_rounds) as shown:
         observers: list[Observer] = [shown]
         if tensorboard and processes.is_main:

@@ -22,7 +22,8 @@ from b2diffurl.collapse import check_finite_rewards
 from b2diffurl.contracts import Reward
 from b2diffurl.emoji.oracle import load_oracle
 from b2diffurl.errors import UserError
-from b2diffurl.evaluation.evaluate import PROBE_STREAM, is_emoji_world, scene_is_right
+from b2diffurl.evaluation.evaluate import PROBE_STREAM
+from b2diffurl.evaluation.judges import is_emoji_world, scene_is_right
 from b2diffurl.models.policy import Policy
 from b2diffurl.prompts import draw_prompts, load_prompt_list, split_prompts
 from b2diffurl.rewards import load_reward, score_parts

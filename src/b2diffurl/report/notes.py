@@ -19,6 +19,7 @@ METRIC_NOTES: dict[str, str] = {
         "2 the pairs have been learned, 3 they have run dry."
     ),
     "reward/mean": "Mean reward of the round's images, in the reward's own unit. Higher is better.",
+    "reward": "Mean of the run's own reward over the evaluation images: not an independent judge.",
     "reward/std": "Standard deviation of the reward over the round's images, in the reward's own unit.",
     "advantage/zero_fraction": (
         "Share of images (0 to 1) whose advantage is 0, because their prompt has too few rewards or rewards that "
@@ -127,6 +128,7 @@ class Score:
 SCORES: dict[str, Score] = {
     "scene_accuracy": Score(label="Scene accuracy", topic="alignment", decimals=1, is_share=True),
     "clip_score": Score(label="CLIPScore", topic="alignment"),
+    "reward": Score(label="Reward", topic="alignment"),
     "style_entropy": Score(label="Style entropy", topic="diversity"),
     "inception_score": Score(label="Inception Score", topic="diversity"),
 }

@@ -34,6 +34,9 @@ class CLIPScore:
         processor: where image processor and tokenizer come from, if not from the model.
         name: of the reward, for messages, if it is not clip:MODEL.
 
+    Attributes:
+        name: of the reward.
+
     Raises:
         UserError: the model cannot be loaded.
     """
@@ -41,7 +44,7 @@ class CLIPScore:
     def __init__(
         self, model: str, *, device: torch.device | str = "cpu", processor: str | None = None, name: str | None = None
     ) -> None:
-        name = name or f"clip:{model}"
+        name = self.name = name or f"clip:{model}"
         source, of_processor = _source(model), _source(processor or model)
         try:
             self.clip: CLIPModel = CLIPModel.from_pretrained(source, dtype=torch.float32)

@@ -15,7 +15,8 @@ from b2diffurl.emoji.oracle import SceneOracle, load_oracle
 from b2diffurl.emoji.training.data import TRUE_CAPTION_FRACTION, pictures
 from b2diffurl.emoji.training.judges import targets_of
 from b2diffurl.emoji.world import STYLES, Scene, all_prompts, parse_prompt
-from b2diffurl.evaluation.evaluate import EMOJI_METRICS, draw_pictures, judge
+from b2diffurl.evaluation.evaluate import draw_pictures
+from b2diffurl.evaluation.judges import EmojiJudge
 from b2diffurl.models.policy import Policy
 from b2diffurl.rewards.clip import CLIPScore
 
@@ -78,7 +79,7 @@ def measure() -> dict[str, float | dict[str, float]]:
         )
         styles = oracle.judge(drawn.images).style.argmax(-1)
         shares = {style: float((styles == i).float().mean()) for i, style in enumerate(STYLES)}
-        found[f"base model at guidance {guidance_scale:g}"] = judge(drawn, EMOJI_METRICS, clip=clip) | shares
+        found[f"base model at guidance {guidance_scale:g}"] = EmojiJudge(clip)(drawn.images, drawn.prompts) | shares
     return found
 
 

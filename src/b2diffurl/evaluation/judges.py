@@ -1,0 +1,217 @@
+"""Judges: what evaluates a policy's images. One place chooses the judge, from the model, the prompts and the reward.
+
+The setting `judge` is one of
+
+    auto          the embedded model on its own prompts: the scene oracle and the embedded CLIP; any other: the CLIP of
+                  the reward, if the reward is or contains a CLIPScore; otherwise none
+    none          no evaluation
+    reward        the mean of the run's own reward
+    clip          CLIPScore and Inception Score of the paper's ViT-H-14 (a download of 3.7 GiB)
+    clip:MODEL    the same of another `CLIPModel`: "emoji", a directory or a hub id
+
+Shapes: B images of 3 x H x W in [0, 1].
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from b2diffurl.contracts import Reward
+from b2diffurl.emoji.oracle import SceneOracle, Verdict, load_oracle
+from b2diffurl.emoji.world import ACTIVITIES, ANIMALS, parse_prompt
+from b2diffurl.errors import UserError
+from b2diffurl.evaluation.metrics import entropy, inception_score
+from b2diffurl.models import EMOJI
+from b2diffurl.rewards import WeightedSum, parse_reward, score_parts
+
+if TYPE_CHECKING:
+    from b2diffurl.rewards.clip import CLIPScore
+
+_SETTING = re.compile(r"auto|none|reward|clip|clip:\S+")
+NO_JUDGE_NOTE = (
+    "No evaluation: no judge fits this model, its prompts and its reward; "
+    'set judge to "reward" or "clip:MODEL" to have one.'
+)
+
+
+@runtime_checkable
+class Judge(Protocol):
+    """Evaluates images; higher alignment and diversity metrics are better."""
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Names of the metrics."""
+        ...
+
+    def __call__(self, images: Float[Tensor, "B 3 H W"], prompts: Sequence[str]) -> dict[str, float]:
+        """Compute all metrics of B images, one prompt per image."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class JudgeChoice:
+    """The judge that fits a run, before its models are loaded.
+
+    Attributes:
+        kind: "emoji", "clip", "reward" or "none".
+        clip: the CLIP model of the kinds "emoji" and "clip", as in the reward "clip:MODEL"; "" otherwise.
+    """
+
+    kind: Literal["emoji", "clip", "reward", "none"]
+    clip: str = ""
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Names of the metrics of this judge."""
+        return {
+            "emoji": EmojiJudge.metrics, "clip": CLIPJudge.metrics, "reward": RewardJudge.metrics, "none": (),
+        }[self.kind]  # fmt: skip
+
+
+def check_judge(judge: str) -> None:
+    """Check the form of the setting.
+
+    Raises:
+        UserError: the setting is not one of the five forms.
+    """
+    if not _SETTING.fullmatch(judge):
+        raise UserError(f"judge is {judge!r}; give auto, none, reward, clip or clip:MODEL.")
+
+
+def choose_judge(judge: str, *, model: str, prompts: Sequence[str], reward: str) -> JudgeChoice:
+    """Choose the judge of a run; nothing is loaded.
+
+    Args:
+        judge: the setting; see the module.
+        model: the run's model.
+        prompts: all prompts that will be evaluated, held-out ones included.
+        reward: the run's reward by name; "" where a reward is given from Python.
+
+    Raises:
+        UserError: the setting is not one of the five forms.
+    """
+    check_judge(judge)
+    if judge == "auto":
+        if model == EMOJI and is_emoji_world(prompts):
+            return JudgeChoice(kind="emoji", clip=f"clip:{EMOJI}")
+        clips = [term.name for term in parse_reward(reward) if term.kind == "clip"] if reward else []
+        return JudgeChoice(kind="clip", clip=clips[0]) if clips else JudgeChoice(kind="none")
+    if judge == "none":
+        return JudgeChoice(kind="none")
+    if judge == "reward":
+        return JudgeChoice(kind="reward")
+    return JudgeChoice(kind="clip", clip=judge)
+
+
+def load_judge(choice: JudgeChoice, *, reward: Reward | None = None, device: torch.device | str = "cpu") -> Judge:
+    """Load a judge.
+
+    Args:
+        choice: any but "none".
+        reward: the run's loaded reward; if it is or contains the same CLIP, that one is used and not loaded twice.
+        device: where models run.
+    """
+    assert choice.kind != "none"
+    if choice.kind == "reward":
+        assert reward is not None
+        return RewardJudge(reward)
+    clip = _clip_of(reward, choice.clip) or _load_clip(choice.clip, device)
+    return EmojiJudge(clip) if choice.kind == "emoji" else CLIPJudge(clip)
+
+
+def _clip_of(reward: Reward | None, name: str) -> "CLIPScore | None":
+    from b2diffurl.rewards.clip import CLIPScore
+
+    parts = reward.rewards.values() if isinstance(reward, WeightedSum) else (reward,)
+    return next((part for part in parts if isinstance(part, CLIPScore) and part.name == _full_name(name)), None)
+
+
+def _load_clip(name: str, device: torch.device | str) -> "CLIPScore":
+    from b2diffurl.rewards.clip import CLIPScore
+
+    return CLIPScore(_full_name(name).removeprefix("clip:"), device=device)
+
+
+def _full_name(name: str) -> str:
+    from b2diffurl.rewards.clip import VIT_H_14
+
+    return f"clip:{VIT_H_14}" if name == "clip" else name
+
+
+class EmojiJudge:
+    """The scene oracle, which is never a reward, and the embedded CLIP.
+
+    Args:
+        clip: gives clip_score.
+    """
+
+    metrics = ("clip_score", "scene_accuracy", "style_entropy", "inception_score")
+
+    def __init__(self, clip: "CLIPScore") -> None:
+        self._clip = clip
+        self._oracle: SceneOracle = load_oracle()
+
+    def __call__(self, images: Float[Tensor, "B 3 H W"], prompts: Sequence[str]) -> dict[str, float]:
+        """Compute all metrics; Inception Score on the oracle's features."""
+        verdict = self._oracle.judge(images)
+        return {
+            "clip_score": float(self._clip(images, prompts).mean()),
+            "scene_accuracy": float(scene_is_right(verdict, prompts).float().mean()),
+            "style_entropy": entropy(verdict.style.argmax(-1)),
+            "inception_score": inception_score(verdict.features),
+        }
+
+
+class CLIPJudge:
+    """CLIPScore, and Inception Score on the unnormalized CLIP image embedding as in the paper's Table 1.
+
+    Args:
+        clip: gives both.
+    """
+
+    metrics = ("clip_score", "inception_score")
+
+    def __init__(self, clip: "CLIPScore") -> None:
+        self._clip = clip
+
+    def __call__(self, images: Float[Tensor, "B 3 H W"], prompts: Sequence[str]) -> dict[str, float]:
+        """Compute both metrics."""
+        return {
+            "clip_score": float(self._clip(images, prompts).mean()),
+            "inception_score": inception_score(self._clip.embed_images(images, unit=False)),
+        }
+
+
+class RewardJudge:
+    """The mean of the run's own reward.
+
+    Args:
+        reward: any reward.
+    """
+
+    metrics = ("reward",)
+
+    def __init__(self, reward: Reward) -> None:
+        self._reward = reward
+
+    def __call__(self, images: Float[Tensor, "B 3 H W"], prompts: Sequence[str]) -> dict[str, float]:
+        """Compute the mean reward."""
+        return {"reward": float(score_parts(self._reward, images, prompts)[0].double().mean())}
+
+
+def is_emoji_world(prompts: Sequence[str]) -> bool:
+    """Whether the scene oracle can judge every prompt."""
+    return all(parse_prompt(prompt) is not None for prompt in prompts)
+
+
+def scene_is_right(verdict: Verdict, prompts: Sequence[str]) -> Bool[Tensor, " B"]:
+    """Whether each image shows the animal and the activity of its prompt."""
+    wanted = [parsed for parsed in map(parse_prompt, prompts) if parsed is not None]
+    animal = torch.tensor([ANIMALS.index(name) for name, _ in wanted])
+    activity = torch.tensor([ACTIVITIES.index(name) for _, name in wanted])
+    return (verdict.animal == animal) & (verdict.activity == activity)
