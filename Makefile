@@ -45,7 +45,7 @@ wheel: $(STAMP) ## Build the wheel into dist/
 	$(BIN)/python -m build --wheel --no-isolation
 
 emoji-model: $(STAMP) ## Train the embedded model's weights anew; resumes where it stopped
-	$(BIN)/python -m b2diffurl.emoji.training --work $(WORK)
+	$(BIN)/python -m tools.emoji_model --work $(WORK)
 
 clean: ## Remove caches and built files; runs/ and .venv stay
 	rm -rf build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache

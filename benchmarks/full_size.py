@@ -25,12 +25,12 @@ import torch
 from full_size_models import build, build_clip
 
 import b2diffurl
-from b2diffurl.plan import CUDA_CONTEXT_BYTES, FAMILIES, estimate_memory, model_shape
-from b2diffurl.process import prepare_process
-from b2diffurl.recipes import recipe
-from b2diffurl.run import Run
-from b2diffurl.schedule import Full
-from b2diffurl.tracker import Metrics
+from b2diffurl.algorithm.schedule import Full
+from b2diffurl.analysis.plan import CUDA_CONTEXT_BYTES, FAMILIES, estimate_memory, model_shape
+from b2diffurl.cli.environment import prepare_process
+from b2diffurl.run.recipes import recipe
+from b2diffurl.run.settings import Run
+from b2diffurl.training.callbacks import Metrics
 
 _GIB = 2**30
 _POLL_SECONDS = 0.02
@@ -92,10 +92,10 @@ def full_size(asked: argparse.Namespace) -> Run:
     known = model_shape(run.model).family
     assert known is not None, "an embedded model's size is no news"
     family = {name[768]: "sd1", name[1024]: "sd2", name[2048]: "sdxl"}[known.name]
-    if asked.base_weights:
-        run = replace(run, memory=replace(run.memory, base_weights=asked.base_weights))
-    dtype = getattr(torch, run.memory.base_weights)
-    model = build(family, asked.models / f"{family}-{run.memory.base_weights}", dtype=dtype)
+    if asked.base_dtype:
+        run = replace(run, memory=replace(run.memory, base_dtype=asked.base_dtype))
+    dtype = getattr(torch, run.memory.base_dtype)
+    model = build(family, asked.models / f"{family}-{run.memory.base_dtype}", dtype=dtype)
     steps = asked.steps or run.sampler.num_inference_steps
     return replace(
         run,
@@ -110,7 +110,7 @@ def full_size(asked: argparse.Namespace) -> Run:
             num_inner_epochs=asked.epochs or run.optimization.num_inner_epochs,
             num_minibatches=asked.minibatches or run.optimization.num_minibatches,
         ),
-        records=replace(run.records, num_evaluation_images=0, num_samples=1, samples_every_rounds=2),
+        logging=replace(run.logging, num_evaluation_images=0, num_samples=1, samples_every_rounds=2),
     )
 
 
@@ -121,7 +121,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--models", type=Path, default=Path("runs/full-size-models"))
     parser.add_argument("--limit-gib", type=float, help="of the GPU that is meant; more is an out-of-memory error")
-    parser.add_argument("--base-weights", choices=["float32", "bfloat16", "float16"])
+    parser.add_argument("--base-dtype", choices=["float32", "bfloat16", "float16"])
     parser.add_argument("--queries", type=int, help="pictures of the round")
     parser.add_argument("--steps", type=int, help="denoising steps T")
     parser.add_argument("--epochs", type=int, help="passes over what is selected")
@@ -144,7 +144,7 @@ def main() -> None:
     measured, expected = max(watched.peaks.values()), estimate.total - CUDA_CONTEXT_BYTES
     told = watched.metrics
     seconds = {what: float(told[f"time/{what}_s"] or 0) for what in ("rollout", "reward", "update")}
-    print(f"{asked.recipe}, {run.memory.base_weights}, {name}, torch {torch.__version__}, {os.uname().machine}")
+    print(f"{asked.recipe}, {run.memory.base_dtype}, {name}, torch {torch.__version__}, {os.uname().machine}")
     print(f"peak {measured / _GIB:.2f} GiB, estimated {expected / _GIB:.2f} (x {expected / measured:.2f})")
     for phase, peak in watched.peaks.items():
         print(f"  {phase}: {peak / _GIB:.2f} GiB")

@@ -13,11 +13,11 @@ from pathlib import Path
 import torch
 from full_size_models import build
 
+from b2diffurl.algorithm.rollout import policy_step
+from b2diffurl.cli.environment import prepare_process
 from b2diffurl.models import LoRA, Memory
 from b2diffurl.models.memory import Weights
 from b2diffurl.models.policy import Policy
-from b2diffurl.process import prepare_process
-from b2diffurl.rollout import policy_step
 
 STEPS = (4, 10, 16, 18)
 FORMATS: tuple[Weights, ...] = ("float32", "float16", "bfloat16")
@@ -27,7 +27,7 @@ CHANGE = 1e-7  # of the adapter's second factor, which begins at 0: 10,000 times
 @torch.no_grad()
 def kl_of_rounding(model: Path, form: Weights, *, device: str, guidance_scale: float) -> list[float]:
     """Nats an element, one of `STEPS` each."""
-    policy = Policy.load(str(model), device=device, memory=Memory(base_weights=form))
+    policy = Policy.load(str(model), device=device, memory=Memory(base_dtype=form))
     policy.add_lora(LoRA(), seed=0)
     ddim = policy.ddim(num_inference_steps=20, eta=1.0)
     x = torch.randn(1, *policy.latent_shape, generator=torch.Generator().manual_seed(0)).to(device)

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import torch
 
+from b2diffurl.algorithm.objectives import DDPO, DPO, DPOK, PolicyGradient
+from b2diffurl.algorithm.records import Selection
+from b2diffurl.algorithm.rollout import NoiseKey, sample_branches
+from b2diffurl.algorithm.update import Optimization, TrustRegion, Update
+from b2diffurl.cli.environment import prepare_process
 from b2diffurl.models import EMOJI, LoRA
 from b2diffurl.models.policy import Policy
-from b2diffurl.objectives import DDPO, DPO, DPOK, PolicyGradient
-from b2diffurl.process import prepare_process
-from b2diffurl.records import Selection
-from b2diffurl.rollout import NoiseKey, sample_branches
-from b2diffurl.update import Optimization, TrustRegion, Update
 
 OBJECTIVES = {"ddpo": DDPO(), "policy-gradient": PolicyGradient(), "dpok": DPOK(), "dpo": DPO()}
 NUM_TRAJECTORIES = 32

@@ -10,12 +10,12 @@ import torch
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+from b2diffurl.algorithm.schedule import Backward
+from b2diffurl.algorithm.update import Optimization
 from b2diffurl.models import LoRA
 from b2diffurl.models.policy import Policy
-from b2diffurl.recipes import emoji_quickstart
-from b2diffurl.run import Records, Run, Sampler
-from b2diffurl.schedule import Backward
-from b2diffurl.update import Optimization
+from b2diffurl.run.recipes import emoji_quickstart
+from b2diffurl.run.settings import Logging, Run, Sampler
 
 
 def perturb(policy: Policy, *, scale: float = 0.02, seed: int = 0) -> None:
@@ -47,7 +47,7 @@ def small_run() -> Callable[..., Run]:
             sampler=Sampler(num_inference_steps=6, guidance_scale=1.0),
             schedule=Backward(tau_first=3),
             optimization=Optimization(learning_rate=5e-4, num_minibatches=2, num_inner_epochs=1, step_weights="even"),
-            records=Records(num_samples=2),
+            logging=Logging(num_samples=2),
         )
         return replace(base, **changes)  # pyright: ignore[reportArgumentType]
 

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from b2diffurl.contracts import Objective
+from b2diffurl.algorithm.interfaces import Objective
+from b2diffurl.algorithm.objectives import DDPO
+from b2diffurl.algorithm.records import Selection, Trajectories
+from b2diffurl.algorithm.rollout import NoiseKey, sample_branches
+from b2diffurl.algorithm.update import Optimization, TrustRegion, Update
 from b2diffurl.diffusion.ddim import DDIM
 from b2diffurl.diffusion.gaussian import LogProbReduction
-from b2diffurl.objectives import DDPO
-from b2diffurl.records import Selection, Trajectories
-from b2diffurl.rollout import NoiseKey, sample_branches
-from b2diffurl.update import Optimization, TrustRegion, Update
 from tests.reference import ddim as ddim_twin
 from tests.reference import gaussian as gaussian_twin
 from tests.tiny import PROMPTS, TinyPolicy, chain, stable_diffusion_scheduler

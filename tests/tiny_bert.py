@@ -19,7 +19,7 @@ from transformers import (
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from b2diffurl.rewards.caption import QUESTION
+from b2diffurl.rewards.bert.captioner import QUESTION
 
 SPECIAL = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]"]
 TEXTS = ["The image contains a cat riding a bike", "a dog playing chess", "a bear washing dishes"]

@@ -34,8 +34,8 @@ Rounds = list[dict[str, float | int | None]]
 def run_recipe(name: str) -> Rounds:
     """Run a reduced recipe on the CPU; give each round's metrics, and the norm of the final adapter in the last."""
     import b2diffurl
-    from b2diffurl.recipes import recipe
-    from b2diffurl.schedule import Backward
+    from b2diffurl.algorithm.schedule import Backward
+    from b2diffurl.run.recipes import recipe
 
     with tempfile.TemporaryDirectory() as folder:
         prompts = Path(folder) / "prompts.txt"
@@ -48,7 +48,7 @@ def run_recipe(name: str) -> Rounds:
             reward_queries_per_round=REWARD_QUERIES_PER_ROUND,
             sampler=replace(run.sampler, num_inference_steps=NUM_INFERENCE_STEPS),
             schedule=replace(run.schedule, tau_first=TAU_FIRST) if isinstance(run.schedule, Backward) else run.schedule,
-            records=replace(run.records, num_evaluation_images=0, num_samples=1),
+            logging=replace(run.logging, num_evaluation_images=0, num_samples=1),
         )
         output = b2diffurl.train(run, output=Path(folder) / "run")
         lines = (output / "metrics.jsonl").read_text(encoding="utf-8").splitlines()

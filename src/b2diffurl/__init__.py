@@ -5,7 +5,7 @@ DDPO and other objectives. Importing the package is cheap; the heavy libraries a
 
     import b2diffurl
 
-    run = b2diffurl.recipes.emoji_quickstart()
+    run = b2diffurl.run.recipes.emoji_quickstart()
     b2diffurl.train(run, output="runs/first")
 """
 
@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 from b2diffurl.errors import RunStopped, UserError
 
 if TYPE_CHECKING:
-    from b2diffurl import recipes
-    from b2diffurl.run import Run
-    from b2diffurl.trainer import train
+    from b2diffurl.run import recipes
+    from b2diffurl.run.settings import Run
+    from b2diffurl.training.trainer import train
 
 __all__ = ["Run", "RunStopped", "UserError", "__version__", "recipes", "train"]
 __version__ = "0.1.0"
@@ -26,7 +26,7 @@ def __getattr__(name: str) -> Any:
     """Load `recipes`, `Run` and `train` on first use."""
     import importlib
 
-    homes = {"recipes": "b2diffurl.recipes", "Run": "b2diffurl.run", "train": "b2diffurl.trainer"}
+    homes = {"recipes": "b2diffurl.run.recipes", "Run": "b2diffurl.run.settings", "train": "b2diffurl.training.trainer"}
     if name not in homes:
         raise AttributeError(f"module 'b2diffurl' has no attribute {name!r}")
     module = importlib.import_module(homes[name])

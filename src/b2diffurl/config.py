@@ -1,17 +1,21 @@
-"""Settings: frozen dataclasses, read from TOML strictly and written back whole.
+"""Settings: frozen dataclasses, read strictly from TOML and written back completely.
 
-A settings class is the part it configures (`DDPO(clip_range=0.1).loss(...)`); no option is written twice. An unknown
-key, a wrong type or a value out of range is an error on every nested class, told in one sentence.
+A settings class is the component it configures (`DDPO(clip_range=0.1).loss(...)`); no option is written twice. An
+unknown key, a wrong type or a value out of range raises UserError with one sentence, on every nested class. A range is
+part of the type, `Annotated[int, Ge(1)]`, and holds however the object is made: from TOML, from flags or from Python.
 """
 
 import json
+import math
 import tomllib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar, dataclass_transform
+from typing import Annotated, Any, TypeVar, cast, dataclass_transform, get_args, get_origin, get_type_hints, overload
 
 import tomli_w
+from annotated_types import Ge, Gt, Interval, Le, Lt
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from b2diffurl.errors import UserError
@@ -19,11 +23,120 @@ from b2diffurl.errors import UserError
 T = TypeVar("T")
 
 
+@dataclass(frozen=True, slots=True)
+class Finite:
+    """The range of a float that may be neither infinite nor NaN."""
+
+
+PositiveInt = Annotated[int, Ge(1)]
+NonNegativeInt = Annotated[int, Ge(0)]
+PositiveFloat = Annotated[float, Gt(0), Finite()]
+NonNegativeFloat = Annotated[float, Ge(0), Finite()]
+
+
+@overload
+def settings(cls: type[T]) -> type[T]: ...
+
+
+@overload
+def settings(*, table: str) -> Callable[[type[T]], type[T]]: ...
+
+
 @dataclass_transform(kw_only_default=True, frozen_default=True)
-def settings(cls: type[T]) -> type[T]:
-    """Make a class a frozen, keyword-only dataclass that pydantic reads strictly."""
+def settings(cls: type[T] | None = None, *, table: str = "") -> type[T] | Callable[[type[T]], type[T]]:
+    """Make a class a frozen, keyword-only dataclass that pydantic reads strictly and whose ranges are checked.
+
+    Args:
+        cls: the class.
+        table: name of its TOML table, which error messages put before the field's name.
+    """
+    if cls is None:
+        return lambda cls: _make_settings(cls, table)
+    return _make_settings(cls, table)
+
+
+def _make_settings(cls: type[T], table: str) -> type[T]:
+    own_check: Callable[[T], None] | None = vars(cls).get("__post_init__")
+
+    def check(self: T) -> None:
+        for name, ranges in _ranges_by_field(made).items():
+            check_range(f"{table}.{name}" if table else name, getattr(self, name), ranges)
+        if own_check is not None:
+            own_check(self)
+
+    cls.__post_init__ = check  # pyright: ignore[reportAttributeAccessIssue]
     cls.__pydantic_config__ = ConfigDict(extra="forbid", strict=True)  # pyright: ignore[reportAttributeAccessIssue]
-    return dataclass(frozen=True, kw_only=True, slots=True)(cls)
+    made = dataclass(frozen=True, kw_only=True, slots=True)(cls)
+    return made
+
+
+def check_range(path: str, value: Any, ranges: Sequence[Any]) -> None:
+    """Check a value against the ranges of its type.
+
+    Args:
+        path: of the setting, for the message.
+        value: a number, or a tuple whose every number must be in range.
+        ranges: of annotated_types, and `Finite`.
+
+    Raises:
+        UserError: the value is out of range.
+    """
+    numbers = cast("tuple[Any, ...]", value) if isinstance(value, tuple) else (value,)
+    if not all(_is_in_range(number, limit) for number in numbers for limit in ranges):
+        raise UserError(f"{path} is {value}; give {describe_range(ranges, many=isinstance(value, tuple))}.")
+
+
+def describe_range(ranges: Sequence[Any], *, many: bool = False) -> str:
+    """Describe ranges in words.
+
+    >>> describe_range([Ge(1)]), describe_range([Gt(0), Finite()]), describe_range([Ge(0), Lt(1)])
+    ('1 or more', 'a finite number above 0', 'a number from 0 to below 1')
+    """
+    limits = {type(limit): limit for limit in ranges}
+    noun = ("finite " if Finite in limits else "") + ("numbers" if many else "number")
+    noun = noun if many else f"a {noun}"
+    low = f"from {limits[Ge].ge}" if Ge in limits else f"above {limits[Gt].gt}" if Gt in limits else ""
+    high = f"to {limits[Le].le}" if Le in limits else f"to below {limits[Lt].lt}" if Lt in limits else ""
+    if Ge in limits and not high and Finite not in limits and not many:
+        return f"{limits[Ge].ge} or more"
+    if Ge in limits and not high:
+        return f"{noun} of {limits[Ge].ge} or more"
+    return " ".join(word for word in (noun, low, high) if word)
+
+
+def _is_in_range(value: Any, limit: Any) -> bool:
+    match limit:
+        case Finite():
+            return math.isfinite(value)
+        case Ge(ge=bound):
+            return value >= bound
+        case Gt(gt=bound):
+            return value > bound
+        case Le(le=bound):
+            return value <= bound
+        case Lt(lt=bound):
+            return value < bound
+        case _:
+            raise AssertionError(limit)
+
+
+@cache
+def _ranges_by_field(cls: type) -> dict[str, tuple[Any, ...]]:
+    hints = get_type_hints(cls, include_extras=True)
+    found = {name: tuple(_ranges(hints[name])) for name in cls.__dataclass_fields__}  # pyright: ignore
+    return {name: ranges for name, ranges in found.items() if ranges}
+
+
+def _ranges(hint: Any) -> Iterator[Any]:
+    """Ranges of a type: its own, or those of the items of a tuple."""
+    if get_origin(hint) is tuple:
+        yield from _ranges(get_args(hint)[0])
+    if get_origin(hint) is Annotated:
+        for extra in get_args(hint)[1:]:
+            if isinstance(extra, Interval):
+                yield from extra
+            elif isinstance(extra, Ge | Gt | Le | Lt | Finite):
+                yield extra
 
 
 def read_toml(path: Path, cls: type[T]) -> T:
@@ -37,7 +150,7 @@ def read_toml(path: Path, cls: type[T]) -> T:
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is no valid TOML: {error}.") from error
+        raise UserError(f"{path} is not valid TOML: {error}.") from error
     try:
         return from_tables(tables, cls)
     except UserError as error:
@@ -69,6 +182,11 @@ def to_toml(value: Any) -> str:
     return tomli_w.dumps(to_tables(value))
 
 
+_LIMITS: dict[str, Callable[..., Any]] = {
+    "greater_than_equal": Ge, "greater_than": Gt, "less_than_equal": Le, "less_than": Lt,
+}  # fmt: skip
+
+
 def _path(keys: tuple[int | str, ...], tables: Any) -> str:
     """The keys as the user wrote them: without the `use` that pydantic puts between those of a union."""
     written: list[str] = []
@@ -91,9 +209,12 @@ def _one_sentence(error: ValidationError, tables: dict[str, Any]) -> str:
     field = _path(first["loc"], tables)
     kind = first["type"]
     if kind in ("unexpected_keyword_argument", "extra_forbidden"):
-        return f"{field} is no setting; remove it or look up its name with `b2diffurl show`."
+        return f"{field} is not a setting; remove it or look up its name with `b2diffurl show`."
     if kind in ("missing", "missing_argument", "missing_keyword_only_argument"):
         return f"{field} is missing; `b2diffurl show` prints a complete run."
     if kind == "union_tag_not_found":
         return f'{field}.use is missing; write for example use = "...", as `b2diffurl show` prints it.'
+    if kind in _LIMITS:
+        limit = _LIMITS[kind](*first.get("ctx", {}).values())
+        return f"{field} is {first['input']}; give {describe_range([limit])}."
     return f"{field} is {first['input']!r}: {first['msg']}."

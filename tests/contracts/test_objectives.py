@@ -13,19 +13,19 @@ import pytest
 import torch
 from torch import Tensor
 
+from b2diffurl.algorithm.interfaces import Needs, Objective
+from b2diffurl.algorithm.objectives import DDPO, DPO, DPOK, Own, PolicyGradient
+from b2diffurl.algorithm.records import Selection, StepBatch
+from b2diffurl.algorithm.rollout import NoiseKey, Rollout, sample_branches
+from b2diffurl.algorithm.selection import All
+from b2diffurl.algorithm.update import Optimization, Update
 from b2diffurl.config import from_tables, to_tables, to_toml
-from b2diffurl.contracts import Needs, Objective
 from b2diffurl.errors import UserError
 from b2diffurl.models import LoRA
 from b2diffurl.models.policy import Policy
-from b2diffurl.objectives import DDPO, DPO, DPOK, Own, PolicyGradient
-from b2diffurl.recipes import emoji_quickstart
-from b2diffurl.records import Selection, StepBatch
-from b2diffurl.report import note_of
-from b2diffurl.rollout import NoiseKey, Rollout, sample_branches
-from b2diffurl.run import Run
-from b2diffurl.selection import All
-from b2diffurl.update import Optimization, Update
+from b2diffurl.reporting import note_of
+from b2diffurl.run.recipes import emoji_quickstart
+from b2diffurl.run.settings import Run
 from tests.conftest import perturb
 from tests.rounds import ONE_STEP, Round, adamw, choose, move, sample_round, sgd, update, weights
 
@@ -285,7 +285,7 @@ def test_an_empty_selection_is_no_update(objective: Objective, sampled: Round) -
         "policy/grad_norm": None,
         "policy/kl_to_old": None,
         "update/num_optimizer_steps": 0,
-        "update/taken_back": 0,
+        "update/step_reverted": 0,
     }
 
 

@@ -9,11 +9,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from b2diffurl.config import read_toml
+from b2diffurl.distributed import join_ranks, leave_ranks
 from b2diffurl.errors import RewardFailed, RunStopped
-from b2diffurl.folder import RunFolder
-from b2diffurl.processes import join_processes, leave_processes
-from b2diffurl.run import Run
-from b2diffurl.trainer import Trainer
+from b2diffurl.run.directory import RunFolder
+from b2diffurl.run.settings import Run
+from b2diffurl.training.trainer import Trainer
 
 
 def redness(images: Tensor, prompts: Sequence[str]) -> Tensor:
@@ -22,7 +22,7 @@ def redness(images: Tensor, prompts: Sequence[str]) -> Tensor:
 
 
 def main(settings: str, output: str, failing_rank: int) -> None:
-    processes = join_processes()
+    processes = join_ranks()
     run = read_toml(Path(settings), Run)
     calls = 0
 
@@ -40,7 +40,7 @@ def main(settings: str, output: str, failing_rank: int) -> None:
     except RunStopped as stop:
         (Path(output) / f"stopped{processes.rank}.txt").write_text(str(stop), encoding="utf-8")
     save_file(trainer.policy.adapter_state(), Path(output) / f"adapter{processes.rank}.safetensors")
-    leave_processes(processes)
+    leave_ranks(processes)
 
 
 if __name__ == "__main__":

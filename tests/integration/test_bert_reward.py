@@ -16,11 +16,11 @@ from PIL import Image
 from torch import Tensor
 from transformers import AutoProcessor
 
-from b2diffurl.contracts import Reward
 from b2diffurl.errors import RewardFailed, UserError
-from b2diffurl.rewards.bert import BertReward, BertSettings
-from b2diffurl.rewards.bertscore import BERTScore
-from b2diffurl.rewards.caption import Captioner, LocalCaptioner, to_jpeg
+from b2diffurl.rewards.bert.bertscore import BERTScore
+from b2diffurl.rewards.bert.captioner import Captioner, LocalCaptioner, to_jpeg
+from b2diffurl.rewards.bert.reward import BertReward, BertSettings
+from b2diffurl.rewards.interface import Reward
 from tests.tiny_bert import CHAT_TEMPLATE, make_deberta, make_llava
 
 START_SECONDS = 300

@@ -59,8 +59,8 @@ def test_an_interrupted_run_goes_on(
     monkeypatch.syspath_prepend(tmp_path)
     folder = tmp_path / "run"
     words = ["train", "emoji-quickstart", "--output", str(folder), "--reward", "interrupting_reward:brightness"]
-    words += ["--num-rounds", "2", "--reward-queries-per-round", "8", "--records.num-evaluation-images", "0"]
-    words += ["--sampler.num-inference-steps", "4", "--schedule.tau-first", "3", "--records.num-samples", "1"]
+    words += ["--num-rounds", "2", "--reward-queries-per-round", "8", "--logging.num-evaluation-images", "0"]
+    words += ["--sampler.num-inference-steps", "4", "--schedule.tau-first", "3", "--logging.num-samples", "1"]
     assert main([*words, "--tensorboard"]) == 130
     assert "--resume" in capsys.readouterr().err
     assert len((folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()) == 1

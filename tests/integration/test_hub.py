@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from b2diffurl.card import write_card
 from b2diffurl.errors import UserError
 from b2diffurl.models.hub import push_to_hub
-from b2diffurl.recipes import recipe
+from b2diffurl.reporting.model_card import write_card
+from b2diffurl.run.recipes import recipe
 
 TOKEN = "hf_of_this_test"
 

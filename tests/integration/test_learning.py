@@ -11,15 +11,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from b2diffurl.advantage import PromptHistory, RewardHistory
-from b2diffurl.contracts import Objective
+from b2diffurl.algorithm.advantage import PromptHistory, RewardHistory
+from b2diffurl.algorithm.interfaces import Objective
+from b2diffurl.algorithm.objectives import DDPO, DPO, DPOK, PolicyGradient
+from b2diffurl.algorithm.records import PastRound
+from b2diffurl.algorithm.rollout import NoiseKey, sample_branches
+from b2diffurl.algorithm.schedule import Adaptive, Backward, Full
+from b2diffurl.algorithm.selection import All, BestWorst
+from b2diffurl.algorithm.update import Optimization, TrustRegion, Update
 from b2diffurl.diffusion.ddim import DDIM
-from b2diffurl.objectives import DDPO, DPO, DPOK, PolicyGradient
-from b2diffurl.records import PastRound
-from b2diffurl.rollout import NoiseKey, sample_branches
-from b2diffurl.schedule import Adaptive, Backward, Full
-from b2diffurl.selection import All, BestWorst
-from b2diffurl.update import Optimization, TrustRegion, Update
 
 T, NUM_ROUNDS, QUERIES = 8, 24, 64
 ALPHA = torch.linspace(0.05, 0.98, T, dtype=torch.float64)

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 import b2diffurl
+from b2diffurl.algorithm.schedule import Backward
 from b2diffurl.models import LoRA
-from b2diffurl.recipes import recipe
-from b2diffurl.run import Records, Sampler
-from b2diffurl.schedule import Backward
+from b2diffurl.run.recipes import recipe
+from b2diffurl.run.settings import Logging, Sampler
 
 PROMPTS = ("a bear riding a bike", "a cat playing chess", "a cow washing dishes", "a dog riding a bike")
 
@@ -33,7 +33,7 @@ def test_clip_score_rises(name: str, num_rounds: int, tmp_path: Path) -> None:
         sampler=Sampler(num_inference_steps=10, guidance_scale=1.0),
         schedule=Backward(tau_first=7),
         lora=LoRA(),
-        records=Records(num_samples=1, checkpoint_every_rounds=num_rounds, num_evaluation_images=96),
+        logging=Logging(num_samples=1, checkpoint_every_rounds=num_rounds, num_evaluation_images=96),
     )
     folder = b2diffurl.train(run, output=tmp_path / "run")
     found = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))

@@ -14,12 +14,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import b2diffurl
+from b2diffurl.algorithm.rollout import NoiseKey, Rollout, policy_step, sample_branches
 from b2diffurl.errors import UserError
 from b2diffurl.models import LoRA, Memory
 from b2diffurl.models.memory import Weights
 from b2diffurl.models.policy import Policy, check_prompts, load_tokenizers
-from b2diffurl.rollout import NoiseKey, Rollout, policy_step, sample_branches
-from b2diffurl.run import Run
+from b2diffurl.run.settings import Run
 from tests.conftest import perturb
 from tests.tiny_models import BUILDERS, tiny_sd1, tiny_sdxl, tiny_tokenizer, write_checkpoint
 
@@ -213,7 +213,7 @@ def test_a_whole_round_trains(
 
 @pytest.mark.parametrize("weights", ["float32", *HALVES])
 def test_pretrained_weights_never_change(models: dict[str, Path], weights: Weights) -> None:
-    memory = Memory(base_weights=weights)
+    memory = Memory(base_dtype=weights)
     policy, fresh = with_adapter(models["sd2"], memory=memory), Policy.load(str(models["sd2"]), memory=memory)
     x, t = torch.randn(2, 4, 8, 8), torch.tensor([500, 20])
     optimizer = torch.optim.AdamW(policy.trainable_parameters().values(), lr=1e-2)
@@ -234,7 +234,7 @@ def test_pretrained_weights_never_change(models: dict[str, Path], weights: Weigh
 @pytest.mark.parametrize(("family", "weights"), [("sd1", "bfloat16"), ("sd1", "float16"), ("sdxl", "bfloat16")])
 def test_half_precision_is_of_the_base_alone(models: dict[str, Path], family: str, weights: Weights) -> None:
     """Base in half; adapter, latents, log-probs, output and decoding in float32."""
-    whole, half = with_adapter(models[family]), with_adapter(models[family], memory=Memory(base_weights=weights))
+    whole, half = with_adapter(models[family]), with_adapter(models[family], memory=Memory(base_dtype=weights))
     ours, theirs = half.adapter_state(), whole.adapter_state()
     for name in theirs:  # the adapter is drawn in the base's format
         torch.testing.assert_close(ours[name], theirs[name], atol=2**-8, rtol=2**-8)
@@ -265,7 +265,7 @@ def test_small_gradients_survive_half_precision(models: dict[str, Path], weights
         (1e-8 * policy.predict(x, t, PROMPTS, guidance_scale=2.0).square().mean()).backward()
         return torch.cat([p.grad.flatten() for p in policy.trainable_parameters().values() if p.grad is not None])
 
-    whole, half = with_adapter(models["sd1"]), with_adapter(models["sd1"], memory=Memory(base_weights=weights))
+    whole, half = with_adapter(models["sd1"]), with_adapter(models["sd1"], memory=Memory(base_dtype=weights))
     half.load_adapter_state(whole.adapter_state())
     exact, rounded = gradient(whole), gradient(half)
     assert rounded.dtype == torch.float32
@@ -278,7 +278,7 @@ def test_gradient_checkpointing_changes_no_result(models: dict[str, Path], famil
     found: list[tuple[float, dict[str, Tensor]]] = []
     saved: list[int] = []
     for checkpointing in (False, True):
-        memory = Memory(base_weights=weights, gradient_checkpointing=checkpointing)
+        memory = Memory(base_dtype=weights, gradient_checkpointing=checkpointing)
         policy = with_adapter(models[family], memory=memory)
         num_saved = 0
 
@@ -341,7 +341,7 @@ def test_an_adapter_of_another_model_is_refused(models: dict[str, Path], tmp_pat
 
 @pytest.mark.parametrize("weights", HALVES)
 def test_a_loaded_adapter_keeps_float32(models: dict[str, Path], tmp_path: Path, weights: Weights) -> None:
-    memory = Memory(base_weights=weights)
+    memory = Memory(base_dtype=weights)
     policy = with_adapter(models["sd1"], memory=memory)
     policy.save_lora(tmp_path / "lora")
     loaded = Policy.load(str(models["sd1"]), memory=memory)
@@ -362,7 +362,7 @@ def test_a_checkpoint_file_is_the_model_it_was_made_of(models: dict[str, Path], 
     assert not from_file.has_safety_checker
     ours, theirs = (our_pictures(policy, guidance_scale=3.0) for policy in (from_file, from_directory))
     assert torch.equal(ours, theirs)
-    half = Policy.load(str(file), memory=Memory(base_weights="bfloat16"))
+    half = Policy.load(str(file), memory=Memory(base_dtype="bfloat16"))
     assert half.unet.dtype == half.encode(PROMPTS).dtype == torch.bfloat16
     assert len(load_tokenizers(str(file))) == 1
 

@@ -13,12 +13,12 @@ import pytest
 from safetensors.torch import load_file
 from torch import Tensor
 
+from b2diffurl.algorithm.objectives import DPO
+from b2diffurl.algorithm.selection import All
+from b2diffurl.algorithm.update import Optimization
 from b2diffurl.config import to_toml
-from b2diffurl.objectives import DPO
-from b2diffurl.processes import Processes
-from b2diffurl.run import Branching, Records, Run
-from b2diffurl.selection import All
-from b2diffurl.update import Optimization
+from b2diffurl.distributed import Ranks
+from b2diffurl.run.settings import Branching, Logging, Run
 from tests.integration import several
 
 HERE = Path(__file__).parent
@@ -55,7 +55,7 @@ def run(small_run: Callable[..., Run], prompts_file: Path) -> Run:
         prompts=str(prompts_file),
         reward_queries_per_round=20,
         optimization=Optimization(learning_rate=1e-4, num_minibatches=2, num_inner_epochs=1),  # the reference's rate
-        records=Records(num_samples=2, num_evaluation_images=3, kl_to_reference=True),
+        logging=Logging(num_samples=2, num_evaluation_images=3, kl_to_reference=True),
     )
 
 
@@ -97,6 +97,6 @@ def test_a_failure_in_one_process_stops_all(run: Run, tmp_path: Path) -> None:
 @pytest.mark.parametrize("num", [1, 2, 3, 8])
 @pytest.mark.parametrize("things", [0, 1, 7, 8, 64])
 def test_shares_are_all_there_is_and_even(num: int, things: int) -> None:
-    shares = [list(Processes(rank=rank, num=num).share(things)) for rank in range(num)]
+    shares = [list(Ranks(rank=rank, num=num).share(things)) for rank in range(num)]
     assert [i for share in shares for i in share] == list(range(things))
     assert max(map(len, shares)) - min(map(len, shares)) <= 1

@@ -8,10 +8,10 @@ import pytest
 
 import b2diffurl
 from b2diffurl import emoji
-from b2diffurl.recipes import RECIPES, recipe
-from b2diffurl.rewards.bert import BertSettings
-from b2diffurl.run import Run
-from b2diffurl.schedule import Backward
+from b2diffurl.algorithm.schedule import Backward
+from b2diffurl.rewards.bert.reward import BertSettings
+from b2diffurl.run.recipes import RECIPES, recipe
+from b2diffurl.run.settings import Run
 from tests.tiny_bert import make_deberta, make_llava
 from tests.tiny_models import BUILDERS
 
@@ -57,7 +57,7 @@ def reduced(run: Run, folder: Path) -> Run:
         reward_queries_per_round=8,
         sampler=replace(run.sampler, num_inference_steps=4),
         schedule=Backward(tau_first=2) if isinstance(run.schedule, Backward) else run.schedule,
-        records=replace(run.records, num_evaluation_images=3, num_samples=1),
+        logging=replace(run.logging, num_evaluation_images=3, num_samples=1),
     )
 
 

@@ -32,14 +32,14 @@ from torch import Tensor
 
 import b2diffurl
 from b2diffurl import RunStopped, UserError
-from b2diffurl.contracts import Reward
 from b2diffurl.errors import RewardFailed
 from b2diffurl.images import to_pil
 from b2diffurl.rewards.clip import CLIPScore
-from b2diffurl.rewards.remote import TOKEN_VARIABLE, RemoteReward, RemoteSettings
-from b2diffurl.run import Run
-from b2diffurl.serving import ServeReward, ServerLimits, _Server, reward_app, run, serve_reward
-from b2diffurl.tracker import Metrics
+from b2diffurl.rewards.interface import Reward
+from b2diffurl.rewards.remote.client import TOKEN_VARIABLE, RemoteReward, RemoteSettings
+from b2diffurl.rewards.remote.server import ServeReward, ServerLimits, _Server, reward_app, run, serve_reward
+from b2diffurl.run.settings import Run
+from b2diffurl.training.callbacks import Metrics
 
 ROOT = Path(__file__).parents[2]
 QUICK = RemoteSettings(timeout_seconds=20.0, max_retries=2, backoff_seconds=0.01, batch_size=4, max_concurrency=3)
@@ -630,9 +630,9 @@ def test_what_cannot_be_served_is_told() -> None:
 
 def test_without_the_extra_the_way_to_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "fastapi", None)
-    monkeypatch.delitem(sys.modules, "b2diffurl.serving")
+    monkeypatch.delitem(sys.modules, "b2diffurl.rewards.remote.server")
     with pytest.raises(UserError, match=r"needs fastapi.*pip install 'b2diffurl\[serve\]'"):
-        importlib.import_module("b2diffurl.serving")
+        importlib.import_module("b2diffurl.rewards.remote.server")
 
 
 def redness_of(images: Tensor) -> Tensor:
@@ -719,7 +719,7 @@ def test_a_run_whose_server_dies_stops_and_goes_on_later_as_if_nothing_had_been(
     tmp_path: Path, small_run: Callable[..., Run], prompts_file: Path
 ) -> None:
     made = small_run(prompts=str(prompts_file), num_rounds=2)
-    made = replace(made, records=replace(made.records, checkpoint_every_rounds=2))
+    made = replace(made, logging=replace(made.logging, checkpoint_every_rounds=2))
     with served(brightness) as url:
         port = int(url.rpartition(":")[2])
         whole = b2diffurl.train(made, output=tmp_path / "whole", reward=RemoteReward(url, QUICK))

@@ -12,16 +12,16 @@ from torch import Tensor
 
 import b2diffurl
 from b2diffurl import RunStopped
-from b2diffurl.advantage import Branch
-from b2diffurl.collapse import Collapse
+from b2diffurl.algorithm.advantage import Branch
+from b2diffurl.algorithm.collapse import Collapse
+from b2diffurl.algorithm.objectives import DPO
+from b2diffurl.algorithm.schedule import Adaptive, Backward, Verdict
+from b2diffurl.algorithm.update import Optimization
 from b2diffurl.errors import RewardFailed
-from b2diffurl.objectives import DPO
-from b2diffurl.recipes import emoji_quickstart
-from b2diffurl.report import note_of
-from b2diffurl.run import Records, Run, Sampler
-from b2diffurl.schedule import Adaptive, Backward, Verdict
-from b2diffurl.tracker import Metrics
-from b2diffurl.update import Optimization
+from b2diffurl.reporting import note_of
+from b2diffurl.run.recipes import emoji_quickstart
+from b2diffurl.run.settings import Logging, Run, Sampler
+from b2diffurl.training.callbacks import Metrics
 
 
 class KilledError(BaseException):
@@ -78,7 +78,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
         objective=DPO(beta=25.0),
         optimization=Optimization(learning_rate=5e-4, num_minibatches=2, num_inner_epochs=1, step_weights="even"),
         collapse=Collapse(max_reward_drop=100.0),  # 4 trunks differ a lot
-        records=Records(num_samples=2),
+        logging=Logging(num_samples=2),
     )
 
 
@@ -91,11 +91,11 @@ def whole(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_run_is_one_that_could_go_wrong(whole: Path) -> None:
     """Its intervals go by its past, it learns, and everything it logs has a note."""
     lines = metrics_of(whole)
-    lengths = [line["interval/num_steps"] for line in lines]
+    lengths = [line["interval/length"] for line in lines]
     backward = [Backward(tau_first=1).num_steps(i, num_rounds=5, num_inference_steps=3) for i in range(5)]
     assert all((ours or 0) >= theirs for ours, theirs in zip(lengths, backward, strict=True))
     assert lengths[2:] != backward[2:]
-    assert {line["interval/verdict"] for line in lines[1:]} & {Verdict.DRY, Verdict.LEARNED}
+    assert {line["interval/growth_reason"] for line in lines[1:]} & {Verdict.DRY, Verdict.LEARNED}
     assert all(line["selection/num_pairs"] == 4 * (line["interval/pair_fraction"] or 0) for line in lines)
     assert sum(bool(line["update/num_optimizer_steps"]) for line in lines) >= 3
     assert all("policy/kl_to_reference" in line for line in lines if line["selection/num_pairs"])
@@ -114,7 +114,7 @@ def test_a_reward_that_fails_stops_the_run_with_its_state_saved(
     tmp_path: Path, run: Run, whole: Path, in_round: int
 ) -> None:
     """Never a 0: the rounds done are kept, however rare checkpoints are, and the run goes on when the reward does."""
-    run, folder = replace(run, records=replace(run.records, checkpoint_every_rounds=50)), tmp_path / "run"
+    run, folder = replace(run, logging=replace(run.logging, checkpoint_every_rounds=50)), tmp_path / "run"
     reward = FailsOnce(in_round=in_round, error=RewardFailed("no answer after 3 tries."))
     with pytest.raises(RunStopped) as stopped:
         b2diffurl.train(run, output=folder, reward=reward)

@@ -5,8 +5,8 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 from b2diffurl import emoji
+from b2diffurl.algorithm.rollout import NoiseKey, Rollout, policy_step, sample_branches
 from b2diffurl.models.policy import Policy
-from b2diffurl.rollout import NoiseKey, Rollout, policy_step, sample_branches
 
 PROMPTS = ("a bear riding a bike", "a cat playing chess", "a cow washing dishes")
 NUM_STEPS, TAU, K = 6, 4, 3

@@ -13,17 +13,17 @@ from torch import Tensor
 
 import b2diffurl
 from b2diffurl import RunStopped, UserError, emoji
-from b2diffurl.advantage import PromptHistory
-from b2diffurl.collapse import Collapse
+from b2diffurl.algorithm.advantage import PromptHistory
+from b2diffurl.algorithm.collapse import Collapse
+from b2diffurl.algorithm.schedule import Full
+from b2diffurl.algorithm.selection import All
+from b2diffurl.algorithm.update import Optimization, TrustRegion
 from b2diffurl.config import read_toml
 from b2diffurl.models import LoRA
 from b2diffurl.models.policy import Policy
-from b2diffurl.report import note_of
-from b2diffurl.run import Branching, Run
-from b2diffurl.schedule import Full
-from b2diffurl.selection import All
-from b2diffurl.tracker import Metrics
-from b2diffurl.update import Optimization, TrustRegion
+from b2diffurl.reporting import note_of
+from b2diffurl.run.settings import Branching, Run
+from b2diffurl.training.callbacks import Metrics
 
 MakeRun = Callable[..., Run]
 
@@ -46,7 +46,7 @@ def adapter_of(folder: Path) -> dict[str, Tensor]:
 
 def test_a_run_fills_its_folder(tmp_path: Path, small_run: MakeRun, prompts_file: Path) -> None:
     run = small_run(prompts=str(prompts_file))
-    run = replace(run, records=replace(run.records, num_evaluation_images=4))
+    run = replace(run, logging=replace(run.logging, num_evaluation_images=4))
     folder = b2diffurl.train(run, output=tmp_path / "run")
     assert {path.name for path in folder.iterdir()} == {
         "run.toml", "env.json", "metrics.jsonl", "scores.jsonl", "samples", "checkpoints", "lora", "report.html",
@@ -55,7 +55,7 @@ def test_a_run_fills_its_folder(tmp_path: Path, small_run: MakeRun, prompts_file
     lines = metrics_of(folder)
     assert [line["round"] for line in lines] == [1, 2]
     assert [line["reward_queries"] for line in lines] == [16, 32]
-    assert [line["interval/num_steps"] for line in lines] == [3, 5]
+    assert [line["interval/length"] for line in lines] == [3, 5]
     assert all(line["policy/ratio_max_error"] is None or line["policy/ratio_max_error"] <= 1e-6 for line in lines)
     assert all(note_of(name) for line in lines for name in line)
     judged = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
@@ -92,7 +92,7 @@ def test_plain_ddpo_trains_every_trajectory_on_all_steps(tmp_path: Path, small_r
     run = small_run(rollout=Branching(num_branches=1), schedule=Full(), selection=All(), num_rounds=1)
     line = metrics_of(b2diffurl.train(run, output=tmp_path / "run", reward=brightness))[0]
     assert line["selection/num_trajectories"] == 16
-    assert line["interval/num_steps"] == 6
+    assert line["interval/length"] == 6
 
 
 def brightness_of_one(images: Tensor, prompts: Sequence[str]) -> Tensor:

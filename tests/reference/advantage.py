@@ -1,4 +1,4 @@
-"""Rewards normalised per prompt over a round and the last H, one number after the other (paper, appendix D.1)."""
+"""Rewards normalized per prompt over a round and the last H, one number after the other (paper, appendix D.1)."""
 
 import math
 from collections.abc import Sequence

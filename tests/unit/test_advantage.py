@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from b2diffurl.advantage import Batch, Branch, PromptHistory, RewardHistory
-from b2diffurl.contracts import Normaliser
+from b2diffurl.algorithm.advantage import Batch, Branch, PromptHistory, RewardHistory
+from b2diffurl.algorithm.interfaces import Normalizer
 from b2diffurl.errors import UserError
 from tests.reference import advantage as twin
 
@@ -206,7 +206,7 @@ def test_rounds_advantages_are_clipped_on_both_sides(config: Batch | Branch, sig
 
 @pytest.mark.parametrize("config", [PromptHistory(), Batch(), Branch()])
 def test_is_a_normaliser(config: object) -> None:
-    assert isinstance(config, Normaliser)
+    assert isinstance(config, Normalizer)
 
 
 @pytest.mark.parametrize("cls", [Batch, Branch])

@@ -7,7 +7,7 @@ import torch
 from transformers import BertConfig, BertModel, DebertaModel, DebertaTokenizer, PreTrainedTokenizerBase
 
 from b2diffurl.errors import UserError
-from b2diffurl.rewards.bertscore import BERTScore, TextMatch
+from b2diffurl.rewards.bert.bertscore import BERTScore, TextMatch
 from tests.reference.bertscore import Token, bertscore
 from tests.tiny_bert import make_deberta
 

@@ -21,8 +21,8 @@ from torch import Tensor
 from b2diffurl.config import from_tables, to_tables
 from b2diffurl.errors import RewardFailed, UserError
 from b2diffurl.images import to_pil
-from b2diffurl.rewards.bert import BertSettings
-from b2diffurl.rewards.caption import Captioner, LocalCaptioner, ServedCaptioner, to_jpeg
+from b2diffurl.rewards.bert.captioner import Captioner, LocalCaptioner, ServedCaptioner, to_jpeg
+from b2diffurl.rewards.bert.reward import BertSettings
 
 Answer = tuple[int, str]
 

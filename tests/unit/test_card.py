@@ -6,10 +6,9 @@ from pathlib import Path
 import pytest
 from huggingface_hub import ModelCard
 
-from b2diffurl.card import write_card
-from b2diffurl.card.page import model_card
-from b2diffurl.card.papers import papers_of
-from b2diffurl.recipes import RECIPES, recipe
+from b2diffurl.reporting.citations import papers_of
+from b2diffurl.reporting.model_card import model_card, write_card
+from b2diffurl.run.recipes import RECIPES, recipe
 
 B2, DDPO, LORA, DDIM, GUIDANCE = "2503.11240", "2305.13301", "2106.09685", "2010.02502", "2207.12598"
 CLIPSCORE, BERTSCORE, PICKSCORE = "2104.08718", "1904.09675", "2305.01569"

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from b2diffurl.checkpoint import (
+from b2diffurl.training.checkpoint import (
     Checkpoint,
     load_newest_checkpoint,
     load_optimizer_tensors,

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from torch import Tensor
 
+from b2diffurl.algorithm.interfaces import Objective
+from b2diffurl.algorithm.records import StepBatch
 from b2diffurl.cli import main
-from b2diffurl.contracts import Objective
-from b2diffurl.records import StepBatch
 
 QUICK = "emoji-quickstart"
 UNBRANCHED = ["train", QUICK, "selection:all", "--rollout.num-branches", "1"]
@@ -138,11 +138,11 @@ def test_model_directories_without_a_pipeline(
 @pytest.mark.parametrize(
     ("line", "fragment"),
     [
-        ("nonsense = 1", "nonsense is no setting"),
-        ("[sampler]\nguidance = 2.0", "sampler.guidance is no setting"),
+        ("nonsense = 1", "nonsense is not a setting"),
+        ("[sampler]\nguidance = 2.0", "sampler.guidance is not a setting"),
         ("num_rounds = 'many'", "num_rounds"),
         ("[schedule]\nuse = 'sideways'", "sideways"),
-        ("seed = ", "no valid TOML"),
+        ("seed = ", "not valid TOML"),
     ],
 )
 def test_mistakes_in_a_toml_file(capsys: pytest.CaptureFixture[str], tmp_path: Path, line: str, fragment: str) -> None:
@@ -206,7 +206,7 @@ ONE_STEP = ["--optimization.num-minibatches", "1"]
             {"selection": {"use": "all"}, "rollout": {"num_branches": 1}, "objective": {"use": "dpo"}},
         ),
         (["schedule:adaptive", "--schedule.window", "3"], {"schedule": {"use": "adaptive", "window": 3}}),
-        (["--records.kl-to-reference"], {"records": {"kl_to_reference": True}}),
+        (["--logging.kl-to-reference"], {"logging": {"kl_to_reference": True}}),
         (
             [f"objective:{__name__}:Mine"],
             {"objective": {"use": "own", "name": f"{__name__}:Mine", "options": {}}},

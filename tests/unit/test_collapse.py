@@ -5,13 +5,13 @@ import json
 import pytest
 import torch
 
-from b2diffurl.collapse import Collapse, CollapseWatch, check_finite_rewards, contrast
+from b2diffurl.algorithm.collapse import Collapse, CollapseWatch, check_finite_rewards, contrast
 from b2diffurl.errors import RunStopped, UserError
 
 UPDATED: dict[str, float | None] = {
-    "policy/kl_to_old": 1e-4, "update/taken_back": 0, "update/num_optimizer_steps": 8,
+    "policy/kl_to_old": 1e-4, "update/step_reverted": 0, "update/num_optimizer_steps": 8,
 }  # fmt: skip
-ALL_REFUSED = UPDATED | {"update/taken_back": 1, "update/num_optimizer_steps": 0}
+ALL_REFUSED = UPDATED | {"update/step_reverted": 1, "update/num_optimizer_steps": 0}
 
 
 def watch(**changed: float) -> CollapseWatch:
@@ -100,7 +100,9 @@ def test_a_round_without_an_update_is_no_collapse() -> None:
 def test_rounds_in_a_row_without_an_accepted_step_stop_the_run() -> None:
     watched = watch(max_refused_rounds=2)
     watched.after_update(ALL_REFUSED, round_index=1)
-    watched.after_update(UPDATED | {"update/taken_back": 1}, round_index=2)  # a later step was taken back: not refused
+    watched.after_update(
+        UPDATED | {"update/step_reverted": 1}, round_index=2
+    )  # a later step was taken back: not refused
     watched.after_update(ALL_REFUSED, round_index=3)
     with pytest.raises(RunStopped, match="in 2 rounds in a row the first optimizer step left the trust region"):
         watched.after_update(ALL_REFUSED, round_index=4)

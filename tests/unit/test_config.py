@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
+from b2diffurl.algorithm.update import TrustRegion
 from b2diffurl.config import from_tables, read_toml, to_tables, to_toml
 from b2diffurl.errors import UserError
-from b2diffurl.recipes import RECIPES, emoji_ddpo, emoji_quickstart
-from b2diffurl.run import Run
-from b2diffurl.update import TrustRegion
+from b2diffurl.run.recipes import RECIPES, emoji_ddpo, emoji_quickstart
+from b2diffurl.run.settings import Run
 
 RUNS = {name: make() for name, make in RECIPES.items()}
 TABLES = {name: to_tables(run) for name, run in RUNS.items()}
@@ -88,7 +88,7 @@ def test_a_file_may_leave_out_what_has_a_default(tmp_path: Path) -> None:
 def test_an_unknown_key_is_refused_in_every_table(recipe: str, table: str | None) -> None:
     message = refusal(changed(recipe, table, "clip_rnage", 1))
     assert message.startswith(f"{table}." if table else "clip_rnage ")
-    assert "clip_rnage is no setting; " in message
+    assert "clip_rnage is not a setting; " in message
 
 
 @pytest.mark.parametrize(("recipe", "table", "key"), FIELDS)
@@ -145,7 +145,7 @@ def test_a_choice_without_use_is_refused(table: str) -> None:
 
 def test_a_key_of_another_choice_is_refused() -> None:
     message = refusal(changed("emoji-ddpo", "schedule", "tau_first", 14))
-    assert "tau_first is no setting; " in message
+    assert "tau_first is not a setting; " in message
 
 
 @pytest.mark.parametrize("key", ["model", "reward", "prompts", "num_rounds", "reward_queries_per_round"])
@@ -173,10 +173,10 @@ def test_a_contradiction_is_told_in_the_runs_own_words() -> None:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"num_rounds = ", "is no valid TOML: "),
-        (b"model = 'a'\nmodel = 'b'\n", "is no valid TOML: "),
-        (b"model = '\xff'", "is no valid TOML: "),
-        (to_toml(RUNS["emoji-ddpo"]).encode() + b"typo = 1", "records.typo is no setting; "),
+        (b"num_rounds = ", "is not valid TOML: "),
+        (b"model = 'a'\nmodel = 'b'\n", "is not valid TOML: "),
+        (b"model = '\xff'", "is not valid TOML: "),
+        (to_toml(RUNS["emoji-ddpo"]).encode() + b"typo = 1", "logging.typo is not a setting; "),
     ],
 )
 def test_a_bad_file_is_named(content: bytes, said: str, tmp_path: Path) -> None:

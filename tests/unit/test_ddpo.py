@@ -8,9 +8,9 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from b2diffurl.algorithm.objectives import DDPO
+from b2diffurl.algorithm.records import StepBatch
 from b2diffurl.errors import UserError
-from b2diffurl.objectives import DDPO
-from b2diffurl.records import StepBatch
 from tests.reference import ddpo as twin
 
 LOG_PROBS = st.floats(-2, 2)

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 import b2diffurl
+from b2diffurl.analysis.study import STUDIES
 from b2diffurl.cli import _COMMANDS, main
-from b2diffurl.run import check_run
-from b2diffurl.studies import STUDIES
+from b2diffurl.run.settings import check_run
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -20,7 +20,7 @@ PAGES = sorted((ROOT / "docs").rglob("*.md"))
 MODULES = sorted(
     module.name
     for module in pkgutil.walk_packages(b2diffurl.__path__, "b2diffurl.")
-    if ".training" not in module.name and not module.name.endswith("__main__")
+    if not module.name.endswith("__main__")
 )
 
 

@@ -7,9 +7,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from b2diffurl.algorithm.objectives import DPO
+from b2diffurl.algorithm.records import StepBatch
 from b2diffurl.errors import UserError
-from b2diffurl.objectives import DPO
-from b2diffurl.records import StepBatch
 from tests.reference import dpo as twin
 
 LOG_PROBS = st.floats(-20, 20)

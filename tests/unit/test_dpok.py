@@ -6,10 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.distributions import Independent, Normal, kl_divergence
 
+from b2diffurl.algorithm.objectives import DPOK
+from b2diffurl.algorithm.records import StepBatch
 from b2diffurl.diffusion.gaussian import Gaussian
 from b2diffurl.errors import UserError
-from b2diffurl.objectives import DPOK
-from b2diffurl.records import StepBatch
 from tests.reference import dpok as twin
 
 LOG_PROBS = st.floats(-50, 50)

@@ -19,9 +19,9 @@ def loaded_by(statement: str) -> set[str]:
     ("statement", "absent"),
     [
         ("import b2diffurl", {"torch", "diffusers", "peft", "transformers", "matplotlib"}),
-        ("import b2diffurl.recipes", {"diffusers", "peft", "transformers", "matplotlib"}),
+        ("import b2diffurl.run.recipes", {"diffusers", "peft", "transformers", "matplotlib"}),
         ("from b2diffurl.cli import main; main(['--help'])", {"diffusers", "peft", "transformers", "matplotlib"}),
-        ("import b2diffurl.trainer", {"b2diffurl.emoji.render", "b2diffurl.emoji.training"}),
+        ("import b2diffurl.training.trainer", {"tools.emoji_model.render", "tools.emoji_model"}),
     ],
 )
 def test_imports_stay_cheap(statement: str, absent: set[str]) -> None:

@@ -9,16 +9,16 @@ import pytest
 from torch import Tensor
 
 import b2diffurl
+from b2diffurl.algorithm.collapse import Collapse
+from b2diffurl.algorithm.objectives import DPO
+from b2diffurl.algorithm.schedule import Full
+from b2diffurl.algorithm.selection import All
+from b2diffurl.algorithm.update import Optimization, TrustRegion
+from b2diffurl.analysis.plan import estimate_memory, fit, interval_lengths, model_shape, round_cost
 from b2diffurl.cli import main
-from b2diffurl.collapse import Collapse
 from b2diffurl.models import Memory
-from b2diffurl.objectives import DPO
-from b2diffurl.plan import estimate_memory, fit, interval_lengths, model_shape, round_cost
-from b2diffurl.recipes import RECIPES, recipe
-from b2diffurl.run import Branching, Run, Sampler
-from b2diffurl.schedule import Full
-from b2diffurl.selection import All
-from b2diffurl.update import Optimization, TrustRegion
+from b2diffurl.run.recipes import RECIPES, recipe
+from b2diffurl.run.settings import Branching, Run, Sampler
 
 _GIB = 2**30
 
@@ -59,7 +59,7 @@ def test_guidance_and_the_reference_cost_evaluations() -> None:
         {"sampler": Sampler(num_inference_steps=6, guidance_scale=2.0)},
         {"rollout": Branching(num_branches=1), "schedule": Full(), "selection": All()},
         {"rollout": Branching(num_branches=2, chunk_size=3), "selection": All(), "objective": DPO()},
-        {"selection": All(), "memory": Memory(base_weights="bfloat16")},
+        {"selection": All(), "memory": Memory(base_dtype="bfloat16")},
     ],
     ids=["quickstart", "guided", "vanilla", "dpo", "bfloat16"],
 )
@@ -75,12 +75,12 @@ def test_a_run_counts_what_the_plan_foretells(
     lengths = interval_lengths(run)
     for line, length in zip(metrics_of(folder), lengths, strict=True):
         cost = round_cost(run, model_shape("emoji"), num_interval_steps=length)
-        assert line["interval/num_steps"] == length
-        assert line["unet/rollout_evaluations"] == cost.rollout_evaluations
+        assert line["interval/length"] == length
+        assert line["network/rollout_evaluations"] == cost.rollout_evaluations
         exact = isinstance(run.selection, All)
         if exact and not run.objective.needs.pairs:
-            assert line["unet/update_evaluations"] == cost.most_update_evaluations
-        assert line["unet/update_evaluations"] <= cost.most_update_evaluations
+            assert line["network/update_evaluations"] == cost.most_update_evaluations
+        assert line["network/update_evaluations"] <= cost.most_update_evaluations
 
 
 def test_memory_grows_with_what_is_asked_for() -> None:
@@ -88,7 +88,7 @@ def test_memory_grows_with_what_is_asked_for() -> None:
     shape = model_shape(run.model)
     base = estimate_memory(run, shape)
     full = estimate_memory(replace(run, memory=Memory()), shape)
-    saving = estimate_memory(replace(run, memory=Memory(base_weights="bfloat16", gradient_checkpointing=True)), shape)
+    saving = estimate_memory(replace(run, memory=Memory(base_dtype="bfloat16", gradient_checkpointing=True)), shape)
     assert base is not None
     assert full is not None
     assert saving is not None

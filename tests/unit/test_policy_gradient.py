@@ -5,8 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from b2diffurl.objectives import PolicyGradient
-from b2diffurl.records import StepBatch
+from b2diffurl.algorithm.objectives import PolicyGradient
+from b2diffurl.algorithm.records import StepBatch
 from tests.reference import policy_gradient as twin
 
 NUMBERS = st.lists(st.tuples(st.floats(-50, 50), st.floats(-50, 50), st.floats(-5, 5)), min_size=1, max_size=5)

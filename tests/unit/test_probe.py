@@ -10,12 +10,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from b2diffurl.algorithm.schedule import Backward
+from b2diffurl.analysis.probe import Probe, Row, measure, suggest, write_probe
 from b2diffurl.cli import main
 from b2diffurl.errors import UserError
-from b2diffurl.probe import Probe, Row, measure, suggest, write_probe
-from b2diffurl.recipes import emoji_quickstart
-from b2diffurl.run import Sampler
-from b2diffurl.schedule import Backward
+from b2diffurl.run.recipes import emoji_quickstart
+from b2diffurl.run.settings import Sampler
 
 
 def row(num_steps: int, *, within: float, pairs: dict[int, float]) -> Row:

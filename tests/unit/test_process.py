@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from b2diffurl.process import prepare_process
+from b2diffurl.cli.environment import prepare_process
 
 
 def test_float32_convolutions_are_float32_unless_the_user_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:

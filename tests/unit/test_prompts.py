@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from b2diffurl.errors import UserError
-from b2diffurl.prompts import draw_prompts, load_prompt_list, load_prompts, named_lists, split_prompts
+from b2diffurl.prompts.lists import draw_prompts, load_prompt_list, load_prompts, named_lists, split_prompts
 
 LETTERS = tuple("abcdefg")
 
@@ -108,8 +108,8 @@ def test_a_structured_file_brings_metadata(name: str, content: bytes, tmp_path: 
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("mine.json", b"[", "is no valid JSON: "),
-        ("mine.toml", b"prompts = [", "is no valid TOML: "),
+        ("mine.json", b"[", "is not valid JSON: "),
+        ("mine.toml", b"prompts = [", "is not valid TOML: "),
         ("mine.toml", b'other = ["a cat"]', "holds no prompt; "),
         ("mine.json", b"[1]", "holds 1, which is no prompt; "),
         ("mine.json", b'[{"text": "a cat"}]', "which is no prompt; "),

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from b2diffurl.errors import UserError
-from b2diffurl.report import note_of, write_report
+from b2diffurl.reporting import note_of, write_report
 
 RUN_TOML = """recipe = "emoji-quickstart"
 seed = 0
@@ -30,9 +30,9 @@ num_inference_steps = 20
 LOGGED = [
     "round",
     "reward_queries",
-    "interval/num_steps",
+    "interval/length",
     "interval/pair_fraction",
-    "interval/verdict",
+    "interval/growth_reason",
     "reward/mean",
     "reward/std",
     "advantage/zero_fraction",
@@ -48,8 +48,8 @@ LOGGED = [
     "policy/grad_norm",
     "policy/kl_to_old",
     "update/num_optimizer_steps",
-    "update/taken_back",
-    "picture/contrast",
+    "update/step_reverted",
+    "image/contrast",
     "time/rollout_s",
     "time/reward_s",
     "time/update_s",
@@ -66,8 +66,8 @@ CHARTS = ["Reward", "Interval length", "Selected trajectories", "KL to old polic
 def metrics_of_round(number: int) -> dict[str, float | None]:
     """Give what one round logs; round 2 has no update."""
     metrics: dict[str, float | None] = dict.fromkeys(LOGGED, 0.5)
-    metrics |= {"round": number, "reward_queries": 256 * number, "interval/num_steps": 14 + number // 4}
-    metrics |= {"reward/mean": 0.6 + 0.005 * number, "reward/std": 0.1, "update/taken_back": int(number == 5)}
+    metrics |= {"round": number, "reward_queries": 256 * number, "interval/length": 14 + number // 4}
+    metrics |= {"reward/mean": 0.6 + 0.005 * number, "reward/std": 0.1, "update/step_reverted": int(number == 5)}
     metrics |= {"time/rollout_s": 6.0, "time/reward_s": 1.0, "time/update_s": 5.5, "update/num_optimizer_steps": 2}
     if number == 2:
         metrics |= {"objective/loss": None, "policy/grad_norm": None, "update/num_optimizer_steps": 0}
@@ -426,7 +426,7 @@ def test_same_run_gives_the_same_page(full_run_dir: Path) -> None:
 
 def test_import_is_cheap_and_report_leaves_pyplot_alone(full_run_dir: Path) -> None:
     program = (
-        "import pathlib, sys, b2diffurl.report as report\n"
+        "import pathlib, sys, b2diffurl.reporting as report\n"
         "assert not {'matplotlib', 'torch', 'numpy'} & set(sys.modules)\n"
         f"report.write_report(pathlib.Path({str(full_run_dir)!r}))\n"
         "assert 'matplotlib.pyplot' not in sys.modules\n"

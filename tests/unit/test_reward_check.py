@@ -15,7 +15,7 @@ from torch import Tensor
 from b2diffurl.errors import UserError
 from b2diffurl.images import to_pil
 from b2diffurl.rewards import load_reward
-from b2diffurl.rewards.check import (
+from b2diffurl.rewards.contract import (
     PROMPTS,
     CheckReward,
     Finding,

@@ -34,11 +34,11 @@ from b2diffurl.rewards import (
     parse_reward,
     score_parts,
 )
-from b2diffurl.rewards.bert import BertReward, BertSettings
+from b2diffurl.rewards.bert.reward import BertReward, BertSettings
 from b2diffurl.rewards.clip import VIT_H_14, CLIPScore
 from b2diffurl.rewards.jpeg_size import JPEGSize
 from b2diffurl.rewards.pickscore import PickScore
-from b2diffurl.rewards.remote import RemoteReward, RemoteSettings
+from b2diffurl.rewards.remote.client import RemoteReward, RemoteSettings
 from tests.tiny_bert import make_deberta
 
 PROMPTS = ["a bear riding a bike", "a cat playing chess", "a dog washing dishes"]

@@ -6,16 +6,16 @@ from typing import Any
 
 import pytest
 
-from b2diffurl.advantage import Batch, Branch
-from b2diffurl.contracts import Needs, Objective
+from b2diffurl.algorithm.advantage import Batch, Branch
+from b2diffurl.algorithm.interfaces import Needs, Objective
+from b2diffurl.algorithm.objectives import DDPO, DPO, DPOK, Own, PolicyGradient
+from b2diffurl.algorithm.schedule import Adaptive, Backward, Full, Table
+from b2diffurl.algorithm.selection import All, BestWorst
+from b2diffurl.algorithm.update import Optimization, TrustRegion
 from b2diffurl.errors import UserError
 from b2diffurl.models import LoRA
-from b2diffurl.objectives import DDPO, DPO, DPOK, Own, PolicyGradient
-from b2diffurl.recipes import RECIPES, emoji_quickstart, recipe
-from b2diffurl.run import Branching, Records, Run, Sampler, check_run
-from b2diffurl.schedule import Adaptive, Backward, Full, Table
-from b2diffurl.selection import All, BestWorst
-from b2diffurl.update import Optimization, TrustRegion
+from b2diffurl.run.recipes import RECIPES, emoji_quickstart, recipe
+from b2diffurl.run.settings import Branching, Logging, Run, Sampler, check_run
 
 
 def refusal(changes: dict[str, Any]) -> str:
@@ -83,11 +83,11 @@ def test_numbers_out_of_range_are_refused(changes: dict[str, Any], field: str) -
         (Sampler, "sampler", "guidance_scale", 0.5),
         (Branching, "rollout", "num_branches", 0),
         (Branching, "rollout", "chunk_size", 0),
-        (Records, "records", "checkpoint_every_rounds", 0),
-        (Records, "records", "num_checkpoints", 0),
-        (Records, "records", "samples_every_rounds", 0),
-        (Records, "records", "num_samples", 0),
-        (Records, "records", "num_evaluation_images", -1),
+        (Logging, "logging", "checkpoint_every_rounds", 0),
+        (Logging, "logging", "num_checkpoints", 0),
+        (Logging, "logging", "samples_every_rounds", 0),
+        (Logging, "logging", "num_samples", 0),
+        (Logging, "logging", "num_evaluation_images", -1),
         (LoRA, "lora", "rank", 0),
         (LoRA, "lora", "alpha", 0.0),
         (Optimization, "optimization", "learning_rate", 0.0),

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from b2diffurl.contracts import Schedule
+from b2diffurl.algorithm.interfaces import Schedule
+from b2diffurl.algorithm.records import PastRound
+from b2diffurl.algorithm.schedule import Adaptive, Backward, Full, Table, Verdict
 from b2diffurl.errors import UserError
-from b2diffurl.records import PastRound
-from b2diffurl.schedule import Adaptive, Backward, Full, Table, Verdict
 from tests.reference import schedule as twin
 
 

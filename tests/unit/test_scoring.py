@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from b2diffurl.contracts import Reward
 from b2diffurl.errors import RewardFailed, UserError
 from b2diffurl.rewards import Term, WeightedSum
 from b2diffurl.rewards.info import as_info
-from b2diffurl.scoring import Scores, Scoring
+from b2diffurl.rewards.interface import Reward
+from b2diffurl.training.scorer import Scores, Scoring
 
 PROMPTS = ("a cat", "a dog")
 

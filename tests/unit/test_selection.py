@@ -5,10 +5,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from b2diffurl.contracts import Selector
+from b2diffurl.algorithm.interfaces import Selector
+from b2diffurl.algorithm.records import Selection
+from b2diffurl.algorithm.selection import All, BestWorst
 from b2diffurl.errors import UserError
-from b2diffurl.records import Selection
-from b2diffurl.selection import All, BestWorst
 from tests.reference import selection as twin
 
 

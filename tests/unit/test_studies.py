@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from b2diffurl.studies.comparison import curve, run_study
+from b2diffurl.analysis.study import curve, run_study
 
 
 def finished_run(folder: Path, *, accuracy: float) -> None:

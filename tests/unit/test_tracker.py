@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from b2diffurl.tracker import RoundLines, TensorBoard
+from b2diffurl.training.callbacks import RoundLines, TensorBoard
 
 
 def rounds_in(path: Path) -> list[int]:

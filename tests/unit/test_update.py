@@ -12,12 +12,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from b2diffurl.contracts import Objective
+from b2diffurl.algorithm.interfaces import Objective
+from b2diffurl.algorithm.objectives import DDPO
+from b2diffurl.algorithm.records import Selection, StepBatch
+from b2diffurl.algorithm.update import Optimization, TrustRegion
 from b2diffurl.diffusion.gaussian import LogProbReduction
 from b2diffurl.errors import RunStopped
-from b2diffurl.objectives import DDPO
-from b2diffurl.records import Selection, StepBatch
-from b2diffurl.update import Optimization, TrustRegion
 from tests.reference import ddpo as ddpo_twin
 from tests.rounds import (
     EVERY,
@@ -227,7 +227,7 @@ def test_an_empty_selection_is_a_round_without_an_update(sampled: Round) -> None
         "policy/grad_norm": None,
         "policy/kl_to_old": None,
         "update/num_optimizer_steps": 0,
-        "update/taken_back": 0,
+        "update/step_reverted": 0,
     }
 
 
@@ -285,7 +285,7 @@ def test_a_step_out_of_the_trust_region_is_taken_back(num_minibatches: int, redu
         trust_region=TrustRegion(max_kl=1e-5),
     )
     assert torch.equal(weights(policy), weights(sampled.policy))
-    assert metrics["update/taken_back"] == 1
+    assert metrics["update/step_reverted"] == 1
     assert metrics["update/num_optimizer_steps"] == 0
     assert metrics["policy/kl_to_old"] == pytest.approx(0, abs=1e-8)
     assert all(parameter.grad is None for parameter in policy.parameters())
@@ -315,11 +315,11 @@ def test_steps_within_the_region_stay_and_the_first_one_out_of_it_ends_the_round
         stayed, metrics = run(num_steps, between)
         assert torch.equal(stayed, after_one)
         assert metrics["update/num_optimizer_steps"] == 1
-        assert metrics["update/taken_back"] == 1
+        assert metrics["update/step_reverted"] == 1
         assert metrics["policy/kl_to_old"] == pytest.approx(first["policy/kl_to_old"], rel=1e-6)
     stayed, metrics = run(2, 1.01 * second["policy/kl_to_old"])
     assert torch.equal(stayed, after_two)
-    assert metrics["update/taken_back"] == 0
+    assert metrics["update/step_reverted"] == 0
 
 
 def test_the_kl_is_that_of_the_twin(sampled: Round) -> None:
@@ -335,7 +335,7 @@ def test_without_a_region_nothing_is_taken_back(sampled: Round) -> None:
     metrics = update(
         policy, sampled, config=Optimization(), optimizer=adamw(policy, learning_rate=1.0), trust_region=NO_REGION
     )
-    assert metrics["update/taken_back"] == 0
+    assert metrics["update/step_reverted"] == 0
     assert metrics["update/num_optimizer_steps"] == 8
     assert not torch.allclose(weights(policy), weights(sampled.policy), atol=0.1)
 

@@ -13,11 +13,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from b2diffurl.contracts import Objective
+from b2diffurl.algorithm.interfaces import Objective
+from b2diffurl.algorithm.objectives import DDPO, DPO, DPOK, PolicyGradient
+from b2diffurl.algorithm.records import Selection
+from b2diffurl.algorithm.selection import All, BestWorst
 from b2diffurl.diffusion.gaussian import LogProbReduction
-from b2diffurl.objectives import DDPO, DPO, DPOK, PolicyGradient
-from b2diffurl.records import Selection
-from b2diffurl.selection import All, BestWorst
 from tests.reference import ddpo as ddpo_twin
 from tests.reference import dpo as dpo_twin
 from tests.reference import dpok as dpok_twin

@@ -65,8 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _dispatch(words: list[str]) -> int:
     if not words or words[0] in ("-h", "--help"):
-        from b2diffurl.recipes import RECIPES
-        from b2diffurl.studies import STUDIES
+        from b2diffurl.analysis.study import STUDIES
+        from b2diffurl.run.recipes import RECIPES
 
         print(_HELP.format(recipes=", ".join(RECIPES), studies=", ".join(STUDIES)))
         return 0 if words else 2

@@ -8,7 +8,7 @@ import tyro
 from b2diffurl.errors import UserError
 
 if TYPE_CHECKING:
-    from b2diffurl.run import Run
+    from b2diffurl.run.settings import Run
 
 T = TypeVar("T")
 
@@ -25,8 +25,8 @@ def parse(cls: type[T], words: list[str], *, prog: str, default: T | None = None
 def named_run(words: list[str], command: str) -> "Run":
     """The run of a recipe or of a TOML file, whichever the first word names."""
     from b2diffurl.config import read_toml
-    from b2diffurl.recipes import RECIPES, recipe
-    from b2diffurl.run import Run
+    from b2diffurl.run.recipes import RECIPES, recipe
+    from b2diffurl.run.settings import Run
 
     if not words or words[0].startswith("-"):
         if words and words[0] in ("-h", "--help"):
@@ -39,8 +39,8 @@ def named_run(words: list[str], command: str) -> "Run":
 
 def prepare() -> None:
     """Make the process ready before anything heavy is imported."""
-    from b2diffurl.models.quiet import disable_progress_bars
-    from b2diffurl.process import prepare_process
+    from b2diffurl.cli.environment import prepare_process
+    from b2diffurl.models.progress_bars import disable_progress_bars
 
     prepare_process()
     disable_progress_bars()

@@ -12,7 +12,7 @@ from b2diffurl.errors import UserError
 from b2diffurl.models import Memory
 
 if TYPE_CHECKING:
-    from b2diffurl.evaluation.evaluate import Pictures
+    from b2diffurl.evaluation.generate import Pictures
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +124,7 @@ def evaluate(words: list[str]) -> int:
 
 def _draw(asked: _Pictures, *, num_images: int | None) -> "Pictures":
     from b2diffurl.models import check_lora, resolve_model
-    from b2diffurl.run import Sampler
+    from b2diffurl.run.settings import Sampler
 
     prompts = _prompts(asked.prompts)
     guidance_scale = _guidance(asked)
@@ -143,7 +143,7 @@ def _draw(asked: _Pictures, *, num_images: int | None) -> "Pictures":
     from rich.console import Console
     from rich.progress import Progress
 
-    from b2diffurl.evaluation.evaluate import draw_pictures
+    from b2diffurl.evaluation.generate import draw_pictures
     from b2diffurl.models.policy import Policy, check_prompts, load_tokenizers
 
     check_prompts(load_tokenizers(asked.model), prompts)
@@ -169,7 +169,7 @@ def _reward(asked: Evaluate) -> str:
 
 def _prompts(asked: tuple[str, ...]) -> tuple[str, ...]:
     """A named list, a file, or the prompts themselves."""
-    from b2diffurl.prompts import load_prompts, named_lists
+    from b2diffurl.prompts.lists import load_prompts, named_lists
 
     if not asked or not all(prompt.strip() for prompt in asked):
         raise UserError("prompts is empty; give a named list, a .txt file, or prompts in quotes.")
@@ -180,8 +180,8 @@ def _prompts(asked: tuple[str, ...]) -> tuple[str, ...]:
 
 def _guidance(asked: _Pictures) -> float:
     from b2diffurl.models import EMOJI
-    from b2diffurl.recipes import EMOJI_GUIDANCE_SCALE
-    from b2diffurl.run import Sampler
+    from b2diffurl.run.recipes import EMOJI_GUIDANCE_SCALE
+    from b2diffurl.run.settings import Sampler
 
     if asked.guidance_scale is not None:
         return asked.guidance_scale

@@ -12,15 +12,15 @@ from b2diffurl.errors import UserError
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from b2diffurl.plan import MemoryEstimate, Shape
-    from b2diffurl.run import Run
+    from b2diffurl.analysis.plan import MemoryEstimate, Shape
+    from b2diffurl.run.settings import Run
 
 _GIB = 2**30
 
 
 def plan(words: list[str]) -> int:
     """Print what a run will cost; nothing is downloaded, loaded or trained."""
-    from b2diffurl.run import Run
+    from b2diffurl.run.settings import Run
 
     base = named_run(words, "plan")
 
@@ -41,7 +41,7 @@ def plan(words: list[str]) -> int:
         raise UserError(f"memory_gib is {asked.memory_gib}; give the GPU's memory in GiB, such as 24.")
     from rich.console import Console
 
-    from b2diffurl.plan import estimate_memory, fit, model_shape
+    from b2diffurl.analysis.plan import estimate_memory, fit, model_shape
 
     console, run = Console(), asked.run
     shape = model_shape(run.model)
@@ -57,7 +57,7 @@ def plan(words: list[str]) -> int:
     if fitting is None:
         console.print(
             f"Does not fit into {asked.memory_gib:g} GiB even one picture at a time: "
-            "try --memory.base-weights float16 --memory.gradient-checkpointing."
+            "try --memory.base-dtype float16 --memory.gradient-checkpointing."
         )
         return 0
     flags = f"--rollout.chunk-size {fitting.rollout.chunk_size}"
@@ -69,7 +69,7 @@ def plan(words: list[str]) -> int:
 def _costs(run: "Run", shape: "Shape") -> "Table":
     from rich.table import Table
 
-    from b2diffurl.plan import interval_lengths, round_cost
+    from b2diffurl.analysis.plan import interval_lengths, round_cost
 
     lengths = interval_lengths(run)
     costs = [round_cost(run, shape, num_interval_steps=length) for length in lengths]

@@ -11,7 +11,7 @@ from b2diffurl.cli.common import named_run, parse, prepare
 
 def probe(words: list[str]) -> int:
     """Measure, show, suggest."""
-    from b2diffurl.run import Run
+    from b2diffurl.run.settings import Run
 
     base = named_run(words, "probe")
 
@@ -40,9 +40,9 @@ def probe(words: list[str]) -> int:
     name = words[0]
     asked = parse(ProbeCommand, words[1:], prog=f"b2diffurl probe {name}", default=ProbeCommand(run=base))
     prepare()
+    from b2diffurl.analysis.probe.measure import check_probe, default_lengths
     from b2diffurl.models import check_lora
-    from b2diffurl.probe.measure import check_probe, default_lengths
-    from b2diffurl.run import check_run
+    from b2diffurl.run.settings import check_run
 
     check_run(asked.run)
     if asked.lora is not None:
@@ -58,7 +58,7 @@ def probe(words: list[str]) -> int:
     from rich.console import Console
     from rich.progress import Progress
 
-    from b2diffurl.probe import measure, suggest, table, write_probe
+    from b2diffurl.analysis.probe import measure, suggest, table, write_probe
 
     console = Console()
     with Progress(transient=True, console=Console(stderr=True)) as progress:

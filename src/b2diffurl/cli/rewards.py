@@ -9,7 +9,7 @@ def check(words: list[str]) -> int:
     if not words or words[0] != "reward":
         raise UserError("`b2diffurl check` wants to know what: b2diffurl check reward MODULE:FUNCTION.")
     prepare()
-    from b2diffurl.rewards.check import CheckReward, run
+    from b2diffurl.rewards.contract import CheckReward, run
 
     return run(parse(CheckReward, words[1:], prog="b2diffurl check reward"))
 
@@ -17,6 +17,6 @@ def check(words: list[str]) -> int:
 def serve(words: list[str]) -> int:
     """Serve a reward over HTTP."""
     prepare()
-    from b2diffurl.serving import ServeReward, run
+    from b2diffurl.rewards.remote.server import ServeReward, run
 
     return run(parse(ServeReward, words, prog="b2diffurl serve-reward"))

@@ -27,7 +27,7 @@ class StudyCommand:
 
 def study(words: list[str]) -> int:
     """Train a study's runs and print its table."""
-    from b2diffurl.studies import run_study
+    from b2diffurl.analysis.study import run_study
 
     asked = parse(StudyCommand, words, prog="b2diffurl study")
     print(run_study(asked.name, output=asked.output, seeds=asked.seeds, num_jobs=asked.num_jobs, tell=print))

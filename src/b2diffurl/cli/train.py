@@ -12,12 +12,12 @@ from b2diffurl.cli.common import named_run, parse, prepare
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from b2diffurl.run import Run
+    from b2diffurl.run.settings import Run
 
 
 def train(words: list[str]) -> int:
     """Fine-tune a model into a run folder."""
-    from b2diffurl.run import Run
+    from b2diffurl.run.settings import Run
 
     base = named_run(words, "train")
 
@@ -50,7 +50,7 @@ def train(words: list[str]) -> int:
     output = asked.output or Path("runs") / f"{run.recipe}-seed{run.seed}"
     if asked.dry_run:
         from b2diffurl.config import to_toml
-        from b2diffurl.run import check_run
+        from b2diffurl.run.settings import check_run
 
         check_run(run)
         print(to_toml(run), end="")
@@ -66,36 +66,36 @@ def train(words: list[str]) -> int:
 def _do_train(run: "Run", *, output: Path, resume: bool, tensorboard: bool, device: str) -> bool:
     """Train; whether this is the process that talks."""
     prepare()
-    from b2diffurl.processes import join_processes, leave_processes, own_device
+    from b2diffurl.distributed import join_ranks, leave_ranks, own_device
 
-    processes = join_processes()
+    processes = join_ranks()
     device = own_device(device, processes)
     from rich.console import Console
 
-    from b2diffurl.console import ConsoleObserver
-    from b2diffurl.run import check_run, has_judge
-    from b2diffurl.tracker import Observer, TensorBoard
+    from b2diffurl.cli.console import ConsoleObserver
+    from b2diffurl.run.settings import check_run, has_judge
+    from b2diffurl.training.callbacks import Observer, TensorBoard
 
     check_run(run)
     console = Console(quiet=not processes.is_main)
     console.print(
         f"{run.recipe}: {run.num_rounds} rounds of {run.reward_queries_per_round} reward queries into {output}"
     )
-    from b2diffurl import trainer
     from b2diffurl.evaluation.judges import NO_JUDGE_NOTE
     from b2diffurl.models.pipeline import has_safety_checker
     from b2diffurl.models.policy import SAFETY_CHECKER_NOTE
+    from b2diffurl.training import trainer
 
     if has_safety_checker(run.model):
         console.print(SAFETY_CHECKER_NOTE)
-    if run.records.num_evaluation_images and not has_judge(run):
+    if run.logging.num_evaluation_images and not has_judge(run):
         console.print(NO_JUDGE_NOTE)
     with ConsoleObserver(console, num_rounds=run.num_rounds) as shown:
         observers: list[Observer] = [shown]
         if tensorboard and processes.is_main:
             observers.append(TensorBoard(output / "tensorboard"))
         trainer.train(run, output=output, resume=resume, device=device, observers=observers, processes=processes)
-    leave_processes(processes)
+    leave_ranks(processes)
     _print_before_after(console, output / "evaluation.json")
     console.print(f"adapter  {output / 'lora'}\nreport   {output / 'report.html'}", highlight=False, soft_wrap=True)
     return processes.is_main

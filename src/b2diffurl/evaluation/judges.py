@@ -21,13 +21,13 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from b2diffurl.contracts import Reward
 from b2diffurl.emoji.oracle import SceneOracle, Verdict, load_oracle
 from b2diffurl.emoji.world import ACTIVITIES, ANIMALS, parse_prompt
 from b2diffurl.errors import UserError
 from b2diffurl.evaluation.metrics import entropy, inception_score
 from b2diffurl.models import EMOJI
 from b2diffurl.rewards import WeightedSum, parse_reward, score_parts
+from b2diffurl.rewards.interface import Reward
 
 if TYPE_CHECKING:
     from b2diffurl.rewards.clip import CLIPScore

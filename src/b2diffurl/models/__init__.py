@@ -5,6 +5,6 @@ Importing it is cheap: the heavy libraries are loaded by `b2diffurl.models.polic
 
 from b2diffurl.models.lora import LoRA
 from b2diffurl.models.memory import Memory
-from b2diffurl.models.source import EMOJI, check_lora, resolve_model
+from b2diffurl.models.model_source import EMOJI, check_lora, resolve_model
 
 __all__ = ["EMOJI", "LoRA", "Memory", "check_lora", "resolve_model"]

@@ -18,13 +18,13 @@ class Memory:
     docs/how-to-own-model.md has figures.
 
     Attributes:
-        base_weights: number format of the UNet and the text encoders, which are frozen. "float16" rounds 8 times finer
+        base_dtype: number format of the UNet and the text encoders, which are frozen. "float16" rounds 8 times finer
             than "bfloat16" and its gradients are scaled into range; "bfloat16" is for models that overflow in float16.
         gradient_checkpointing: keep fewer activations and compute them again in the backward pass: about a third
             slower, same results.
     """
 
-    base_weights: Weights = "float32"
+    base_dtype: Weights = "float32"
     gradient_checkpointing: bool = False
 
 

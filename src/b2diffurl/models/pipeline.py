@@ -31,7 +31,7 @@ from transformers import CLIPTokenizer
 
 from b2diffurl.errors import UserError
 from b2diffurl.models.memory import Memory
-from b2diffurl.models.source import SUPPORTED, check_pipeline, is_checkpoint, resolve_model
+from b2diffurl.models.model_source import SUPPORTED, check_pipeline, is_checkpoint, resolve_model
 from b2diffurl.models.text import StableDiffusionText, StableDiffusionXLText, TextEncoder
 
 StockPipeline = StableDiffusionPipeline | StableDiffusionXLPipeline
@@ -84,7 +84,7 @@ def load_parts(model: str, *, device: torch.device | str, memory: Memory) -> Par
     """
     source = resolve_model(model)
     index = _index(source, model)
-    dtype = getattr(torch, memory.base_weights)
+    dtype = getattr(torch, memory.base_dtype)
     load = _from_file if is_checkpoint(source) else _from_directory
     try:
         pipe = load(source, index["_class_name"], dtype)

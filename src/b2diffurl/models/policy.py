@@ -22,11 +22,11 @@ from torch import Tensor
 from b2diffurl.diffusion.ddim import DDIM
 from b2diffurl.errors import UserError
 from b2diffurl.models.export import save_adapter
-from b2diffurl.models.half import backward_in_range
+from b2diffurl.models.fp16_backward import backward_in_range
 from b2diffurl.models.lora import LoRA
 from b2diffurl.models.memory import Memory, pictures_at_once
+from b2diffurl.models.model_source import check_lora, public_name
 from b2diffurl.models.pipeline import Parts, latent_size, load_parts, load_tokenizers, vae_scale_factor
-from b2diffurl.models.source import check_lora, public_name
 from b2diffurl.models.text import Conditioning, check_prompts
 
 __all__ = ["SAFETY_CHECKER_NOTE", "Policy", "check_prompts", "load_tokenizers"]
@@ -54,7 +54,7 @@ class Policy:
         self.unet, self.vae, self._text = parts.unet, parts.vae, parts.text
         self.model, self.has_safety_checker = model, parts.has_safety_checker
         self._scheduler, self._pipeline = parts.scheduler, parts.pipeline
-        self._dtype: torch.dtype = getattr(torch, memory.base_weights)
+        self._dtype: torch.dtype = getattr(torch, memory.base_dtype)
         self._negative_prompt = negative_prompt
         self.num_evaluations = 0
         self._embedded: dict[str, Conditioning] = {}

@@ -2,7 +2,7 @@
 
 from b2diffurl.rewards.info import Info, picture_info
 from b2diffurl.rewards.load import check_reward, check_watched, load_reward, load_watched
-from b2diffurl.rewards.terms import Term, parse_reward
+from b2diffurl.rewards.spec import Term, parse_reward
 from b2diffurl.rewards.weighted_sum import WeightedSum, score_parts
 
 __all__ = [

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, cast
 
 import torch
 
-from b2diffurl.contracts import Reward
 from b2diffurl.errors import UserError
-from b2diffurl.rewards.own import OwnReward, check_own
-from b2diffurl.rewards.terms import Term, parse_reward, parse_watched
+from b2diffurl.rewards.custom import OwnReward, check_own
+from b2diffurl.rewards.interface import Reward
+from b2diffurl.rewards.spec import Term, parse_reward, parse_watched
 from b2diffurl.rewards.weighted_sum import WeightedSum
 
 if TYPE_CHECKING:
-    from b2diffurl.rewards.bert import BertSettings
+    from b2diffurl.rewards.bert.reward import BertSettings
     from b2diffurl.rewards.jpeg_size import Aim
-    from b2diffurl.rewards.remote import RemoteSettings
+    from b2diffurl.rewards.remote.client import RemoteSettings
 
 _EMOJI = "emoji"
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -117,11 +117,11 @@ def _load(
 
             return JPEGSize(aim=cast("Aim", term.rest))
         case "bert":
-            from b2diffurl.rewards.bert import BertReward, BertSettings
+            from b2diffurl.rewards.bert.reward import BertReward, BertSettings
 
             return BertReward(bert or BertSettings(), device=device)
         case "remote":
-            from b2diffurl.rewards.remote import RemoteReward, RemoteSettings
+            from b2diffurl.rewards.remote.client import RemoteReward, RemoteSettings
 
             reward = RemoteReward(term.rest, remote or RemoteSettings())
             reward.check()
@@ -134,7 +134,7 @@ def _check(term: Term, remote: "RemoteSettings | None") -> None:
     if term.kind in ("clip", "pickscore") and term.rest:
         _check_model(term)
     elif term.kind == "remote":
-        from b2diffurl.rewards.remote import RemoteReward, RemoteSettings
+        from b2diffurl.rewards.remote.client import RemoteReward, RemoteSettings
 
         RemoteReward(term.rest, remote or RemoteSettings())
     elif term.kind == "own":

@@ -7,10 +7,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from b2diffurl.contracts import Reward
 from b2diffurl.errors import UserError
-from b2diffurl.rewards.own import Metadata, call
-from b2diffurl.rewards.terms import Term
+from b2diffurl.rewards.custom import Metadata, call
+from b2diffurl.rewards.interface import Reward
+from b2diffurl.rewards.spec import Term
 
 
 class WeightedSum:

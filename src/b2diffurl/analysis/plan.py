@@ -1,0 +1,279 @@
+"""What a run will cost, before anything is downloaded or loaded: evaluations of the UNet, bytes, peak memory.
+
+Evaluations are exact where they do not depend on what will be selected; a run counts its own (`network/*` in
+metrics.jsonl). Memory is an estimate: weights, adapter with its optimizer state, what the backward pass keeps
+(`python benchmarks/activations.py`), and allowances of ours.
+"""
+
+import json
+import math
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from b2diffurl.algorithm.records import PastRound
+from b2diffurl.algorithm.schedule import Adaptive, Backward
+from b2diffurl.algorithm.selection import All
+from b2diffurl.emoji import model_dir
+from b2diffurl.errors import UserError
+from b2diffurl.models import EMOJI, resolve_model
+from b2diffurl.models.memory import pictures_at_once
+from b2diffurl.run.settings import Run
+
+_MIB, _GIB = 2**20, 2**30
+_VAE_PARAMETERS = 83_653_863
+_CLIP_PARAMETERS = {"clip": 986_109_441, "pickscore": 986_109_441}  # ViT-H-14, float32
+CUDA_CONTEXT_BYTES = 600 * _MIB  # ours: context, kernels and the allocator's slack
+_SHARE_TO_FILL = 0.8  # of the memory there is, by estimate: what was measured was above it (docs/performance.md)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Family:
+    """Sizes of a kind of model.
+
+    Attributes:
+        name: for people.
+        unet_parameters: of the UNet.
+        text_parameters: of the text encoders.
+        latent_size: height and width that the sizes below are for.
+        kept_bytes: of one picture's backward pass, by (format, gradient checkpointing); benchmarks/activations.py.
+        forward_bytes: of one picture's forward pass in bfloat16 (ours).
+        adapter_parameters: of LoRA rank 8 on attention.
+    """
+
+    name: str
+    unet_parameters: int
+    text_parameters: int
+    latent_size: int
+    kept_bytes: dict[tuple[str, bool], int]
+    forward_bytes: int
+    adapter_parameters: int
+
+
+def _kept(*mib: int) -> dict[tuple[str, bool], int]:
+    full, full_checkpointing, half, half_checkpointing = (value * _MIB for value in mib)
+    table = {("float32", False): full, ("float32", True): full_checkpointing}
+    for form in ("bfloat16", "float16"):
+        table |= {(form, False): half, (form, True): half_checkpointing}
+    return table
+
+
+FAMILIES = {
+    768: Family(
+        name="Stable Diffusion 1.x", unet_parameters=859_520_964, text_parameters=123_060_480, latent_size=64,
+        kept_bytes=_kept(1522, 285, 991, 142), forward_bytes=100 * _MIB, adapter_parameters=1_594_368,
+    ),
+    1024: Family(
+        name="Stable Diffusion 2.x", unet_parameters=865_910_724, text_parameters=340_387_840, latent_size=96,
+        kept_bytes=_kept(3228, 454, 2126, 227), forward_bytes=200 * _MIB, adapter_parameters=1_659_904,
+    ),
+    2048: Family(
+        name="Stable Diffusion XL", unet_parameters=2_567_463_684, text_parameters=817_720_320, latent_size=128,
+        kept_bytes=_kept(10646, 931, 7418, 465), forward_bytes=250 * _MIB, adapter_parameters=11_612_160,
+    ),
+}  # fmt: skip
+# Hub ids whose shape is known without asking: the text width and the latent's size.
+_HUB = {
+    "CompVis/stable-diffusion-v1-4": (768, 64),
+    "stable-diffusion-v1-5/stable-diffusion-v1-5": (768, 64),
+    "stabilityai/stable-diffusion-2-1-base": (1024, 64),
+    "stabilityai/stable-diffusion-2-1": (1024, 96),
+    "stabilityai/stable-diffusion-xl-base-1.0": (2048, 128),
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Shape:
+    """What a model is known to be before it is loaded.
+
+    Attributes:
+        family: None for one of no known size, such as the embedded one.
+        channels: of a latent.
+        latent_size: height and width of a latent.
+        assumed: whether this is but a guess.
+    """
+
+    family: Family | None
+    channels: int
+    latent_size: int
+    assumed: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RoundCost:
+    """What one round costs.
+
+    Attributes:
+        num_interval_steps: tau.
+        trunk_evaluations: of the UNet on trunks; guidance doubles.
+        branch_evaluations: on branches.
+        most_update_evaluations: in the update, if as many trajectories are selected as can be; a forward and backward
+            pass counts as one, so do the reference and the trust region's measurement.
+        latent_bytes: stored states of the interval.
+    """
+
+    num_interval_steps: int
+    trunk_evaluations: int
+    branch_evaluations: int
+    most_update_evaluations: int
+    latent_bytes: int
+
+    @property
+    def rollout_evaluations(self) -> int:
+        """Of trunks and branches."""
+        return self.trunk_evaluations + self.branch_evaluations
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MemoryEstimate:
+    """Bytes on the device, by what they are for.
+
+    Attributes:
+        weights: UNet, text encoders, autoencoder.
+        adapter: LoRA, its gradient and AdamW's two moments, float32.
+        reward: a CLIP model on the same device, where the reward is one of known size.
+        latents: stored states of a round.
+        work: the most of sampling, decoding and the backward pass.
+    """
+
+    weights: int
+    adapter: int
+    reward: int
+    latents: int
+    work: int
+
+    @property
+    def total(self) -> int:
+        """With the device's own overhead."""
+        return self.weights + self.adapter + self.reward + self.latents + self.work + CUDA_CONTEXT_BYTES
+
+
+def model_shape(model: str) -> Shape:
+    """What a model is, from its files' configuration or its name.
+
+    Raises:
+        UserError: the model cannot be found or is not supported.
+    """
+    source = str(model_dir()) if model == EMOJI else resolve_model(model)
+    config_file = Path(source) / "unet" / "config.json"
+    if config_file.is_file():
+        config: dict[str, Any] = json.loads(config_file.read_text(encoding="utf-8"))
+        size = config["sample_size"]
+        family = FAMILIES.get(config["cross_attention_dim"])
+        if family is not None and config["block_out_channels"][0] != 320:
+            family = None
+        latent_size = size if isinstance(size, int) else size[0]
+        return Shape(family=family, channels=config["in_channels"], latent_size=latent_size)
+    if Path(source).is_file():
+        width = _checkpoint_text_width(Path(source))
+        return Shape(family=FAMILIES[width], channels=4, latent_size=FAMILIES[width].latent_size, assumed=width == 1024)
+    width, latent_size = _HUB.get(source, (768, 64))
+    return Shape(family=FAMILIES[width], channels=4, latent_size=latent_size, assumed=source not in _HUB)
+
+
+def _checkpoint_text_width(file: Path) -> int:
+    """The width of the text that a checkpoint's UNet attends to, from the file's header alone."""
+    with file.open("rb") as opened:
+        (length,) = struct.unpack("<Q", opened.read(8))
+        header: dict[str, Any] = json.loads(opened.read(length))
+    for name, told in header.items():
+        if name.endswith("attn2.to_k.weight") and told["shape"][1] in FAMILIES:
+            return int(told["shape"][1])
+    raise UserError(f"model {str(file)!r} is no checkpoint of Stable Diffusion 1.x, 2.x or XL.")
+
+
+def interval_lengths(run: Run) -> list[int]:
+    """Length of every round's interval; of an adaptive schedule the shortest that it may be."""
+    schedule = run.schedule
+    if isinstance(schedule, Adaptive):
+        schedule = Backward(tau_first=schedule.tau_first)
+    past: Sequence[PastRound] = ()
+    return [
+        schedule.num_steps(i, num_rounds=run.num_rounds, num_inference_steps=run.sampler.num_inference_steps, past=past)
+        for i in range(run.num_rounds)
+    ]
+
+
+def round_cost(run: Run, shape: Shape, *, num_interval_steps: int) -> RoundCost:
+    """What a round with an interval of this length costs."""
+    halves = 1 if run.sampler.guidance_scale == 1 else 2
+    num_branches, num_trunks = run.rollout.num_branches, run.num_trunks
+    num_trajectories, total = num_trunks * num_branches, run.sampler.num_inference_steps
+    selected = num_trajectories if isinstance(run.selection, All) else 2 * num_trunks
+    if run.objective.needs.pairs:
+        selected = 2 * (selected // 2)
+    passes = 2 if run.objective.needs.reference or run.logging.kl_to_reference else 1
+    optimization = run.optimization
+    members = 2 if run.objective.needs.pairs else 1
+    num_units = selected // members
+    last_minibatch = members * (num_units // max(1, min(optimization.num_minibatches, num_units)))
+    replayed_first = 0 if run.memory.base_dtype == "float32" else selected
+    trained = selected * optimization.num_inner_epochs * passes + replayed_first + last_minibatch
+    states = num_trajectories * (num_interval_steps + 1)
+    return RoundCost(
+        num_interval_steps=num_interval_steps,
+        trunk_evaluations=halves * num_trunks * (total - num_interval_steps),
+        branch_evaluations=halves * num_trajectories * num_interval_steps,
+        most_update_evaluations=halves * trained * num_interval_steps,
+        latent_bytes=4 * states * shape.channels * shape.latent_size**2,
+    )
+
+
+def estimate_memory(run: Run, shape: Shape) -> MemoryEstimate | None:
+    """Peak bytes on the device, or None for a model of no known size."""
+    family = shape.family
+    if family is None:
+        return None
+    form, checkpointing = run.memory.base_dtype, run.memory.gradient_checkpointing
+    bytes_each = 4 if form == "float32" else 2
+    scale = (shape.latent_size / family.latent_size) ** 2
+    halves = 1 if run.sampler.guidance_scale == 1 else 2
+    forward = scale * family.forward_bytes * bytes_each / 2 * halves
+    backward = scale * family.kept_bytes[form, checkpointing] * halves
+    pixels = (8 * shape.latent_size) ** 2
+    decoded_at_once = pixels * min(run.rollout.chunk_size, pictures_at_once(pixels))
+    decode = 4 * 3.5 * 256 * decoded_at_once  # ours: the autoencoder's widest maps at full size, float32
+    adapter = family.adapter_parameters * run.lora.rank / 8
+    longest = round_cost(run, shape, num_interval_steps=run.sampler.num_inference_steps)
+    return MemoryEstimate(
+        weights=bytes_each * (family.unet_parameters + family.text_parameters) + 4 * _VAE_PARAMETERS,
+        adapter=int(16 * adapter),
+        reward=4 * sum(num for name, num in _CLIP_PARAMETERS.items() if name in run.reward.split(" ")),
+        latents=longest.latent_bytes,
+        work=int(
+            max(run.rollout.chunk_size * forward, run.optimization.micro_batch_size * (backward + forward / 4), decode)
+        ),
+    )
+
+
+def fit(run: Run, shape: Shape, *, memory_bytes: float) -> Run | None:
+    """The run with the largest powers of two as chunk sizes that leave a fifth free, or None where even 1 does not fit.
+
+    The smallest sizes may take all of the memory: there is no smaller way.
+    """
+    to_fill = _SHARE_TO_FILL * memory_bytes
+    sizes = [2**i for i in range(7, -1, -1)]
+    best = replace(
+        run,
+        rollout=replace(run.rollout, chunk_size=max(1, run.rollout.num_branches)),
+        optimization=replace(run.optimization, micro_batch_size=1),
+    )
+    if _total(best, shape) > memory_bytes:
+        return None
+    for size in sizes:
+        tried = replace(best, optimization=replace(best.optimization, micro_batch_size=size))
+        if _total(tried, shape) <= to_fill:
+            best = tried
+            break
+    for size in sizes:
+        tried = replace(best, rollout=replace(best.rollout, chunk_size=size))
+        if _total(tried, shape) <= to_fill:
+            return tried
+    return best
+
+
+def _total(run: Run, shape: Shape) -> float:
+    found = estimate_memory(run, shape)
+    return float(found.total) if found else math.nan

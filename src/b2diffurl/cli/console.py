@@ -1,0 +1,87 @@
+"""The command line's view of a run: a progress bar with rate and time left, and a table line a round."""
+
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from b2diffurl.training.callbacks import Metrics
+
+# Column heading, metric, format.
+_COLUMNS = (
+    ("round", "round", "{:>5.0f}"),
+    ("queries", "reward_queries", "{:>7,.0f}"),
+    ("steps", "interval/length", "{:>5.0f}"),
+    ("reward", "reward/mean", "{:>7.4f}"),
+    ("std", "reward/std", "{:>6.4f}"),
+    ("trained", "selection/num_trajectories", "{:>7.0f}"),
+    ("KL", "policy/kl_to_old", "{:>7.1e}"),
+    ("grad", "policy/grad_norm", "{:>6.3f}"),
+    ("sample", "time/rollout_s", "{:>5.1f}s"),
+    ("update", "time/update_s", "{:>5.1f}s"),
+)
+_HEADER_EVERY_ROUNDS = 20
+
+
+class ConsoleObserver:
+    """Show a run on a terminal; a plain line a round where there is no terminal.
+
+    Args:
+        console: where to.
+        num_rounds: of the whole run.
+        rounds_done: of a resumed run.
+    """
+
+    def __init__(self, console: Console, *, num_rounds: int, rounds_done: int = 0) -> None:
+        self._console = console
+        self._progress = Progress(
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"),
+            TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), console=console, transient=True,
+        )  # fmt: skip
+        self._rounds = self._progress.add_task("rounds", total=num_rounds, completed=rounds_done, rate="")
+        self._phase: TaskID | None = None
+        self._lines = 0
+
+    def __enter__(self) -> "ConsoleObserver":
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def on_phase(self, name: str, *, total: int) -> None:
+        """Begin a new bar."""
+        if self._phase is not None:
+            self._progress.remove_task(self._phase)
+        self._phase = self._progress.add_task(name, total=total, rate="")
+
+    def on_progress(self, num: int) -> None:
+        """Move the bar."""
+        if self._phase is not None:
+            self._progress.advance(self._phase, num)
+            speed = self._progress.tasks[-1].speed
+            self._progress.update(self._phase, rate=f"{speed:.1f}/s" if speed else "")
+
+    def on_round(self, metrics: Metrics) -> None:
+        """Print the round's line."""
+        if self._lines % _HEADER_EVERY_ROUNDS == 0:
+            widths = [len(form.format(0)) for _, _, form in _COLUMNS]
+            heading = "  ".join(name.rjust(width) for (name, _, _), width in zip(_COLUMNS, widths, strict=True))
+            self._console.print(heading, style="bold", highlight=False)
+        self._lines += 1
+        cells: list[str] = []
+        for _, name, form in _COLUMNS:
+            value = metrics.get(name)
+            cells.append("-".rjust(len(form.format(0))) if value is None else form.format(value))
+        self._console.print("  ".join(cells), highlight=False)
+        self._progress.advance(self._rounds)

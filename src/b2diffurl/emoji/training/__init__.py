@@ -1,1 +1,0 @@
-"""How the embedded model was trained: one resumable command, `python -m b2diffurl.emoji.training`."""

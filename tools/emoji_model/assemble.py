@@ -1,0 +1,57 @@
+"""Put the trained parts together: a pipeline directory, a CLIP directory, the oracle; all rounded to half precision.
+
+What is measured is what is shipped. diffusers reads half-precision files as float32; transformers keeps a file's type,
+so its two models are stored as float32, of the rounded values.
+"""
+
+# diffusers types its configs as dicts, its outputs as tuples, and its tuples of any length as tuples of one.
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
+
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, StableDiffusionPipeline
+from safetensors.torch import save_file
+from transformers import CLIPModel, CLIPTokenizer
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+from b2diffurl.emoji.oracle import WEIGHTS_FILE, SceneOracle
+from tools.emoji_model.denoiser import Denoiser, new_scheduler
+from tools.emoji_model.judges import CLIP_MEAN, CLIP_STD
+
+
+def save_pipeline(directory: Path, *, vae: AutoencoderKL, denoiser: Denoiser, tokenizer: CLIPTokenizer) -> None:
+    """Write the text-to-image model in diffusers format."""
+    pipe = StableDiffusionPipeline(
+        vae=vae,
+        text_encoder=denoiser.text_encoder,
+        tokenizer=tokenizer,
+        unet=denoiser.unet,
+        scheduler=new_scheduler(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipe.to(torch.float16)
+    pipe.text_encoder.float()
+    pipe.save_pretrained(directory)
+    pipe.to(torch.float32)
+
+
+def save_clip(directory: Path, *, clip: CLIPModel, tokenizer: CLIPTokenizer) -> None:
+    """Write the reward's CLIP in transformers format."""
+    clip.half().float().save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    CLIPImageProcessorPil(
+        size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}, image_mean=CLIP_MEAN, image_std=CLIP_STD
+    ).save_pretrained(directory)
+
+
+def save_oracle(directory: Path, *, oracle: SceneOracle) -> None:
+    """Write the oracle."""
+    directory.mkdir(parents=True, exist_ok=True)
+    state = {
+        name: (value.half() if value.is_floating_point() else value).contiguous()
+        for name, value in oracle.state_dict().items()
+    }
+    save_file(state, directory / WEIGHTS_FILE)

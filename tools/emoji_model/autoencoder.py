@@ -1,0 +1,61 @@
+"""Stage 1: an `AutoencoderKL` from 32x32 pictures to 4x8x8 latents."""
+
+# diffusers types its configs as dicts, its outputs as tuples, and its tuples of any length as tuples of one.
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+from jaxtyping import Float
+from torch import Tensor
+
+from tools.emoji_model.data import any_scene, pictures
+from tools.emoji_model.loop import fit, rng
+
+_BATCH_SIZE = 64
+_KL_WEIGHT = 1e-5
+_EDGE_WEIGHT = 0.5
+
+
+def new_autoencoder() -> AutoencoderKL:
+    """The untrained autoencoder."""
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        block_out_channels=(16, 32, 64),
+        layers_per_block=1,
+        latent_channels=4,
+        norm_num_groups=8,
+        sample_size=32,
+    )
+
+
+def _edges(x: Float[Tensor, "B C H W"]) -> tuple[Tensor, Tensor]:
+    return x[..., 1:] - x[..., :-1], x[..., 1:, :] - x[..., :-1, :]
+
+
+def train_autoencoder(work: Path, *, num_steps: int, seed: int) -> AutoencoderKL:
+    """Train, or load what was trained; the loss is L1, L1 of the edges, and a weak KL."""
+    torch.manual_seed(seed)
+    vae = new_autoencoder().to(memory_format=torch.channels_last)
+
+    def loss(_: int, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
+        x = pictures([any_scene(rng) for _ in range(_BATCH_SIZE)], rng).contiguous(memory_format=torch.channels_last)
+        posterior = vae.encode(x).latent_dist
+        y = vae.decode(posterior.sample()).sample
+        l1 = (x - y).abs().mean()
+        edge = sum((a - b).abs().mean() for a, b in zip(_edges(x), _edges(y), strict=True))
+        return l1 + _EDGE_WEIGHT * edge + _KL_WEIGHT * posterior.kl().mean(), {"l1": l1.item()}
+
+    fit("autoencoder", module=vae, loss=loss, num_steps=num_steps, learning_rate=2e-3, work=work, seed=seed)
+    return vae
+
+
+@torch.no_grad()
+def set_scaling_factor(vae: AutoencoderKL, *, seed: int) -> None:
+    """Make latents times `scaling_factor` have unit standard deviation, as Stable Diffusion does."""
+    numbers = rng(seed, 0)
+    x = pictures([any_scene(numbers) for _ in range(1024)], numbers)
+    vae.register_to_config(scaling_factor=round(1 / vae.encode(x).latent_dist.sample().std().item(), 5))

@@ -1,0 +1,121 @@
+"""The optimisation loop that every stage shares: AdamW, warm-up and cosine, resumable at any step.
+
+Data is keyed by step (`rng(step)`), so a resumed stage sees what an uninterrupted one would have seen.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+_SAVE_EVERY_SECONDS = 60.0
+_PRINT_EVERY_STEPS = 200
+_WARMUP_STEPS = 200
+_FINAL_LEARNING_RATE_FRACTION = 0.02
+
+StepLoss = Callable[[int, np.random.Generator], tuple[Tensor, dict[str, float]]]
+
+
+def rng(seed: int, step: int) -> np.random.Generator:
+    """The random numbers of one step."""
+    return np.random.default_rng((seed, step))
+
+
+def _learning_rate_fraction(step: int, num_steps: int) -> float:
+    warmup = min(1.0, (step + 1) / _WARMUP_STEPS)
+    cosine = 0.5 * (1 + math.cos(math.pi * step / num_steps))
+    return warmup * (_FINAL_LEARNING_RATE_FRACTION + (1 - _FINAL_LEARNING_RATE_FRACTION) * cosine)
+
+
+def fit(
+    name: str,
+    *,
+    module: nn.Module,
+    loss: StepLoss,
+    num_steps: int,
+    learning_rate: float,
+    work: Path,
+    seed: int,
+    ema: nn.Module | None = None,
+    ema_decay: float = 0.999,
+) -> None:
+    """Minimize `loss(step, rng)` over the parameters of `module`; resume from `work/name.pt` if it is there.
+
+    Args:
+        name: the stage's name, also of its state file.
+        module: whose parameters are trained, in place.
+        loss: gives the loss of one step and numbers to print.
+        num_steps: optimizer steps of the whole stage.
+        learning_rate: peak learning rate of AdamW.
+        work: folder of the state files.
+        seed: of the data.
+        ema: a copy of `module` that receives the exponential moving average of its weights.
+        ema_decay: of that average, per step.
+    """
+    optimizer = torch.optim.AdamW(module.parameters(), lr=learning_rate, weight_decay=1e-3, betas=(0.9, 0.99))
+    state_file = _StateFile(work / f"{name}.pt", module=module, optimizer=optimizer, ema=ema)
+    first_step = state_file.load()
+
+    def take_step(step: int) -> tuple[Tensor, dict[str, float]]:
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate * _learning_rate_fraction(step, num_steps)
+        value, numbers = loss(step, rng(seed, step))
+        optimizer.zero_grad(set_to_none=True)
+        value.backward()
+        torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+        optimizer.step()
+        if ema is not None:
+            _average(ema, module, min(ema_decay, (step + 1) / (step + 10)))
+        return value, numbers
+
+    module.train()
+    saved = printed = time.monotonic()
+    for step in range(first_step, num_steps):
+        value, numbers = take_step(step)
+        now = time.monotonic()
+        if (step + 1) % _PRINT_EVERY_STEPS == 0:
+            shown = "  ".join(f"{key} {number:.4f}" for key, number in numbers.items())
+            left = (now - printed) / _PRINT_EVERY_STEPS * (num_steps - step - 1) / 60
+            print(f"{name} {step + 1}/{num_steps}  loss {value.item():.4f}  {shown}  {left:.1f} min left", flush=True)
+            printed = now
+        if now - saved > _SAVE_EVERY_SECONDS or step + 1 == num_steps:
+            state_file.save(step + 1)
+            saved = now
+    module.eval()
+
+
+class _StateFile:
+    """Where a stage stands, in a file that is written whole or not at all."""
+
+    def __init__(
+        self, path: Path, *, module: nn.Module, optimizer: torch.optim.Optimizer, ema: nn.Module | None
+    ) -> None:
+        self.path = path
+        self.parts: dict[str, nn.Module | torch.optim.Optimizer] = {"module": module, "optimizer": optimizer}
+        if ema is not None:
+            self.parts["ema"] = ema
+
+    def load(self) -> int:
+        """Put the parts back and return the steps done."""
+        if not self.path.exists():
+            return 0
+        state = torch.load(self.path, weights_only=True)
+        for name, part in self.parts.items():
+            part.load_state_dict(state[name])
+        return state["step"]
+
+    def save(self, step: int) -> None:
+        """Write the parts."""
+        partial = self.path.with_suffix(".partial")
+        torch.save({name: part.state_dict() for name, part in self.parts.items()} | {"step": step}, partial)
+        partial.replace(self.path)
+
+
+@torch.no_grad()
+def _average(ema: nn.Module, module: nn.Module, decay: float) -> None:
+    for mean, now in zip(ema.parameters(), module.parameters(), strict=True):
+        mean.lerp_(now, 1 - decay)
