@@ -12,9 +12,12 @@ from torch import Tensor
 
 from b2diffurl.algorithm.interfaces import Objective
 from b2diffurl.algorithm.objectives import DDPO
-from b2diffurl.algorithm.records import Selection, Trajectories
-from b2diffurl.algorithm.rollout import NoiseKey, sample_branches
-from b2diffurl.algorithm.update import Optimization, TrustRegion, Update
+from b2diffurl.algorithm.policy import DenoisingPolicy
+from b2diffurl.algorithm.randomness import NoiseKey
+from b2diffurl.algorithm.records import SelectedTrajectories, Trajectories
+from b2diffurl.algorithm.rollout import sample_branches
+from b2diffurl.algorithm.trust_region import TrustRegion
+from b2diffurl.algorithm.update import Optimization, Update, UpdateResult, UpdateSettings
 from b2diffurl.diffusion.ddim import DDIM
 from b2diffurl.diffusion.gaussian import LogProbReduction
 from tests.reference import ddim as ddim_twin
@@ -30,17 +33,42 @@ Metrics = dict[str, float | None]
 
 @dataclass(frozen=True, kw_only=True)
 class Round:
-    """What a round has before its update."""
+    """What a round has before its update; all its trajectories in a flat batch."""
 
     policy: TinyPolicy
     ddim: DDIM
-    trajectories: Trajectories
+    trajectories: SelectedTrajectories
     advantages: Tensor
     reduction: LogProbReduction = "mean"
 
     def start(self) -> TinyPolicy:
         """A policy as it was when it sampled."""
         return copy.deepcopy(self.policy)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chosen:
+    """Positions of trajectories, and of (better, worse) pairs of them."""
+
+    index: Tensor
+    pairs: Tensor
+
+
+def bind(policy: TinyPolicy, ddim: DDIM, reduction: LogProbReduction = "mean") -> DenoisingPolicy:
+    return DenoisingPolicy(denoiser=policy, chain=ddim, guidance_scale=GUIDANCE, log_prob_reduction=reduction)
+
+
+def flat(trajectories: Trajectories) -> SelectedTrajectories:
+    """All trajectories, as if every one had been selected."""
+    num_branches = trajectories.num_branches
+    return SelectedTrajectories(
+        latents=trajectories.latents.flatten(0, 1),
+        log_probs=trajectories.log_probs.flatten(0, 1),
+        step_index=trajectories.step_index,
+        prompts=tuple(prompt for prompt in trajectories.prompts for _ in range(num_branches)),
+        advantages=torch.zeros(len(trajectories.prompts) * num_branches),
+        pairs=torch.zeros(0, 2, dtype=torch.int64),
+    )
 
 
 def sample_round(
@@ -56,26 +84,37 @@ def sample_round(
     move(policy, by=trained_by, seed=5)
     scheduler = stable_diffusion_scheduler(set_alpha_to_one=set_alpha_to_one)
     ddim = chain(scheduler, num_inference_steps=5, eta=1.0)
-    rollout = sample_branches(
-        policy,
-        ddim,
-        prompts=prompts,
-        num_interval_steps=3,
+    chunks = sample_branches(
+        bind(policy, ddim, reduction),
+        prompts,
+        interval_length=3,
         num_branches=num_branches,
-        guidance_scale=GUIDANCE,
         noise=NoiseKey(seed=0, stream=1),
         chunk_size=5,
-        log_prob_reduction=reduction,
     )
+    trajectories = flat(Trajectories.join([chunk.trajectories for chunk in chunks]))
     advantages = torch.randn(len(prompts) * num_branches, generator=torch.Generator().manual_seed(2))
-    return Round(
-        policy=policy, ddim=ddim, trajectories=rollout.trajectories, advantages=advantages, reduction=reduction
+    return Round(policy=policy, ddim=ddim, trajectories=trajectories, advantages=advantages, reduction=reduction)
+
+
+def choose(*index: int, pairs: Sequence[tuple[int, int]] = ()) -> Chosen:
+    return Chosen(
+        index=torch.tensor(index, dtype=torch.int64), pairs=torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2)
     )
 
 
-def choose(*index: int, pairs: Sequence[tuple[int, int]] = ()) -> Selection:
-    return Selection(
-        index=torch.tensor(index, dtype=torch.int64), pairs=torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2)
+def take(sampled: Round, chosen: Chosen) -> SelectedTrajectories:
+    """The chosen trajectories, as the update gets them."""
+    index = chosen.index
+    if not len(index):  # pairs alone
+        index = chosen.pairs.flatten().unique()
+    return SelectedTrajectories(
+        latents=sampled.trajectories.latents[index],
+        log_probs=sampled.trajectories.log_probs[index],
+        step_index=sampled.trajectories.step_index,
+        prompts=tuple(sampled.trajectories.prompts[i] for i in index.tolist()),
+        advantages=sampled.advantages[index],
+        pairs=torch.searchsorted(index, chosen.pairs),
     )
 
 
@@ -94,7 +133,7 @@ def sgd(policy: TinyPolicy) -> torch.optim.Optimizer:
 def update(
     policy: TinyPolicy,
     sampled: Round,
-    selection: Selection = EVERY,
+    selection: Chosen = EVERY,
     *,
     config: Optimization = ONE_STEP,
     trust_region: TrustRegion = NO_REGION,
@@ -103,22 +142,39 @@ def update(
     log_kl_to_reference: bool = False,
     on_progress: Callable[[int], None] = lambda _: None,
     seed: int = 0,
-    round_index: int = 7,
+    round_number: int = 7,
 ) -> Metrics:
-    whole = Update(
-        policy=policy,
-        parameters=dict(policy.named_parameters()),
-        optimizer=optimizer or adamw(policy),
-        ddim=sampled.ddim,
-        objective=objective or DDPO(),
-        config=config,
-        trust_region=trust_region,
-        guidance_scale=GUIDANCE,
-        log_prob_reduction=sampled.reduction,
-        log_kl_to_reference=log_kl_to_reference,
-        on_progress=on_progress,
+    class Progress:
+        def phase(self, name: str, total: int) -> None:
+            """Ignore phases."""
+
+        def advance(self, num: int) -> None:
+            on_progress(num)
+
+    settings = UpdateSettings(
+        optimization=config, trust_region=trust_region, log_kl_to_reference=log_kl_to_reference
     )
-    return whole(sampled.trajectories, sampled.advantages, selection, seed=seed, round_index=round_index)
+    whole = Update(
+        bind(policy, sampled.ddim, sampled.reduction),
+        optimizer or adamw(policy),
+        objective or DDPO(),
+        settings,
+        progress=Progress(),
+    )
+    return metrics_of(whole.optimize(take(sampled, selection), seed=seed, round_number=round_number))
+
+
+def metrics_of(result: UpdateResult) -> Metrics:
+    """The result by the names of the metrics."""
+    return {
+        "objective/loss": None,
+        **result.means,
+        "policy/ratio_max_error": result.ratio_max_error,
+        "policy/grad_norm": result.grad_norm,
+        "policy/kl_to_old": result.kl_to_old,
+        "update/num_optimizer_steps": result.num_optimizer_steps,
+        "update/step_reverted": int(result.step_reverted),
+    }
 
 
 def weights(policy: TinyPolicy) -> Tensor:
@@ -138,7 +194,8 @@ def twin_transition(policy: TinyPolicy, sampled: Round, trajectory: int, step: i
     trajectories, ddim = sampled.trajectories, sampled.ddim
     number = int(trajectories.step_index[step])
     x = trajectories.latents[trajectory, step].double()
-    out = policy.predict(x[None], ddim.timesteps[[number]], [trajectories.prompts[trajectory]], guidance_scale=GUIDANCE)
+    conditioning = policy.encode([trajectories.prompts[trajectory]])
+    out = policy.predict(x[None], ddim.timesteps[[number]], conditioning, guidance_scale=GUIDANCE)
     return ddim_twin.transition(
         list(out.flatten()),
         x.flatten().tolist(),

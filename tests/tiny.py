@@ -47,8 +47,15 @@ class TinyPolicy(nn.Module):
     def device(self) -> torch.device:
         return self.kernel.device
 
-    def predict(self, x: Tensor, timestep: Tensor, prompts: Sequence[str], *, guidance_scale: float) -> Tensor:
-        words = torch.stack([self.by_prompt[PROMPTS.index(prompt)] for prompt in prompts])
+    def encode(self, prompts: Sequence[str]) -> Tensor:
+        """Return the number of each prompt."""
+        return torch.tensor([PROMPTS.index(prompt) for prompt in prompts])
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return latents
+
+    def predict(self, x: Tensor, timestep: Tensor, conditioning: Tensor, *, guidance_scale: float) -> Tensor:
+        words = self.by_prompt[conditioning]
         time = (timestep.to(x.dtype) / 1000)[:, None]
         shift = time * self.by_time + guidance_scale * words
         noise = torch.sin(math.pi / 2 * time)[:, :, None, None] * x

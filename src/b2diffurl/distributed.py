@@ -1,7 +1,8 @@
-"""Several processes as one run, a card each: everyone samples and trains a share, and all decide alike.
+"""Several processes as one run, one GPU per rank: every rank samples and trains on a shard, and all decide alike.
 
 Noise is keyed by trunk and gradients are summed before the step, so the result is that of one process, to rounding.
-What goes to and fro are trajectories, scores and the adapter's gradients; the model itself is never wrapped.
+Ranks exchange scores, the selected trajectories and adapter gradients; the model is not wrapped in
+DistributedDataParallel.
 """
 
 import os
@@ -19,91 +20,91 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ranks:
-    """This process among those of its run; by default it is alone.
+    """This process among the ranks of its run; by default it is the only one.
 
     Attributes:
-        rank: its number, from 0; number 0 writes and talks.
-        num: how many there are.
+        rank: index of this process, 0 to world_size - 1; rank 0 writes and logs.
+        world_size: number of processes.
     """
 
     rank: int = 0
-    num: int = 1
+    world_size: int = 1
 
     @property
     def is_main(self) -> bool:
-        """Whether this is the one that writes and talks."""
+        """Whether this is rank 0."""
         return self.rank == 0
 
-    def share(self, num: int) -> range:
-        """This process's part of so many things: next to each other, sizes that differ by one at most.
+    def shard(self, num: int) -> range:
+        """Return this rank's shard of `num` items: contiguous, with sizes that differ by one at most.
 
-        >>> [list(Ranks(rank=rank, num=2).share(5)) for rank in (0, 1)]
+        >>> [list(Ranks(rank=rank, world_size=2).shard(5)) for rank in (0, 1)]
         [[0, 1, 2], [3, 4]]
         """
-        each, more = divmod(num, self.num)
+        each, more = divmod(num, self.world_size)
         start = self.rank * each + min(self.rank, more)
         return range(start, start + each + (self.rank < more))
 
     def gather(self, value: T) -> list[T]:
-        """Everyone's value, by rank."""
-        if self.num == 1:
+        """Return the values of all ranks, in order, on every rank."""
+        if self.world_size == 1:
             return [value]
-        out: list[Any] = [None] * self.num
-        distributed.all_gather_object(out, value)
-        return cast("list[T]", out)
+        values: list[Any] = [None] * self.world_size
+        distributed.all_gather_object(values, value)
+        return cast("list[T]", values)
 
-    def together(self, work: Callable[[], T]) -> list[T]:
-        """Do one's part; everyone gets every part, or everyone gets the first failure.
+    def run_on_all_ranks(self, work: Callable[[], T]) -> T:
+        """Do this rank's work and return its result, unless any rank failed.
 
         Raises:
-            RunStopped: or RewardFailed or UserError, as the first process that failed has it.
+            RunStopped: or RewardFailed or UserError, as the first rank that failed raised it.
         """
-        done: T | None = None
+        result: T | None = None
         failure: Exception | None = None
         try:
-            done = work()
+            result = work()
         except (RewardFailed, RunStopped, UserError) as error:
-            if self.num == 1:
+            if self.world_size == 1:
                 raise
             failure = error
         for other in self.gather(failure):
             if other is not None:
                 raise other
-        return cast("list[T]", self.gather(done))
+        return cast("T", result)
 
-    def sum_gradients(self, parameters: Sequence[torch.nn.Parameter]) -> None:
-        """Give every process the sum of all gradients; one that had nothing to do counts as 0."""
-        if self.num == 1:
+    def sum_gradients(self, parameters: Sequence[Tensor]) -> None:
+        """Replace every rank's gradients by their sum; a missing gradient counts as 0."""
+        if self.world_size == 1:
             return
         for parameter in parameters:
             gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-            parameter.grad = _summed(gradient)
+            parameter.grad = _sum_over_ranks(gradient)
 
 
 def join_ranks() -> Ranks:
-    """Join the processes that torchrun has started, as its environment says; without torchrun, stay alone."""
-    num = int(os.environ.get("WORLD_SIZE", "1"))
-    if num == 1:
+    """Join the processes that torchrun started, according to its environment; without torchrun, be the only one."""
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    if world_size == 1:
         return Ranks()
     distributed.init_process_group("gloo")
-    return Ranks(rank=distributed.get_rank(), num=num)
+    return Ranks(rank=distributed.get_rank(), world_size=world_size)
 
 
-def own_device(device: str, processes: Ranks) -> str:
-    """The card of this process: `cuda` is `cuda:LOCAL_RANK` where there are several processes."""
-    if device == "cuda" and processes.num > 1:
-        return f"cuda:{os.environ.get('LOCAL_RANK', processes.rank)}"
+def device_of_rank(device: str, ranks: Ranks) -> str:
+    """Return the device of this rank: `cuda` becomes `cuda:LOCAL_RANK` where there are several ranks."""
+    if device == "cuda" and ranks.world_size > 1:
+        return f"cuda:{os.environ.get('LOCAL_RANK', ranks.rank)}"
     return device
 
 
-def leave_ranks(processes: Ranks) -> None:
-    """Say good-bye, so that nobody waits."""
-    if processes.num > 1:
+def leave_ranks(ranks: Ranks) -> None:
+    """Destroy the process group."""
+    if ranks.world_size > 1:
         distributed.destroy_process_group()
 
 
-def _summed(gradient: Tensor) -> Tensor:
-    """Through the CPU, where gloo adds: an adapter is a few megabytes."""
-    whole = gradient.cpu()
-    distributed.all_reduce(whole)
-    return whole.to(gradient.device)
+def _sum_over_ranks(gradient: Tensor) -> Tensor:
+    """Sum on the CPU, where gloo works: an adapter has a few megabytes."""
+    total = gradient.cpu()
+    distributed.all_reduce(total)
+    return total.to(gradient.device)

@@ -16,7 +16,8 @@ from b2diffurl.algorithm.interfaces import Objective
 from b2diffurl.algorithm.objectives import DDPO, DPO, DPOK, PolicyGradient
 from b2diffurl.algorithm.records import PastRound
 from b2diffurl.algorithm.rollout import NoiseKey, sample_branches
-from b2diffurl.algorithm.schedule import Adaptive, Backward, Full
+from b2diffurl.algorithm.adaptive import Adaptive
+from b2diffurl.algorithm.schedule import Backward, Full
 from b2diffurl.algorithm.selection import All, BestWorst
 from b2diffurl.algorithm.update import Optimization, TrustRegion, Update
 from b2diffurl.diffusion.ddim import DDIM

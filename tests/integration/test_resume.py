@@ -95,7 +95,7 @@ def test_the_run_is_one_that_could_go_wrong(whole: Path) -> None:
     backward = [Backward(tau_first=1).num_steps(i, num_rounds=5, num_inference_steps=3) for i in range(5)]
     assert all((ours or 0) >= theirs for ours, theirs in zip(lengths, backward, strict=True))
     assert lengths[2:] != backward[2:]
-    assert {line["interval/growth_reason"] for line in lines[1:]} & {Verdict.DRY, Verdict.LEARNED}
+    assert {line["interval/growth_reason"] for line in lines[1:]} & {GrowthReason.NO_PAIRS, GrowthReason.SATURATED}
     assert all(line["selection/num_pairs"] == 4 * (line["interval/pair_fraction"] or 0) for line in lines)
     assert sum(bool(line["update/num_optimizer_steps"]) for line in lines) >= 3
     assert all("policy/kl_to_reference" in line for line in lines if line["selection/num_pairs"])

@@ -17,7 +17,8 @@ from b2diffurl.algorithm.advantage import PromptHistory
 from b2diffurl.algorithm.collapse import Collapse
 from b2diffurl.algorithm.schedule import Full
 from b2diffurl.algorithm.selection import All
-from b2diffurl.algorithm.update import Optimization, TrustRegion
+from b2diffurl.algorithm.trust_region import TrustRegion
+from b2diffurl.algorithm.update import Optimization
 from b2diffurl.config import read_toml
 from b2diffurl.models import LoRA
 from b2diffurl.models.policy import Policy

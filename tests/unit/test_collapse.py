@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from b2diffurl.algorithm.collapse import Collapse, CollapseWatch, check_finite_rewards, contrast
+from b2diffurl.algorithm.collapse import Collapse, CollapseMonitor, check_finite_rewards, contrast
 from b2diffurl.errors import RunStopped, UserError
 
 UPDATED: dict[str, float | None] = {
@@ -14,11 +14,11 @@ UPDATED: dict[str, float | None] = {
 ALL_REFUSED = UPDATED | {"update/step_reverted": 1, "update/num_optimizer_steps": 0}
 
 
-def watch(**changed: float) -> CollapseWatch:
-    return CollapseWatch(config=Collapse(**changed))  # pyright: ignore[reportArgumentType]
+def watch(**changed: float) -> CollapseMonitor:
+    return CollapseMonitor(config=Collapse(**changed))  # pyright: ignore[reportArgumentType]
 
 
-def see(watched: CollapseWatch, mean: float, *, images_contrast: float = 0.2, round_index: int = 1) -> None:
+def see(watched: CollapseMonitor, mean: float, *, images_contrast: float = 0.2, round_index: int = 1) -> None:
     """Rewards of this mean and a standard deviation of 0.1."""
     rewards = torch.tensor([mean - 0.1, mean + 0.1], dtype=torch.float64)
     watched.after_sampling(rewards, images_contrast, round_index=round_index)

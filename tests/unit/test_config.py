@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from b2diffurl.algorithm.update import TrustRegion
+from b2diffurl.algorithm.trust_region import TrustRegion
 from b2diffurl.config import from_tables, read_toml, to_tables, to_toml
 from b2diffurl.errors import UserError
 from b2diffurl.run.recipes import RECIPES, emoji_ddpo, emoji_quickstart

@@ -13,7 +13,8 @@ from b2diffurl.algorithm.collapse import Collapse
 from b2diffurl.algorithm.objectives import DPO
 from b2diffurl.algorithm.schedule import Full
 from b2diffurl.algorithm.selection import All
-from b2diffurl.algorithm.update import Optimization, TrustRegion
+from b2diffurl.algorithm.trust_region import TrustRegion
+from b2diffurl.algorithm.update import Optimization
 from b2diffurl.analysis.plan import estimate_memory, fit, interval_lengths, model_shape, round_cost
 from b2diffurl.cli import main
 from b2diffurl.models import Memory

@@ -9,9 +9,11 @@ import pytest
 from b2diffurl.algorithm.advantage import Batch, Branch
 from b2diffurl.algorithm.interfaces import Needs, Objective
 from b2diffurl.algorithm.objectives import DDPO, DPO, DPOK, Own, PolicyGradient
-from b2diffurl.algorithm.schedule import Adaptive, Backward, Full, Table
+from b2diffurl.algorithm.adaptive import Adaptive
+from b2diffurl.algorithm.schedule import Backward, Full, Table
 from b2diffurl.algorithm.selection import All, BestWorst
-from b2diffurl.algorithm.update import Optimization, TrustRegion
+from b2diffurl.algorithm.trust_region import TrustRegion
+from b2diffurl.algorithm.update import Optimization
 from b2diffurl.errors import UserError
 from b2diffurl.models import LoRA
 from b2diffurl.run.recipes import RECIPES, emoji_quickstart, recipe

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from b2diffurl.algorithm.interfaces import Schedule
 from b2diffurl.algorithm.records import PastRound
-from b2diffurl.algorithm.schedule import Adaptive, Backward, Full, Table, Verdict
+from b2diffurl.algorithm.adaptive import Adaptive, GrowthReason
+from b2diffurl.algorithm.schedule import Backward, Full, Table
 from b2diffurl.errors import UserError
 from tests.reference import schedule as twin
 
@@ -188,14 +189,14 @@ def test_a_round_is_decided_by_its_past_alone(fractions: list[float], data: st.D
 @pytest.mark.parametrize(
     ("fractions", "verdict"),
     [
-        ((), Verdict.KEPT),
-        ((0.5,), Verdict.KEPT),
-        ((0.49,), Verdict.DRY),
-        ((0.3, 0.4, 0.2), Verdict.DRY),  # never at 0.5 here
-        ((0.7, 0.5, 0.4), Verdict.LEARNED),  # 0.45 in the mean, and it was at 0.5 before
-        ((0.7, 0.6, 0.4), Verdict.KEPT),  # 0.5 in the mean
-        ((0.6, 0.3), Verdict.LEARNED),
-        ((0.1, 0.1, 0.6, 0.6), Verdict.KEPT),  # older rounds are not looked at
+        ((), GrowthReason.NONE),
+        ((0.5,), GrowthReason.NONE),
+        ((0.49,), GrowthReason.NO_PAIRS),
+        ((0.3, 0.4, 0.2), GrowthReason.NO_PAIRS),  # never at 0.5 here
+        ((0.7, 0.5, 0.4), GrowthReason.SATURATED),  # 0.45 in the mean, and it was at 0.5 before
+        ((0.7, 0.6, 0.4), GrowthReason.NONE),  # 0.5 in the mean
+        ((0.6, 0.3), GrowthReason.SATURATED),
+        ((0.1, 0.1, 0.6, 0.6), GrowthReason.NONE),  # older rounds are not looked at
     ],
 )
 def test_each_verdict_has_its_reason(fractions: tuple[float, ...], verdict: Verdict) -> None:
@@ -204,7 +205,7 @@ def test_each_verdict_has_its_reason(fractions: tuple[float, ...], verdict: Verd
     assert Adaptive().verdict(num_rounds=10_000, num_inference_steps=20, past=past) is verdict
 
 
-@pytest.mark.parametrize(("num_rounds", "verdict"), [(28, Verdict.PACE), (29, Verdict.KEPT)])
+@pytest.mark.parametrize(("num_rounds", "verdict"), [(28, GrowthReason.SCHEDULED), (29, GrowthReason.NONE)])
 def test_backwards_pace_is_a_reason_to_grow(num_rounds: int, verdict: Verdict) -> None:
     """7 lengths in 28 rounds: 4 rounds each."""
     past = [PastRound(num_steps=14, pair_fraction=0.5)] * 4
@@ -214,14 +215,14 @@ def test_backwards_pace_is_a_reason_to_grow(num_rounds: int, verdict: Verdict) -
 def test_rounds_at_other_lengths_do_not_count() -> None:
     """The pairs of a shorter interval say nothing of this one."""
     past = [PastRound(num_steps=14, pair_fraction=0.9)] * 5 + [PastRound(num_steps=15, pair_fraction=0.3)]
-    assert Adaptive().verdict(num_rounds=10_000, num_inference_steps=20, past=past) is Verdict.DRY
+    assert Adaptive().verdict(num_rounds=10_000, num_inference_steps=20, past=past) is GrowthReason.NO_PAIRS
     past = [PastRound(num_steps=14, pair_fraction=0.1)] * 5 + [PastRound(num_steps=15, pair_fraction=0.6)]
-    assert Adaptive().verdict(num_rounds=10_000, num_inference_steps=20, past=past) is Verdict.KEPT
+    assert Adaptive().verdict(num_rounds=10_000, num_inference_steps=20, past=past) is GrowthReason.NONE
 
 
 def test_the_whole_chain_has_no_verdict_but_kept() -> None:
     past = [PastRound(num_steps=20, pair_fraction=0.0)] * 5
-    assert Adaptive().verdict(num_rounds=5, num_inference_steps=20, past=past) is Verdict.KEPT
+    assert Adaptive().verdict(num_rounds=5, num_inference_steps=20, past=past) is GrowthReason.NONE
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,8 @@ from torch import Tensor
 from b2diffurl.algorithm.interfaces import Objective
 from b2diffurl.algorithm.objectives import DDPO
 from b2diffurl.algorithm.records import Selection, StepBatch
-from b2diffurl.algorithm.update import Optimization, TrustRegion
+from b2diffurl.algorithm.trust_region import TrustRegion
+from b2diffurl.algorithm.update import Optimization
 from b2diffurl.diffusion.gaussian import LogProbReduction
 from b2diffurl.errors import RunStopped
 from tests.reference import ddpo as ddpo_twin

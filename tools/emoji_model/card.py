@@ -13,7 +13,9 @@ from torch import Tensor
 
 from b2diffurl.emoji.oracle import SceneOracle, load_oracle
 from b2diffurl.emoji.world import STYLES, Scene, all_prompts, parse_prompt
-from b2diffurl.evaluation.generate import draw_pictures
+from b2diffurl.algorithm.policy import DenoisingPolicy
+from b2diffurl.algorithm.randomness import EVALUATION_STREAM, NoiseKey
+from b2diffurl.evaluation.generate import generate_images
 from b2diffurl.evaluation.judges import EmojiJudge
 from b2diffurl.models.policy import Policy
 from b2diffurl.rewards.clip import CLIPScore
@@ -74,8 +76,11 @@ def measure() -> dict[str, float | dict[str, float]]:
     }
     ddim = policy.ddim(num_inference_steps=20, eta=1.0)
     for guidance_scale in (1.0, 2.0, 5.0):
-        drawn = draw_pictures(
-            policy, ddim, all_prompts(), num_images=_NUM_IMAGES, guidance_scale=guidance_scale, seed=0
+        drawn = generate_images(
+            DenoisingPolicy(denoiser=policy, chain=ddim, guidance_scale=guidance_scale),
+            all_prompts(),
+            num_images=_NUM_IMAGES,
+            noise=NoiseKey(seed=0, stream=EVALUATION_STREAM),
         )
         styles = oracle.judge(drawn.images).style.argmax(-1)
         shares = {style: float((styles == i).float().mean()) for i, style in enumerate(STYLES)}

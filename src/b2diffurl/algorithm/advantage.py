@@ -1,138 +1,118 @@
-"""Advantages: rewards normalized, per prompt over some rounds as in the paper (appendix D.1), or within a round.
+"""Advantages: rewards normalized per prompt over some rounds as in the paper (appendix D.1), or within a round.
 
-Statistics are float64. Where there are fewer than two rewards to compare, or they hardly differ, the advantage is 0:
-never a NaN, never noise blown up.
+Statistics are float64. Where there are fewer than two rewards to compare, or they hardly differ, the advantage is 0,
+never NaN.
 
-Shapes: B trajectories = G groups of K, the members of a group next to each other.
+Shapes: G branch groups of K trajectories.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from annotated_types import Gt
 from jaxtyping import Float
 from torch import Tensor
 
 from b2diffurl.algorithm.interfaces import Normalizer
-from b2diffurl.config import settings
+from b2diffurl.config import NonNegativeInt, settings
 from b2diffurl.errors import UserError
 
 PastRewards = Sequence[dict[str, list[float]]]
 
 
-@settings
-class PromptHistory:
-    """(r - mean) / std over the prompt's rewards in this round and the last H.
+@settings(table="advantage")
+class ScaledDifferences(Normalizer):
+    """What all normalizers here share: differences in units of a standard deviation, clipped.
 
     Attributes:
-        use: the normalizer's name.
-        num_rounds: H, past rounds whose rewards count besides this round's; the reference run's is 8.
-        std_floor: a prompt whose rewards have a smaller standard deviation gets advantage 0; in the reward's unit.
+        std_floor: a smaller standard deviation gives advantage 0; in the reward's unit.
         max_advantage: advantages are clipped to plus and minus this.
     """
 
-    use: Literal["prompt-history"] = "prompt-history"
-    num_rounds: int = 8
-    std_floor: float = 1e-4
-    max_advantage: float = 5.0
+    std_floor: Annotated[float, Gt(0)] = 1e-4
+    max_advantage: Annotated[float, Gt(0)] = 5.0
 
-    def __post_init__(self) -> None:
-        if self.num_rounds < 0:
-            raise UserError(f"advantage.num_rounds is {self.num_rounds}; give 0 or more past rounds.")
-        _check_limits(self.std_floor, self.max_advantage)
+    def scaled(self, differences: Tensor, std: Tensor) -> Tensor:
+        """Divide by the standard deviation and clip; 0 where that is below the floor."""
+        if not float(std) >= self.std_floor:
+            return torch.zeros_like(differences)
+        return (differences / std).clamp(-self.max_advantage, self.max_advantage)
+
+
+@settings(table="advantage")
+class PromptHistory(ScaledDifferences):
+    """(r - mean) / std over the prompt's rewards in this round and the last H.
+
+    Attributes:
+        std_floor: a prompt whose rewards have a smaller standard deviation gets advantage 0; in the reward's unit.
+        max_advantage: advantages are clipped to plus and minus this.
+        use: name of the normalizer.
+        num_rounds: H, past rounds whose rewards count besides this round's; 8 in the reference run.
+    """
+
+    use: Literal["prompt-history"] = "prompt-history"
+    num_rounds: NonNegativeInt = 8
 
     @property
     def num_past_rounds(self) -> int:
         """H."""
         return self.num_rounds
 
-    def check(self, num_branches: int) -> None:
-        """Accept groups of any size."""
-
     def normalize(
-        self,
-        rewards: Float[Tensor, " B"],
-        prompts: Sequence[str],
-        *,
-        num_branches: int,  # noqa: ARG002
-        past: PastRewards,
-    ) -> Float[Tensor, " B"]:
-        """Compare every reward with those of its prompt, which is told apart by its full text."""
-        out = torch.zeros_like(rewards)
+        self, rewards: Float[Tensor, "G K"], prompts: Sequence[str], *, past: PastRewards
+    ) -> Float[Tensor, "G K"]:
+        """Compare every reward with those of its prompt (exact text match)."""
+        advantages = torch.zeros_like(rewards)
         for prompt in set(prompts):
-            here = torch.tensor([prompt == other for other in prompts])
-            before = [value for done in past for value in done.get(prompt, [])]
-            known = torch.cat([torch.tensor(before, dtype=rewards.dtype), rewards[here]])
-            out[here] = _scaled(rewards[here] - known.mean(), known.std(correction=0), self.std_floor)
-        return out.clamp(-self.max_advantage, self.max_advantage)
+            rows = torch.tensor([prompt == other for other in prompts])
+            earlier = [value for rewards_by_prompt in past for value in rewards_by_prompt.get(prompt, [])]
+            known = torch.cat([torch.tensor(earlier, dtype=rewards.dtype), rewards[rows].flatten()])
+            advantages[rows] = self.scaled(rewards[rows] - known.mean(), known.std(correction=0))
+        return advantages
 
 
-@settings
-class Batch:
-    """(r - mean) / std over all rewards of the round, whatever their prompts (as in DDPO without tracking per prompt).
+@settings(table="advantage")
+class Batch(ScaledDifferences):
+    """(r - mean) / std over all rewards of the round, whatever their prompts (DDPO without per-prompt statistics).
 
     Attributes:
-        use: the normalizer's name.
         std_floor: a round whose rewards have a smaller standard deviation gets advantages 0; in the reward's unit.
         max_advantage: advantages are clipped to plus and minus this.
+        use: name of the normalizer.
     """
 
     use: Literal["batch"] = "batch"
-    std_floor: float = 1e-4
-    max_advantage: float = 5.0
-
-    def __post_init__(self) -> None:
-        _check_limits(self.std_floor, self.max_advantage)
-
-    @property
-    def num_past_rounds(self) -> int:
-        """None."""
-        return 0
-
-    def check(self, num_branches: int) -> None:
-        """Accept groups of any size."""
 
     def normalize(
         self,
-        rewards: Float[Tensor, " B"],
+        rewards: Float[Tensor, "G K"],
         prompts: Sequence[str],  # noqa: ARG002
         *,
-        num_branches: int,  # noqa: ARG002
         past: PastRewards,  # noqa: ARG002
-    ) -> Float[Tensor, " B"]:
+    ) -> Float[Tensor, "G K"]:
         """Compare every reward with all others of the round."""
-        scaled = _scaled(rewards - rewards.mean(), rewards.std(correction=0), self.std_floor)
-        return scaled.clamp(-self.max_advantage, self.max_advantage)
+        return self.scaled(rewards - rewards.mean(), rewards.std(correction=0))
 
 
-@settings
-class Branch:
+@settings(table="advantage")
+class Branch(ScaledDifferences):
     """(r - mean of its branch group) / std of these differences over the whole round (ours).
 
-    What a group shares, its trunk, drops out. The scale is the round's and not each group's own, so that a group of
-    near-ties stays one.
+    What a group shares, its trunk, cancels. The scale is the round's and not each group's own, so that a group of near
+    ties stays one.
 
     Attributes:
-        use: the normalizer's name.
         std_floor: a round whose differences have a smaller standard deviation gets advantages 0; in the reward's unit.
         max_advantage: advantages are clipped to plus and minus this.
+        use: name of the normalizer.
     """
 
     use: Literal["branch"] = "branch"
-    std_floor: float = 1e-4
-    max_advantage: float = 5.0
 
-    def __post_init__(self) -> None:
-        _check_limits(self.std_floor, self.max_advantage)
-
-    @property
-    def num_past_rounds(self) -> int:
-        """None."""
-        return 0
-
-    def check(self, num_branches: int) -> None:
-        """Refuse groups of one, which have nothing to be compared with."""
+    def check(self, *, num_branches: int) -> None:
+        """Raise UserError for groups of one, whose differences are all 0."""
         if num_branches < 2:
             raise UserError(
                 f"rollout.num_branches is {num_branches} but advantage branch needs at least 2; "
@@ -141,54 +121,42 @@ class Branch:
 
     def normalize(
         self,
-        rewards: Float[Tensor, " B"],
+        rewards: Float[Tensor, "G K"],
         prompts: Sequence[str],  # noqa: ARG002
         *,
-        num_branches: int,
         past: PastRewards,  # noqa: ARG002
-    ) -> Float[Tensor, " B"]:
+    ) -> Float[Tensor, "G K"]:
         """Compare every reward with those of its branch group."""
-        grouped = rewards.view(-1, num_branches)
-        centred = (grouped - grouped.mean(dim=1, keepdim=True)).flatten()
-        scaled = _scaled(centred, centred.std(correction=0), self.std_floor)
-        return scaled.clamp(-self.max_advantage, self.max_advantage)
+        differences = rewards - rewards.mean(dim=1, keepdim=True)
+        return self.scaled(differences, differences.std(correction=0))
 
 
 @dataclass(kw_only=True)
 class RewardHistory:
-    """The rewards of the last rounds by prompt: (prompt, reward) lists, the newest round last."""
+    """The rewards of the last rounds by prompt, the newest round last; part of a run's state.
 
-    config: Normalizer
+    Attributes:
+        normalizer: turns rewards into advantages.
+        rounds: for each past round, the rewards of each prompt.
+    """
+
+    normalizer: Normalizer
     rounds: list[dict[str, list[float]]] = field(default_factory=list[dict[str, list[float]]])
 
-    def advantages(self, rewards: Tensor, prompts: Sequence[str], *, num_branches: int = 1) -> Float[Tensor, " B"]:
-        """Normalise this round's rewards and remember them.
+    def normalize(self, rewards: Float[Tensor, "G K"], prompts: Sequence[str]) -> Float[Tensor, "G K"]:
+        """Normalize this round's rewards and remember them.
 
         Args:
-            rewards: one a trajectory; float, int or bool.
-            prompts: one a trajectory.
-            num_branches: members of a branch group.
+            rewards: float64, K trajectories of each of G branch groups.
+            prompts: one per branch group.
 
         Returns:
             Advantages, float32.
         """
-        values = rewards.to(torch.float64)
-        out = self.config.normalize(values, prompts, num_branches=num_branches, past=self.rounds)
-        now: dict[str, list[float]] = {}
-        for prompt, value in zip(prompts, values, strict=True):
-            now.setdefault(prompt, []).append(float(value))
-        keep = self.config.num_past_rounds
-        self.rounds = [*self.rounds, now][-keep:] if keep else []
-        return out.float()
-
-
-def _scaled(differences: Tensor, std: Tensor, std_floor: float) -> Tensor:
-    """Differences in units of std; 0 where there is nothing to compare or hardly a difference."""
-    return differences / std if float(std) >= std_floor else torch.zeros_like(differences)
-
-
-def _check_limits(std_floor: float, max_advantage: float) -> None:
-    if not std_floor > 0:
-        raise UserError(f"advantage.std_floor is {std_floor}; give a number above 0, such as 1e-4.")
-    if not max_advantage > 0:
-        raise UserError(f"advantage.max_advantage is {max_advantage}; give a number above 0, such as 5.")
+        advantages = self.normalizer.normalize(rewards, prompts, past=self.rounds)
+        newest: dict[str, list[float]] = {}
+        for prompt, values in zip(prompts, rewards, strict=True):
+            newest.setdefault(prompt, []).extend(float(value) for value in values)
+        num_kept = self.normalizer.num_past_rounds
+        self.rounds = [*self.rounds, newest][-num_kept:] if num_kept else []
+        return advantages.float()

@@ -1,53 +1,52 @@
-"""See that a run falls apart, and stop it: log-ratios, rewards or picture statistics that run away.
+"""Collapse detection: stop a run whose policy, rewards or images diverge (ours).
 
-What is watched needs no second model and no second rollout: the reward and the contrast of the round's own pictures
-against what the run started from, and the KL that the update has measured.
+It needs no second model and no second rollout: it compares the rewards and the contrast of each round's own images with
+those the run started from, and checks the KL that the update has measured.
+
+Shapes: B images of 3 x H x W in [0, 1]; G branch groups of K trajectories.
 """
 
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import torch
+from annotated_types import Gt
 from jaxtyping import Float
 from torch import Tensor
 
-from b2diffurl.config import settings
-from b2diffurl.errors import RunStopped, UserError
+from b2diffurl.algorithm.records import Scores
+from b2diffurl.algorithm.update import UpdateResult
+from b2diffurl.config import PositiveInt, settings
+from b2diffurl.errors import RunStopped
 
 
-@settings
+@settings(table="collapse")
 class Collapse:
-    """When a run counts as fallen apart (ours).
+    """When a run counts as collapsed (ours).
 
     Attributes:
-        max_kl: nats an element that a whole round may have moved the policy, whatever the trust region is; 0.02 is a
-            fifth of a step's noise.
-        max_reward_drop: how far the mean reward may fall under the best round's, in standard deviations over the
-            pictures of the first round whose rewards differ.
-        max_contrast_factor: by what factor the pictures' mean contrast may grow or shrink against the first round's.
-        max_refused_rounds: rounds in a row in which the trust region took back every single step.
+        max_kl: nats per element that one round may move the policy, whatever the trust region is; 0.02 is a fifth of a
+            step's noise.
+        max_reward_drop: how far the mean reward may fall below the best round's, in standard deviations over the images
+            of the first round whose rewards differ.
+        max_contrast_factor: factor by which the images' mean contrast may grow or shrink relative to the first round.
+        max_refused_rounds: number of rounds in a row in which the trust region may revert the first optimizer step.
     """
 
-    max_kl: float = 0.02
-    max_reward_drop: float = 2.0
-    max_contrast_factor: float = 2.5
-    max_refused_rounds: int = 3
-
-    def __post_init__(self) -> None:
-        for name, least in (("max_kl", 0.0), ("max_reward_drop", 0.0), ("max_contrast_factor", 1.0)):
-            if not getattr(self, name) > least:
-                raise UserError(f"collapse.{name} is {getattr(self, name)}; give a number above {least:g}.")
-        if self.max_refused_rounds < 1:
-            raise UserError(f"collapse.max_refused_rounds is {self.max_refused_rounds}; give 1 or more.")
+    max_kl: Annotated[float, Gt(0)] = 0.02
+    max_reward_drop: Annotated[float, Gt(0)] = 2.0
+    max_contrast_factor: Annotated[float, Gt(1)] = 2.5
+    max_refused_rounds: PositiveInt = 3
 
 
 def contrast(images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, " B"]:
-    """Standard deviation of each picture's values, 0 to 0.5."""
+    """Return the standard deviation of each image's pixel values, 0 to 0.5."""
     return images.float().flatten(1).std(dim=1, correction=0)
 
 
 @dataclass(kw_only=True)
-class CollapseWatch:
-    """The numbers a run is compared with; part of its checkpoint."""
+class CollapseMonitor:
+    """The numbers that a run is compared with; part of a run's state."""
 
     config: Collapse
     first_reward_std: float | None = None
@@ -58,13 +57,14 @@ class CollapseWatch:
         default=("first_reward_std", "first_contrast", "best_reward", "refused_rounds"), init=False, repr=False
     )
 
-    def after_sampling(self, rewards: Float[Tensor, " B"], images_contrast: float, *, round_index: int) -> None:
-        """Compare a round's rewards and pictures with the run's start.
+    def check_scores(self, scores: Scores, *, round_number: int) -> None:
+        """Compare a round's rewards and images with the run's start.
 
         Raises:
-            RunStopped: they have run away.
+            RunStopped: the mean reward or the contrast has diverged.
         """
-        mean, std = float(rewards.mean()), float(rewards.std(correction=0))
+        mean, std = float(scores.rewards.mean()), float(scores.rewards.std(correction=0))
+        images_contrast = float(scores.contrast.mean())
         if self.first_contrast is None:
             self.first_contrast = images_contrast
         if not self.first_reward_std:  # a sparse reward can begin with rounds in which all are equal
@@ -72,63 +72,63 @@ class CollapseWatch:
         drop = self.best_reward - mean
         if self.first_reward_std > 0 and drop > self.config.max_reward_drop * self.first_reward_std:
             raise RunStopped(
-                round_index=round_index,
-                first_bad_round=round_index - 1,  # these pictures are what the round before has made of the policy
+                round_index=round_number,
+                first_bad_round=round_number - 1,  # that round's update made the policy that sampled these images
                 cause=f"the mean reward fell from {self.best_reward:.3f} to {mean:.3f}; "
                 "lower optimization.learning_rate in a new run.",
             )
-        limit, low, high = self.config.max_contrast_factor, *sorted((self.first_contrast, images_contrast))
-        if high > limit * low:
+        low, high = sorted((self.first_contrast, images_contrast))
+        if high > self.config.max_contrast_factor * low:
             raise RunStopped(
-                round_index=round_index,
-                first_bad_round=round_index - 1,
-                cause=f"the pictures' contrast went from {self.first_contrast:.3f} to {images_contrast:.3f}; "
+                round_index=round_number,
+                first_bad_round=round_number - 1,
+                cause=f"the images' contrast went from {self.first_contrast:.3f} to {images_contrast:.3f}; "
                 "lower optimization.learning_rate in a new run.",
             )
         self.best_reward = max(self.best_reward, mean)
 
-    def after_update(self, metrics: dict[str, float | int | None], *, round_index: int) -> None:
-        """Look at how far a round's update went.
+    def check_update(self, update: UpdateResult, *, round_number: int) -> None:
+        """Check how far a round's update moved the policy.
 
         Raises:
-            RunStopped: too far, or the trust region has taken back every step for rounds on end.
+            RunStopped: the KL exceeds max_kl, or every step was reverted for max_refused_rounds rounds.
         """
-        kl = metrics["policy/kl_to_old"]
+        kl = update.kl_to_old
         if kl is not None and not kl <= self.config.max_kl:
             raise RunStopped(
-                round_index=round_index,
-                cause=f"the policy moved by {kl:.3g} nats an element in one round; lower optimization.learning_rate.",
+                round_index=round_number,
+                cause=f"the policy moved by {kl:.3g} nats per element in one round; lower optimization.learning_rate.",
             )
-        refused = bool(metrics["update/step_reverted"]) and metrics["update/num_optimizer_steps"] == 0
-        self.refused_rounds = self.refused_rounds + 1 if refused else 0
+        is_refused = update.step_reverted and update.num_optimizer_steps == 0
+        self.refused_rounds = self.refused_rounds + 1 if is_refused else 0
         if self.refused_rounds >= self.config.max_refused_rounds:
             raise RunStopped(
-                round_index=round_index,
+                round_index=round_number,
                 cause=f"in {self.refused_rounds} rounds in a row the first optimizer step left the trust region; "
                 "lower optimization.learning_rate.",
             )
 
     def state(self) -> dict[str, float | int | None]:
-        """What a checkpoint keeps."""
+        """Return what a checkpoint keeps."""
         return {name: getattr(self, name) for name in self._names}
 
     def load_state(self, state: dict[str, float | int | None]) -> None:
-        """Put back what `state` gave."""
+        """Restore what `state` returned."""
         for name in self._names:
             setattr(self, name, state[name])
 
 
 def check_finite_rewards(rewards: Tensor, num: int, *, round_index: int) -> None:
-    """Refuse rewards that are not one finite number a picture.
+    """Check that rewards are one finite number per image.
 
     Raises:
         RunStopped: they are not.
     """
     if tuple(rewards.shape) != (num,):
         raise RunStopped(
-            round_index=round_index, cause=f"the reward gave shape {tuple(rewards.shape)} for {num} pictures."
+            round_index=round_index, cause=f"the reward gave shape {tuple(rewards.shape)} for {num} images."
         )
     bad = ~torch.isfinite(rewards.double())
     if bool(bad.any()):
         first = int(bad.nonzero()[0])
-        raise RunStopped(round_index=round_index, cause=f"the reward of picture {first} is {float(rewards[first])}.")
+        raise RunStopped(round_index=round_index, cause=f"the reward of image {first} is {float(rewards[first])}.")

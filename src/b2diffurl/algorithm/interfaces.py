@@ -1,4 +1,4 @@
-"""What a part must offer to be used in a run; any class or function that fits is welcome."""
+"""Interfaces of the replaceable components. A class that has the methods fits; inheriting brings the defaults."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +10,68 @@ from torch import Tensor
 from b2diffurl.algorithm.records import PastRound, Selection, StepBatch
 
 
+@runtime_checkable
+class Schedule(Protocol):
+    """Decides how many of the last denoising steps each round trains."""
+
+    def interval_length(
+        self, round_number: int, *, num_rounds: int, num_inference_steps: int, past: Sequence[PastRound] = ()
+    ) -> int:
+        """Return the interval length of a round, 1 to `num_inference_steps`.
+
+        Args:
+            round_number: the round, counted from 1.
+            num_rounds: S, rounds of the run.
+            num_inference_steps: T, denoising steps.
+            past: the completed rounds; empty where a run is only planned.
+        """
+        ...
+
+    def check(self, *, num_inference_steps: int, num_branches: int) -> None:
+        """Raise UserError if the schedule cannot be used with this sampler or this number of branches."""
+
+    def metrics(self, *, num_rounds: int, num_inference_steps: int, past: Sequence[PastRound]) -> dict[str, int]:  # noqa: ARG002
+        """Return numbers to log as interval/NAME after a round, which is the last one of `past`."""
+        return {}
+
+
+@runtime_checkable
+class Normalizer(Protocol):
+    """Turns rewards into advantages."""
+
+    @property
+    def num_past_rounds(self) -> int:
+        """Number of earlier rounds whose rewards are passed to `normalize`."""
+        return 0
+
+    def normalize(
+        self, rewards: Float[Tensor, "G K"], prompts: Sequence[str], *, past: Sequence[dict[str, list[float]]]
+    ) -> Float[Tensor, "G K"]:
+        """Return one advantage per trajectory.
+
+        Args:
+            rewards: float64, K trajectories of each of G branch groups.
+            prompts: one per branch group.
+            past: the rewards of the last rounds by prompt, the newest round last.
+        """
+        ...
+
+    def check(self, *, num_branches: int) -> None:
+        """Raise UserError if the normalizer cannot be used with this number of branches."""
+
+
+@runtime_checkable
+class Selector(Protocol):
+    """Chooses the trajectories to train on."""
+
+    def select(self, advantages: Float[Tensor, "G K"], prompts: Sequence[str]) -> Selection:
+        """Select among K trajectories of each of G branch groups, one prompt per group."""
+        ...
+
+    def check(self, *, num_branches: int) -> None:
+        """Raise UserError if the selector cannot be used with this number of branches."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Needs:
     """What an objective needs besides log-probs and advantages.
@@ -17,7 +79,7 @@ class Needs:
     Attributes:
         reference: log-probs under the reference and the exact KL to it: one more forward pass, without gradient.
         pairs: steps come as pairs, better and worse; see `StepBatch`.
-        on_policy: it is right only for the policy that sampled: one optimizer step a round.
+        on_policy: valid only for the policy that sampled: one optimizer step per round.
     """
 
     reference: bool = False
@@ -27,58 +89,14 @@ class Needs:
 
 @runtime_checkable
 class Objective(Protocol):
-    """Turn the log-probs and advantages of single steps into a loss.
-
-    Your own may be a subclass: then `loss` is all it has to define.
-    """
+    """Turns the log-probs and advantages of single steps into a loss. A subclass only has to define `loss`."""
 
     needs: ClassVar[Needs] = Needs()
 
     def loss(self, batch: StepBatch) -> Float[Tensor, " U"]:
-        """Give the loss of every step, or of every pair of steps, to minimize; the update averages over all of them."""
+        """Return the loss of every step, or of every pair of steps, to minimize; the update averages over all."""
         ...
 
     def metrics(self, batch: StepBatch) -> dict[str, Tensor]:  # noqa: ARG002
-        """Give numbers to log as objective/NAME: one a step or a pair, averaged over the round."""
+        """Return numbers to log as objective/NAME, one per step or pair; the update averages over the round."""
         return {}
-
-
-@runtime_checkable
-class Schedule(Protocol):
-    """Say how many of the last denoising steps each round trains."""
-
-    def num_steps(
-        self, round_index: int, *, num_rounds: int, num_inference_steps: int, past: Sequence[PastRound] = ()
-    ) -> int:
-        """Length of the interval in round `round_index`, counted from 0; between 1 and `num_inference_steps`."""
-        ...
-
-
-@runtime_checkable
-class Normalizer(Protocol):
-    """Turn rewards into advantages."""
-
-    @property
-    def num_past_rounds(self) -> int:
-        """Rounds before this one whose rewards count."""
-        ...
-
-    def normalize(
-        self,
-        rewards: Float[Tensor, " B"],
-        prompts: Sequence[str],
-        *,
-        num_branches: int,
-        past: Sequence[dict[str, list[float]]],
-    ) -> Float[Tensor, " B"]:
-        """Give one advantage a trajectory; `past` has the rewards of past rounds by prompt."""
-        ...
-
-
-@runtime_checkable
-class Selector(Protocol):
-    """Choose the trajectories that are trained on."""
-
-    def select(self, advantages: Float[Tensor, " B"], prompts: Sequence[str], *, num_branches: int) -> Selection:
-        """Choose among B trajectories, the `num_branches` members of a group next to each other."""
-        ...

@@ -1,84 +1,158 @@
-"""What passes between the rooms of one round.
+"""The data that passes between the components of one round.
 
-Shapes: B trajectories, n trained steps of the interval, G branch groups, S selected trajectories, C H W of a latent.
+Shapes: G branch groups, K branches each, n trained steps of the interval, S selected trajectories, P pairs, C H W of a
+latent.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Trajectories:
-    """B trajectories through the interval, B = G * K, the K members of a branch group next to each other.
+    """G branch groups of K trajectories through the interval.
 
     Attributes:
-        log_probs: of the actions, under the policy that took them.
-        latents: x_t before every trained step and after the last one, float32; action i is `latents[:, i + 1]`.
+        log_probs: log-probabilities of the actions under the policy that took them.
+        latents: x_t before every trained step and after the last one, float32; action i is `latents[:, :, i + 1]`.
         step_index: which of the T denoising steps each trained step is, counted from 0 at x_T.
-        prompts: one a trajectory.
-        group_index: the branch group of each trajectory.
+        prompts: one per branch group.
     """
 
-    log_probs: Float[Tensor, "B n"]
-    latents: Float[Tensor, "B n+1 C H W"]
+    log_probs: Float[Tensor, "G K n"]
+    latents: Float[Tensor, "G K n+1 C H W"]
     step_index: Int[Tensor, " n"]
     prompts: tuple[str, ...]
-    group_index: Int[Tensor, " B"]
-
-    def __len__(self) -> int:
-        return len(self.prompts)
 
     @property
-    def num_steps(self) -> int:
-        """Number of trained steps n."""
-        return len(self.step_index)
+    def num_branches(self) -> int:
+        """Number of branches K."""
+        return self.latents.shape[1]
+
+    @staticmethod
+    def join(parts: "Sequence[Trajectories]") -> "Trajectories":
+        """Concatenate the branch groups of several chunks."""
+        return Trajectories(
+            log_probs=torch.cat([part.log_probs for part in parts]),
+            latents=torch.cat([part.latents for part in parts]),
+            step_index=parts[0].step_index,
+            prompts=tuple(prompt for part in parts for prompt in part.prompts),
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Scores:
+    """The scores of the final images of G x K trajectories.
+
+    Attributes:
+        rewards: what is trained on, float64.
+        contrast: standard deviation of each image's pixel values, which the collapse monitor compares.
+        terms: scores of a weighted sum's terms and of watched rewards, by name.
+        info: further outputs of the rewards, such as captions, by name: G x K entries, group by group.
+    """
+
+    rewards: Float[Tensor, "G K"]
+    contrast: Float[Tensor, "G K"]
+    terms: dict[str, Float[Tensor, "G K"]] = field(default_factory=dict[str, Tensor])
+    info: dict[str, list[Any]] = field(default_factory=dict[str, list[Any]])
+
+    @staticmethod
+    def join(parts: "Sequence[Scores]") -> "Scores":
+        """Concatenate the branch groups of several ranks."""
+        names = dict.fromkeys(name for part in parts for name in part.info)
+        return Scores(
+            rewards=torch.cat([part.rewards for part in parts]),
+            contrast=torch.cat([part.contrast for part in parts]),
+            terms={name: torch.cat([part.terms[name] for part in parts]) for name in parts[0].terms},
+            info={
+                name: [entry for part in parts for entry in part.info.get(name, [None] * part.rewards.numel())]
+                for name in names
+            },
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PastRound:
-    """What a schedule may know of a round that is done.
+    """What a schedule knows about a completed round.
 
     Attributes:
-        num_steps: length of its interval.
-        pair_fraction: pairs per branch group, of the round's selection.
+        interval_length: number of denoising steps in its interval.
+        pair_fraction: pairs per branch group in its selection.
     """
 
-    num_steps: int
+    interval_length: int
     pair_fraction: float
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Selection:
-    """The trajectories that are trained on.
+    """The trajectories to train on, each given by (group, branch).
 
     Attributes:
-        index: which trajectories of the round, in ascending order.
-        pairs: rows (better, worse) of one branch group, without branching of one prompt, as indices of trajectories.
+        index: the selected trajectories in ascending order, each once.
+        pairs: (better, worse) trajectories of one branch group, without branching of one prompt; both are in `index`.
     """
 
-    index: Int[Tensor, " S"]
-    pairs: Int[Tensor, "P 2"]
+    index: Int[Tensor, "S 2"]
+    pairs: Int[Tensor, "P 2 2"]
 
     def __len__(self) -> int:
         return len(self.index)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class SelectedTrajectories:
+    """The selected trajectories, in a flat batch: all that the update needs of a round.
+
+    Attributes:
+        log_probs: log-probabilities of the actions under the policy that took them.
+        latents: x_t before every trained step and after the last one.
+        step_index: which of the T denoising steps each trained step is.
+        prompts: one per trajectory.
+        advantages: one per trajectory.
+        pairs: rows (better, worse), as positions in this batch.
+    """
+
+    log_probs: Float[Tensor, "S n"]
+    latents: Float[Tensor, "S n+1 C H W"]
+    step_index: Int[Tensor, " n"]
+    prompts: tuple[str, ...]
+    advantages: Float[Tensor, " S"]
+    pairs: Int[Tensor, "P 2"]
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    @property
+    def num_trained_steps(self) -> int:
+        """Number of trained steps n."""
+        return len(self.step_index)
+
+    @property
+    def num_elements(self) -> int:
+        """Number of elements of one latent."""
+        return self.latents[0, 0].numel()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class StepBatch:
     """M single steps of selected trajectories, as an objective sees them.
 
-    For an objective that needs pairs, M = 2 P: row i and row i + P are the same denoising step of the better and of the
+    For an objective that needs pairs, M = 2 P: rows i and i + P are the same denoising step of the better and of the
     worse trajectory of a pair.
 
     Attributes:
-        log_prob: under the present policy, with gradient.
-        old_log_prob: under the policy that sampled.
-        advantage: of the trajectory each step belongs to.
-        reference_log_prob: under the reference; None unless the objective needs it.
-        kl_to_reference: KL(policy || reference) of the step, exact, >= 0, with gradient, in the unit of the log-probs
-            (nats, or nats an element where they are averaged); None unless the objective needs it.
+        log_prob: log-probability under the current policy, with gradient.
+        old_log_prob: log-probability under the policy that sampled.
+        advantage: advantage of the trajectory that the step belongs to.
+        reference_log_prob: log-probability under the reference; None unless the objective needs it.
+        kl_to_reference: exact KL(policy || reference) of the step, >= 0, with gradient, in the unit of the log-probs
+            (nats, or nats per element where they are averaged); None unless the objective needs it.
     """
 
     log_prob: Float[Tensor, " M"]

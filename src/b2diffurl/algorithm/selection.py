@@ -1,96 +1,87 @@
 """Which trajectories are trained on: the best and the worst of a branch group, or all (paper, section 3.3, Eq. 5).
 
-Shapes: B trajectories = G groups of K, the members of a group next to each other.
+Shapes: G branch groups of K trajectories.
 """
 
+# Tensor.split and Tensor.unflatten have no types.
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 from collections.abc import Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from annotated_types import Gt, Lt
 from jaxtyping import Float
 from torch import Tensor
 
+from b2diffurl.algorithm.interfaces import Selector
 from b2diffurl.algorithm.records import Selection
 from b2diffurl.config import settings
 from b2diffurl.errors import UserError
 
 
-@settings
-class BestWorst:
-    """The best trajectory of each group if it is good, the worst if it is bad; each "if available".
+@settings(table="selection")
+class BestWorst(Selector):
+    """The best trajectory of each group if it is good, and the worst if it is bad.
 
     Attributes:
-        use: the selector's name.
-        pos_threshold: least advantage of a best one, > 0; the reference run's is 0.5.
-        neg_threshold: advantage that a worst one must stay under, < 0; the reference run's is -0.5.
+        use: name of the selector.
+        pos_threshold: least advantage of a best trajectory, > 0; 0.5 in the reference run.
+        neg_threshold: advantage that a worst trajectory must be below, < 0; -0.5 in the reference run.
     """
 
     use: Literal["best-worst"] = "best-worst"
-    pos_threshold: float = 0.5
-    neg_threshold: float = -0.5
+    pos_threshold: Annotated[float, Gt(0)] = 0.5
+    neg_threshold: Annotated[float, Lt(0)] = -0.5
 
-    def __post_init__(self) -> None:
-        if not self.pos_threshold > 0:
-            raise UserError(f"selection.pos_threshold is {self.pos_threshold}; give a number above 0, such as 0.5.")
-        if not self.neg_threshold < 0:
-            raise UserError(f"selection.neg_threshold is {self.neg_threshold}; give a number below 0, such as -0.5.")
-
-    def check(self, num_branches: int) -> None:
-        """Refuse groups of one: best and worst would be the same trajectory."""
+    def check(self, *, num_branches: int) -> None:
+        """Raise UserError for groups of one, whose best and worst are the same trajectory."""
         if num_branches < 2:
             raise UserError(
                 f"rollout.num_branches is {num_branches} but selection best-worst needs at least 2; "
                 "give more branches, or use selection:all."
             )
 
-    def select(
-        self,
-        advantages: Float[Tensor, " B"],
-        prompts: Sequence[str],  # noqa: ARG002
-        *,
-        num_branches: int,
-    ) -> Selection:
-        """Choose best and worst of every group; of equal ones the first."""
-        grouped = advantages.view(-1, num_branches)
-        best, worst = grouped.max(dim=1), grouped.min(dim=1)
-        first = torch.arange(len(grouped)) * num_branches
-        good, bad = best.values >= self.pos_threshold, worst.values < self.neg_threshold
-        best_index, worst_index = first + best.indices, first + worst.indices
-        chosen = torch.cat([best_index[good], worst_index[bad]]).sort().values
-        both = good & bad
-        return Selection(index=chosen, pairs=torch.stack([best_index[both], worst_index[both]], dim=1))
+    def select(self, advantages: Float[Tensor, "G K"], prompts: Sequence[str]) -> Selection:  # noqa: ARG002
+        """Select best and worst of every group; the first of equal ones."""
+        best, worst = advantages.max(dim=1), advantages.min(dim=1)
+        groups = torch.arange(len(advantages))
+        best_index = torch.stack([groups, best.indices], dim=1)
+        worst_index = torch.stack([groups, worst.indices], dim=1)
+        is_good = best.values >= self.pos_threshold
+        is_bad = worst.values < self.neg_threshold
+        index = torch.cat([best_index[is_good], worst_index[is_bad]])
+        ascending = (index[:, 0] * advantages.shape[1] + index[:, 1]).argsort()
+        is_pair = is_good & is_bad
+        return Selection(index=index[ascending], pairs=torch.stack([best_index[is_pair], worst_index[is_pair]], dim=1))
 
 
-@settings
-class All:
+@settings(table="selection")
+class All(Selector):
     """Every trajectory, as plain DDPO does.
 
-    Its pairs, for an objective that needs them, are taken within a branch group, without branching within a prompt:
-    the best with the worst, the second best with the second worst, and so on; equal ones are no pair.
+    Its pairs, for an objective that needs them, are formed within a branch group, without branching within a prompt:
+    the best with the worst, the second best with the second worst, and so on; ties form no pair.
 
     Attributes:
-        use: the selector's name.
+        use: name of the selector.
     """
 
     use: Literal["all"] = "all"
 
-    def check(self, num_branches: int) -> None:
-        """Accept groups of any size."""
-
-    def select(self, advantages: Float[Tensor, " B"], prompts: Sequence[str], *, num_branches: int) -> Selection:
-        """Choose all."""
-        among: dict[int | str, list[int]] = {}
-        for i, prompt in enumerate(prompts):
-            among.setdefault(prompt if num_branches == 1 else i // num_branches, []).append(i)
+    def select(self, advantages: Float[Tensor, "G K"], prompts: Sequence[str]) -> Selection:
+        """Select all."""
+        num_groups, num_branches = advantages.shape
+        values: list[float] = advantages.flatten().tolist()
+        candidates: dict[int | str, list[int]] = {}
+        for i in range(len(values)):
+            group = i // num_branches
+            candidates.setdefault(prompts[group] if num_branches == 1 else group, []).append(i)
         pairs: list[tuple[int, int]] = []
-        for members in among.values():
-            ranked = sorted(members, key=lambda i: -float(advantages[i]))
+        for members in candidates.values():
+            ranked = sorted(members, key=lambda i: -values[i])
             half = len(ranked) // 2
-            pairs += [
-                (i, j)
-                for i, j in zip(ranked[:half], ranked[: -half - 1 : -1], strict=True)
-                if advantages[i] > advantages[j]
-            ]
-        return Selection(
-            index=torch.arange(len(advantages)), pairs=torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2)
-        )
+            opposites = zip(ranked[:half], ranked[: -half - 1 : -1], strict=True)
+            pairs += [(i, j) for i, j in opposites if values[i] > values[j]]
+        index = torch.cartesian_prod(torch.arange(num_groups), torch.arange(num_branches))
+        return Selection(index=index, pairs=index[torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2)])

@@ -8,13 +8,10 @@ metrics.jsonl). Memory is an estimate: weights, adapter with its optimizer state
 import json
 import math
 import struct
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from b2diffurl.algorithm.records import PastRound
-from b2diffurl.algorithm.schedule import Adaptive, Backward
 from b2diffurl.algorithm.selection import All
 from b2diffurl.emoji import model_dir
 from b2diffurl.errors import UserError
@@ -186,13 +183,10 @@ def _checkpoint_text_width(file: Path) -> int:
 
 def interval_lengths(run: Run) -> list[int]:
     """Length of every round's interval; of an adaptive schedule the shortest that it may be."""
-    schedule = run.schedule
-    if isinstance(schedule, Adaptive):
-        schedule = Backward(tau_first=schedule.tau_first)
-    past: Sequence[PastRound] = ()
+    chain_length = run.sampler.num_inference_steps
     return [
-        schedule.num_steps(i, num_rounds=run.num_rounds, num_inference_steps=run.sampler.num_inference_steps, past=past)
-        for i in range(run.num_rounds)
+        run.schedule.interval_length(i, num_rounds=run.num_rounds, num_inference_steps=chain_length)
+        for i in range(1, run.num_rounds + 1)
     ]
 
 

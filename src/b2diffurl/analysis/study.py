@@ -14,7 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from b2diffurl.algorithm.schedule import Adaptive, Full
+from b2diffurl.algorithm.adaptive import Adaptive
+from b2diffurl.algorithm.schedule import Full
 from b2diffurl.algorithm.selection import All
 from b2diffurl.config import to_toml
 from b2diffurl.errors import UserError

@@ -12,7 +12,7 @@ from b2diffurl.errors import UserError
 from b2diffurl.models import Memory
 
 if TYPE_CHECKING:
-    from b2diffurl.evaluation.generate import Pictures
+    from b2diffurl.evaluation.generate import GeneratedImages
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +122,7 @@ def evaluate(words: list[str]) -> int:
     return 0
 
 
-def _draw(asked: _Pictures, *, num_images: int | None) -> "Pictures":
+def _draw(asked: _Pictures, *, num_images: int | None) -> "GeneratedImages":
     from b2diffurl.models import check_lora, resolve_model
     from b2diffurl.run.settings import Sampler
 
@@ -143,7 +143,9 @@ def _draw(asked: _Pictures, *, num_images: int | None) -> "Pictures":
     from rich.console import Console
     from rich.progress import Progress
 
-    from b2diffurl.evaluation.generate import draw_pictures
+    from b2diffurl.algorithm.policy import DenoisingPolicy
+    from b2diffurl.algorithm.randomness import EVALUATION_STREAM, NoiseKey
+    from b2diffurl.evaluation.generate import generate_images
     from b2diffurl.models.policy import Policy, check_prompts, load_tokenizers
 
     check_prompts(load_tokenizers(asked.model), prompts)
@@ -154,8 +156,9 @@ def _draw(asked: _Pictures, *, num_images: int | None) -> "Pictures":
     total = num_images or len(prompts)
     with Progress(transient=True, console=Console(stderr=True)) as progress:
         bar = progress.add_task("sampling", total=total)
-        return draw_pictures(
-            policy, ddim, prompts, num_images=total, guidance_scale=guidance_scale, seed=asked.seed,
+        return generate_images(
+            DenoisingPolicy(denoiser=policy, chain=ddim, guidance_scale=guidance_scale), prompts, num_images=total,
+            noise=NoiseKey(seed=asked.seed, stream=EVALUATION_STREAM),
             on_progress=lambda num: progress.advance(bar, num),
         )  # fmt: skip
 

@@ -40,21 +40,15 @@ def probe(words: list[str]) -> int:
     name = words[0]
     asked = parse(ProbeCommand, words[1:], prog=f"b2diffurl probe {name}", default=ProbeCommand(run=base))
     prepare()
-    from b2diffurl.analysis.probe.measure import check_probe, default_lengths
+    from b2diffurl.analysis.probe.measure import ProbeSettings
     from b2diffurl.models import check_lora
     from b2diffurl.run.settings import check_run
 
     check_run(asked.run)
     if asked.lora is not None:
         check_lora(asked.lora)
-    num_inference_steps = asked.run.sampler.num_inference_steps
-    lengths = asked.lengths or default_lengths(num_inference_steps)
-    check_probe(
-        lengths=lengths,
-        num_trunks=asked.num_trunks,
-        num_branches=asked.num_branches,
-        num_inference_steps=num_inference_steps,
-    )
+    settings = ProbeSettings(lengths=asked.lengths, num_trunks=asked.num_trunks, num_branches=asked.num_branches)
+    lengths = settings.checked_lengths(asked.run.sampler.num_inference_steps)
     from rich.console import Console
     from rich.progress import Progress
 
@@ -62,11 +56,11 @@ def probe(words: list[str]) -> int:
 
     console = Console()
     with Progress(transient=True, console=Console(stderr=True)) as progress:
-        num = len({*lengths, num_inference_steps}) * asked.num_trunks * asked.num_branches
+        num = len(lengths) * asked.num_trunks * asked.num_branches
         bar = progress.add_task("sampling", total=num)
         found = measure(
-            asked.run, lengths=lengths, num_trunks=asked.num_trunks, num_branches=asked.num_branches, lora=asked.lora,
-            device=asked.device, on_progress=lambda done: progress.advance(bar, done),
+            asked.run, settings, lora=asked.lora, device=asked.device,
+            on_progress=lambda done: progress.advance(bar, done),
         )  # fmt: skip
     suggestion = suggest(found)
     console.print(table(found))

@@ -66,10 +66,10 @@ def train(words: list[str]) -> int:
 def _do_train(run: "Run", *, output: Path, resume: bool, tensorboard: bool, device: str) -> bool:
     """Train; whether this is the process that talks."""
     prepare()
-    from b2diffurl.distributed import join_ranks, leave_ranks, own_device
+    from b2diffurl.distributed import device_of_rank, join_ranks, leave_ranks
 
-    processes = join_ranks()
-    device = own_device(device, processes)
+    ranks = join_ranks()
+    device = device_of_rank(device, ranks)
     from rich.console import Console
 
     from b2diffurl.cli.console import ConsoleObserver
@@ -77,7 +77,7 @@ def _do_train(run: "Run", *, output: Path, resume: bool, tensorboard: bool, devi
     from b2diffurl.training.callbacks import Observer, TensorBoard
 
     check_run(run)
-    console = Console(quiet=not processes.is_main)
+    console = Console(quiet=not ranks.is_main)
     console.print(
         f"{run.recipe}: {run.num_rounds} rounds of {run.reward_queries_per_round} reward queries into {output}"
     )
@@ -92,13 +92,13 @@ def _do_train(run: "Run", *, output: Path, resume: bool, tensorboard: bool, devi
         console.print(NO_JUDGE_NOTE)
     with ConsoleObserver(console, num_rounds=run.num_rounds) as shown:
         observers: list[Observer] = [shown]
-        if tensorboard and processes.is_main:
+        if tensorboard and ranks.is_main:
             observers.append(TensorBoard(output / "tensorboard"))
-        trainer.train(run, output=output, resume=resume, device=device, observers=observers, processes=processes)
-    leave_ranks(processes)
+        trainer.train(run, output=output, resume=resume, device=device, observers=observers, ranks=ranks)
+    leave_ranks(ranks)
     _print_before_after(console, output / "evaluation.json")
     console.print(f"adapter  {output / 'lora'}\nreport   {output / 'report.html'}", highlight=False, soft_wrap=True)
-    return processes.is_main
+    return ranks.is_main
 
 
 def _print_before_after(console: "Console", file: Path) -> None:

@@ -1,79 +1,69 @@
-"""Sample pictures from a policy.
+"""Generate images from a policy.
 
-Shapes: B pictures of 3 x H x W in [0, 1].
+Shapes: B images of 3 x H x W in [0, 1].
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from b2diffurl.algorithm.rollout import Denoiser, NoiseKey, sample_branches
-from b2diffurl.diffusion.ddim import DDIM
-
-# Streams of noise that no round has, so that evaluation never sees the noise of training.
-EVALUATION_STREAM = 2**32
-SAMPLES_STREAM = 2**32 + 1
-PROBE_STREAM = 2**32 + 2
-
-
-@runtime_checkable
-class Decoder(Denoiser, Protocol):
-    """What evaluation needs of a policy: sampling, and pictures."""
-
-    def decode(self, latents: Tensor) -> Tensor:
-        """Give pictures in [0, 1]."""
-        raise NotImplementedError
+from b2diffurl.algorithm.policy import DenoisingPolicy
+from b2diffurl.algorithm.randomness import NoiseKey
+from b2diffurl.algorithm.rollout import sample_branches
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Pictures:
-    """What a policy draws.
+class GeneratedImages:
+    """Images of a policy.
 
     Attributes:
         images: in [0, 1], on the CPU.
-        prompts: one a picture.
+        prompts: one per image.
     """
 
     images: Float[Tensor, "B 3 H W"]
     prompts: tuple[str, ...]
 
+    @staticmethod
+    def join(parts: "Sequence[GeneratedImages]") -> "GeneratedImages":
+        """Concatenate the shards of several ranks."""
+        return GeneratedImages(
+            images=torch.cat([part.images for part in parts if len(part.prompts)]),
+            prompts=tuple(prompt for part in parts for prompt in part.prompts),
+        )
 
-def draw_pictures(
-    policy: Decoder,
-    ddim: DDIM,
+
+def generate_images(
+    policy: DenoisingPolicy,
     prompts: Sequence[str],
     *,
     num_images: int,
-    guidance_scale: float,
-    seed: int,
-    stream: int = EVALUATION_STREAM,
-    only: range | None = None,
+    noise: NoiseKey,
+    shard: range | None = None,
     chunk_size: int = 64,
     on_progress: Callable[[int], None] = lambda _: None,
-) -> Pictures:
-    """Sample `num_images` pictures, the prompts in turn; picture i depends on (seed, stream, i) alone.
+) -> GeneratedImages:
+    """Generate `num_images` images, cycling through the prompts; image i depends on (noise, i) alone.
 
-    Where `only` is given, just these of them.
+    Args:
+        policy: its denoiser can decode latents.
+        prompts: at least one.
+        num_images: number of images over all ranks.
+        noise: key of the noise; its first trunk is image 0's.
+        shard: the images to generate; by default all.
+        chunk_size: most images generated at once.
+        on_progress: called with the number of images of each finished chunk.
     """
-    only = range(num_images) if only is None else only
-    wanted = tuple(prompts[i % len(prompts)] for i in only)
+    shard = range(num_images) if shard is None else shard
+    chosen = tuple(prompts[i % len(prompts)] for i in shard)
     images: list[Tensor] = []
-    for start in range(only.start, only.stop, chunk_size):
-        chunk = wanted[start - only.start : start - only.start + chunk_size]
-        rollout = sample_branches(
-            policy,
-            ddim,
-            prompts=chunk,
-            num_interval_steps=1,
-            num_branches=1,
-            guidance_scale=guidance_scale,
-            noise=NoiseKey(seed=seed, stream=stream, first_trunk=start),
-            chunk_size=chunk_size,
-        )
-        images.append(policy.decode(rollout.final_latents))
-        on_progress(len(chunk))
-    return Pictures(images=torch.cat(images), prompts=wanted)
+    chunks = sample_branches(
+        policy, chosen, interval_length=1, num_branches=1, noise=noise.shifted(shard.start), chunk_size=chunk_size
+    )
+    for chunk in chunks:
+        images.append(policy.denoiser.decode(chunk.final_latents.flatten(0, 1)))
+        on_progress(len(images[-1]))
+    return GeneratedImages(images=torch.cat(images) if images else torch.empty(0, 3, 0, 0), prompts=chosen)

@@ -225,7 +225,7 @@ def _text(pipe: Any) -> TextEncoder:
     return StableDiffusionXLText(
         tokenizers=(pipe.tokenizer, pipe.tokenizer_2),
         text_encoders=(pipe.text_encoder, pipe.text_encoder_2),
-        picture_size=(height * factor, width * factor),
+        image_size=(height * factor, width * factor),
         zeros_for_empty=bool(pipe.config.force_zeros_for_empty_prompt),
     )
 

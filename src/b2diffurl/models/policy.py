@@ -1,8 +1,8 @@
-"""A Stable Diffusion pipeline as a policy: adapter on it is p_theta, adapter off it is the pretrained p_pre.
+"""A Stable Diffusion pipeline as a denoiser: adapter on, it is p_theta; adapter off, it is the pretrained p_pre.
 
-Base weights, text encoders and autoencoder are frozen; the LoRA alone is trained. Dropout is off everywhere.
+Base weights, text encoders and autoencoder are frozen; only the LoRA is trained. Dropout is off everywhere.
 
-Shapes: B latents of C x H x W, L text tokens of D channels, pictures of 3 x H' x W' in [0, 1].
+Shapes: B latents of C x H x W, images of 3 x H' x W' in [0, 1].
 """
 
 # diffusers types its configs as dicts, its outputs as tuples, and its tuples of any length as tuples of one.
@@ -31,23 +31,20 @@ from b2diffurl.models.text import Conditioning, check_prompts
 
 __all__ = ["SAFETY_CHECKER_NOTE", "Policy", "check_prompts", "load_tokenizers"]
 
-SAFETY_CHECKER_NOTE = "The model's safety checker is off: training sees, and the pictures show, what the model draws."
+SAFETY_CHECKER_NOTE = "The model's safety checker is off: rewards and samples see every image that the model generates."
 _ADAPTER = "default"
 
 
 class Policy:
     """A text-to-image model that can be sampled, replayed and trained.
 
-    Make one with `Policy.load`. It caches the embedding of every prompt it has seen.
+    Create one with `Policy.load`. It caches the encoding of every prompt.
 
     Args:
-        parts: of the model.
-        model: its name.
-        memory: number formats and recomputation.
-        negative_prompt: text of the unconditional half of guidance; "" for none.
-
-    Attributes:
-        num_evaluations: latents that the UNet has seen so far; guidance counts twice, a recomputation not at all.
+        parts: the model's components.
+        model: the model's name.
+        memory: base dtype and gradient checkpointing.
+        negative_prompt: prompt of the unconditional half of guidance; "" for none.
     """
 
     def __init__(self, parts: Parts, *, model: str, memory: Memory, negative_prompt: str) -> None:
@@ -56,8 +53,7 @@ class Policy:
         self._scheduler, self._pipeline = parts.scheduler, parts.pipeline
         self._dtype: torch.dtype = getattr(torch, memory.base_dtype)
         self._negative_prompt = negative_prompt
-        self.num_evaluations = 0
-        self._embedded: dict[str, Conditioning] = {}
+        self._encoded: dict[str, Conditioning] = {}
         self._negative: Conditioning | None = None
         check_prompts(self._text.tokenizers, [negative_prompt])
         for module in (self.unet, self.vae, *self._text.modules):
@@ -80,29 +76,29 @@ class Policy:
 
         Args:
             model: "emoji", a local diffusers directory, a .safetensors checkpoint file, or a hub id.
-            device: where it runs.
-            memory: number formats and recomputation.
-            negative_prompt: text of the unconditional half of guidance. "" for none, which is the embedded "", or
-                zeros where the pipeline's config says so (XL's `force_zeros_for_empty_prompt`).
+            device: device of the model.
+            memory: base dtype and gradient checkpointing.
+            negative_prompt: prompt of the unconditional half of guidance. "" for none: the encoding of "", or zeros
+                where the pipeline's config says so (XL's `force_zeros_for_empty_prompt`).
 
         Raises:
-            UserError: the model cannot be found or is not supported, or the negative prompt is too long for it.
+            UserError: the model is missing or not supported, or the negative prompt is too long for it.
         """
         parts = load_parts(model, device=device, memory=memory)
         return cls(parts, model=model, memory=memory, negative_prompt=negative_prompt)
 
     @property
     def device(self) -> torch.device:
-        """Where the UNet lives."""
+        """Device of the UNet."""
         return self.unet.device
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
-        """Channels, height and width of a latent."""
+        """Shape (C, H, W) of a latent."""
         return (self.unet.config.in_channels, *latent_size(self.unet))
 
     def ddim(self, *, num_inference_steps: int, eta: float) -> DDIM:
-        """The model's denoising chain, its timesteps taken from the scheduler's own schedule."""
+        """Return the model's denoising chain, with the timesteps of the scheduler's own schedule."""
         self._scheduler.set_timesteps(num_inference_steps)
         timesteps = self._scheduler.timesteps.clone().cpu()
         alpha = self._scheduler.alphas_cumprod.double()[timesteps]
@@ -115,21 +111,17 @@ class Policy:
             prediction_type=self._scheduler.config.prediction_type,
         )
 
-    def encode(self, prompts: Sequence[str]) -> Float[Tensor, "B L D"]:
-        """Embed prompts: the tokens that cross-attention sees."""
-        return self.condition(prompts).tokens
-
     @torch.no_grad()
-    def condition(self, prompts: Sequence[str]) -> Conditioning:
-        """What the UNet is told of prompts.
+    def encode(self, prompts: Sequence[str]) -> Conditioning:
+        """Encode prompts, each different one once.
 
         Raises:
             UserError: a prompt is too long for the model.
         """
-        for prompt in sorted(set(prompts) - self._embedded.keys()):
+        for prompt in sorted(set(prompts) - self._encoded.keys()):
             check_prompts(self._text.tokenizers, [prompt])
-            self._embedded[prompt] = self._text.encode(prompt)
-        return Conditioning.join([self._embedded[prompt] for prompt in prompts])
+            self._encoded[prompt] = self._text.encode(prompt)
+        return Conditioning.join([self._encoded[prompt] for prompt in prompts])
 
     @torch.no_grad()
     def _unconditional(self, num: int) -> Conditioning:
@@ -141,28 +133,31 @@ class Policy:
         self,
         x: Float[Tensor, "B C H W"],
         timestep: Int[Tensor, " B"],
-        prompts: Sequence[str],
+        conditioning: Conditioning,
         *,
         guidance_scale: float,
     ) -> Float[Tensor, "B C H W"]:
-        """The network's output under classifier-free guidance (arXiv 2207.12598), which is part of the policy.
+        """Return the network's output under classifier-free guidance (arXiv 2207.12598).
 
         Gradient flows through both halves. At guidance 1 the unconditional half has no weight and is not computed.
-        Whatever the base weights' format, latents and output are float32.
+        Latents and output are float32 whatever the base dtype.
+
+        Args:
+            x: latents.
+            timestep: one per latent.
+            conditioning: one row per latent, from `encode`.
+            guidance_scale: 1 is no guidance.
         """
-        told = self.condition(prompts)
         if guidance_scale == 1.0:
-            return self._forward(x, timestep, told)
-        told = Conditioning.join([self._unconditional(len(prompts)), told])
-        both = self._forward(torch.cat([x, x]), torch.cat([timestep, timestep]), told)
+            return self._forward(x, timestep, conditioning)
+        doubled = Conditioning.join([self._unconditional(len(x)), conditioning])
+        both = self._forward(torch.cat([x, x]), torch.cat([timestep, timestep]), doubled)
         unconditional, conditional = both.chunk(2)
         return unconditional + guidance_scale * (conditional - unconditional)
 
-    def _forward(self, x: Tensor, timestep: Tensor, told: Conditioning) -> Tensor:
-        self.num_evaluations += len(x)
-
+    def _forward(self, x: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
         def output() -> Tensor:
-            return self.unet(x.to(self._dtype), timestep, **told.unet_arguments, return_dict=False)[0]
+            return self.unet(x.to(self._dtype), timestep, **conditioning.unet_arguments, return_dict=False)[0]
 
         if self._dtype == torch.float16 and torch.is_grad_enabled():
             return backward_in_range(output, list(self.trainable_parameters().values()))
@@ -170,23 +165,23 @@ class Policy:
 
     @torch.no_grad()
     def decode(self, latents: Float[Tensor, "B C H W"], *, chunk_size: int | None = None) -> Float[Tensor, "B 3 H2 W2"]:
-        """Pictures in [0, 1], float32, on the CPU.
+        """Decode latents to images in [0, 1], float32, on the CPU.
 
         Args:
             latents: x_0.
-            chunk_size: pictures at once; by default as many as make a megapixel, at most 64.
+            chunk_size: images decoded at once; by default as many as make a megapixel, at most 64.
         """
         if chunk_size is None:
             pixels = latents.shape[-2] * latents.shape[-1] * vae_scale_factor(self.vae) ** 2
             chunk_size = pictures_at_once(pixels)
-        pictures = [
+        images = [
             (self.vae.decode(self._unscale(chunk), return_dict=False)[0] / 2 + 0.5).clamp(0, 1).cpu()
             for chunk in latents.to(self.device, torch.float32).split(chunk_size)
         ]
-        return torch.cat(pictures)
+        return torch.cat(images)
 
     def _unscale(self, latents: Tensor) -> Tensor:
-        """From the UNet's unit to the autoencoder's."""
+        """Convert latents from the UNet's scale to the autoencoder's."""
         config = self.vae.config
         mean, std = (getattr(config, name, None) for name in ("latents_mean", "latents_std"))
         if mean is None or std is None:
@@ -197,7 +192,7 @@ class Policy:
     # The adapter
 
     def add_lora(self, lora: LoRA, *, seed: int) -> None:
-        """Put a new adapter on the UNet's attention; it changes nothing until it is trained.
+        """Add a new adapter to the UNet's attention; it changes nothing until it is trained.
 
         Raises:
             UserError: no layer has one of the target names.
@@ -219,14 +214,14 @@ class Policy:
         self.unet.eval()
 
     def _lift_adapter(self) -> None:
-        """Make the adapter float32: peft gives it the format of the layer that it stands on."""
+        """Make the adapter float32: PEFT creates it in the dtype of the layer it wraps."""
         for name, parameter in self.unet.named_parameters():
             if ".lora_" in name:
                 parameter.data = parameter.data.float()
 
     @contextmanager
     def reference(self) -> Generator[None]:
-        """Within this context the policy is the pretrained model: the adapter is off."""
+        """Return a context within which the model is the pretrained one: the adapter is off."""
         self.unet.disable_adapters()
         try:
             yield
@@ -234,18 +229,18 @@ class Policy:
             self.unet.enable_adapters()
 
     def trainable_parameters(self) -> dict[str, torch.nn.Parameter]:
-        """The adapter's parameters by name, always in the same order."""
+        """Return the adapter's parameters by name, always in the same order."""
         return {name: p for name, p in sorted(self.unet.named_parameters()) if p.requires_grad}
 
     def adapter_state(self) -> dict[str, Tensor]:
-        """A copy of the adapter's weights."""
+        """Return a copy of the adapter's weights."""
         return {name: p.detach().clone() for name, p in self.trainable_parameters().items()}
 
     @torch.no_grad()
     def load_adapter_state(self, state: dict[str, Tensor]) -> None:
-        """Put back what `adapter_state` gave."""
+        """Restore what `adapter_state` returned."""
         parameters = self.trainable_parameters()
-        assert parameters.keys() == state.keys(), "the state is of another adapter"
+        assert parameters.keys() == state.keys(), "the state belongs to another adapter"
         for name, parameter in parameters.items():
             parameter.copy_(state[name])
 
@@ -254,17 +249,17 @@ class Policy:
         save_adapter(self.unet, directory, adapter=_ADAPTER, pipeline=self._pipeline, model=public_name(self.model))
 
     def load_lora(self, directory: Path) -> None:
-        """Load an adapter that `save_lora`, or any trainer for diffusers, has written.
+        """Load an adapter written by `save_lora` or by any trainer for diffusers.
 
         Raises:
-            UserError: there is none in the directory, or it is of another model.
+            UserError: the directory has no adapter, or one of another model.
         """
         check_lora(directory)
         try:
-            found = self._pipeline.lora_state_dict(
+            loaded = self._pipeline.lora_state_dict(
                 directory, local_files_only=True, return_lora_metadata=True, unet_config=self.unet.config
             )
-            state, alphas, metadata = found[0], found[1], found[-1]
+            state, alphas, metadata = loaded[0], loaded[1], loaded[-1]
             self._pipeline.load_lora_into_unet(
                 state, network_alphas=alphas, unet=self.unet, adapter_name=_ADAPTER, metadata=metadata
             )

@@ -1,6 +1,6 @@
-"""From prompts to what the UNet is told of them, one class a family, as the stock pipelines do it.
+"""Text encoders: from prompts to the UNet's conditioning, one class per model family, as in the stock pipelines.
 
-One prompt at a time, so that an embedding does not depend on what else was embedded with it.
+Prompts are encoded one at a time, so that an embedding does not depend on what else is encoded with it.
 
 Shapes: B prompts of L tokens of D channels, P channels of a pooled text.
 """
@@ -22,21 +22,30 @@ from b2diffurl.errors import UserError
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Conditioning:
-    """What the UNet is told of B prompts.
+    """Text conditioning of B prompts.
 
     Attributes:
-        tokens: embedded tokens, for cross-attention.
-        pooled: Stable Diffusion XL: one embedding of the whole text.
-        size: Stable Diffusion XL: original height and width, top and left of the crop, target height and width, pixels.
+        tokens: token embeddings, for cross-attention.
+        pooled: Stable Diffusion XL only: one embedding of the whole text.
+        size: Stable Diffusion XL only: original height and width, top and left of the crop, target height and width,
+            in pixels.
     """
 
     tokens: Float[Tensor, "B L D"]
     pooled: Float[Tensor, "B P"] | None = None
     size: Float[Tensor, "B 6"] | None = None
 
+    def __getitem__(self, index: Tensor, /) -> "Conditioning":
+        """Return the rows of an index tensor."""
+        return Conditioning(
+            tokens=self.tokens[index],
+            pooled=None if self.pooled is None else self.pooled[index],
+            size=None if self.size is None else self.size[index],
+        )
+
     @classmethod
     def join(cls, parts: Sequence["Conditioning"]) -> "Conditioning":
-        """Put several into one batch."""
+        """Concatenate several batches."""
 
         def joined(tensors: Iterable[Tensor | None]) -> Tensor | None:
             given = [tensor for tensor in tensors if tensor is not None]
@@ -47,18 +56,18 @@ class Conditioning:
 
     @property
     def unet_arguments(self) -> dict[str, Any]:
-        """As `UNet2DConditionModel.forward` takes it."""
+        """Keyword arguments of `UNet2DConditionModel.forward`."""
         added = None if self.pooled is None else {"text_embeds": self.pooled, "time_ids": self.size}
         return {"encoder_hidden_states": self.tokens, "added_cond_kwargs": added}
 
 
 @runtime_checkable
 class TextEncoder(Protocol):
-    """What a family's text side offers."""
+    """The text encoders of a model family."""
 
     @property
     def tokenizers(self) -> tuple[CLIPTokenizer, ...]:
-        """One for each text model."""
+        """One per text model."""
         ...
 
     @property
@@ -67,11 +76,11 @@ class TextEncoder(Protocol):
         ...
 
     def encode(self, prompt: str) -> Conditioning:
-        """Embed one prompt, B = 1."""
+        """Encode one prompt, B = 1."""
         ...
 
     def encode_negative(self, prompt: str) -> Conditioning:
-        """Embed the prompt of the unconditional half, "" for none, B = 1."""
+        """Encode the prompt of the unconditional half, "" for none, B = 1."""
         ...
 
 
@@ -88,25 +97,25 @@ class StableDiffusionText:
         return (self.text_encoder,)
 
     def encode(self, prompt: str) -> Conditioning:
-        """Embed one prompt."""
+        """Encode one prompt."""
         tokens = self.tokenizers[0]([prompt], padding="max_length", return_tensors="pt").to(self.text_encoder.device)
         masked = getattr(self.text_encoder.config, "use_attention_mask", False)
         mask = tokens.attention_mask if masked else None
         return Conditioning(tokens=self.text_encoder(tokens.input_ids, attention_mask=mask).last_hidden_state)
 
     def encode_negative(self, prompt: str) -> Conditioning:
-        """Embed a negative prompt like any other."""
+        """Encode a negative prompt like any other."""
         return self.encode(prompt)
 
 
 class StableDiffusionXLText:
-    """Stable Diffusion XL (arXiv 2307.01952): the last hidden state but one of two text models, side by side.
+    """Stable Diffusion XL (arXiv 2307.01952): the last hidden state but one of two text models, concatenated.
 
     Args:
-        tokenizers: of the two text models.
-        text_encoders: the two text models; the second gives the pooled text.
-        picture_size: height and width in pixels, which the UNet is told as original and target size without a crop.
-        zeros_for_empty: whether no negative prompt is zeros, and not the embedding of "".
+        tokenizers: tokenizers of the two text models.
+        text_encoders: the two text models; the second gives the pooled embedding.
+        image_size: height and width in pixels, passed to the UNet as original and target size without a crop.
+        zeros_for_empty: whether an empty negative prompt is encoded as zeros instead of as "".
     """
 
     def __init__(
@@ -114,12 +123,12 @@ class StableDiffusionXLText:
         *,
         tokenizers: tuple[CLIPTokenizer, CLIPTokenizer],
         text_encoders: tuple[CLIPTextModel, CLIPTextModelWithProjection],
-        picture_size: tuple[int, int],
+        image_size: tuple[int, int],
         zeros_for_empty: bool,
     ) -> None:
         self.tokenizers = tokenizers
         self.text_encoders = text_encoders
-        self.picture_size = picture_size
+        self.image_size = image_size
         self.zeros_for_empty = zeros_for_empty
 
     @property
@@ -128,38 +137,38 @@ class StableDiffusionXLText:
         return self.text_encoders
 
     def encode(self, prompt: str) -> Conditioning:
-        """Embed one prompt."""
+        """Encode one prompt."""
         states: list[Tensor] = []
         pooled = None
         for tokenizer, encoder in zip(self.tokenizers, self.text_encoders, strict=True):
             tokens = tokenizer([prompt], padding="max_length", return_tensors="pt")
-            found = encoder(tokens.input_ids.to(encoder.device), output_hidden_states=True)
-            states.append(found.hidden_states[-2])
-            pooled = found[0]
+            output = encoder(tokens.input_ids.to(encoder.device), output_hidden_states=True)
+            states.append(output.hidden_states[-2])
+            pooled = output[0]
         assert pooled is not None
-        size = torch.tensor([[*self.picture_size, 0, 0, *self.picture_size]], dtype=torch.float32)
+        size = torch.tensor([[*self.image_size, 0, 0, *self.image_size]], dtype=torch.float32)
         return Conditioning(tokens=torch.cat(states, dim=-1), pooled=pooled, size=size.to(pooled.device))
 
     def encode_negative(self, prompt: str) -> Conditioning:
-        """Embed a negative prompt; "" gives zeros where the pipeline's config asks for them."""
-        found = self.encode(prompt)
+        """Encode a negative prompt; "" gives zeros where the pipeline's config asks for them."""
+        encoded = self.encode(prompt)
         if prompt or not self.zeros_for_empty:
-            return found
-        assert found.pooled is not None
+            return encoded
+        assert encoded.pooled is not None
         return Conditioning(
-            tokens=torch.zeros_like(found.tokens), pooled=torch.zeros_like(found.pooled), size=found.size
+            tokens=torch.zeros_like(encoded.tokens), pooled=torch.zeros_like(encoded.pooled), size=encoded.size
         )
 
 
 def check_prompts(tokenizers: CLIPTokenizer | Sequence[CLIPTokenizer], prompts: Sequence[str]) -> None:
-    """Refuse prompts that a tokenizer would cut.
+    """Check that no tokenizer truncates a prompt.
 
     Args:
-        tokenizers: one, or all of a model.
-        prompts: to look at.
+        tokenizers: one tokenizer, or all of a model.
+        prompts: the prompts to check.
 
     Raises:
-        UserError: names the prompt and the part that would be lost.
+        UserError: a prompt is too long; the message names the prompt and the part that would be cut.
     """
     for tokenizer in [tokenizers] if isinstance(tokenizers, CLIPTokenizer) else tokenizers:
         limit = tokenizer.model_max_length

@@ -10,7 +10,7 @@ import torch
 
 from b2diffurl.config import read_toml, to_toml
 from b2diffurl.errors import RunStopped, UserError
-from b2diffurl.evaluation.generate import Pictures
+from b2diffurl.evaluation.generate import GeneratedImages
 from b2diffurl.images import to_pil
 from b2diffurl.run.settings import Run
 
@@ -69,7 +69,7 @@ class RunFolder:
         known["threads"] = str(torch.get_num_threads())
         (self.path / "env.json").write_text(json.dumps(known, indent=2), encoding="utf-8")
 
-    def write_samples(self, pictures: Pictures, *, round_index: int) -> None:
+    def write_samples(self, pictures: GeneratedImages, *, round_index: int) -> None:
         """Write the sample pictures of a round; round 0 is before training."""
         folder = self._samples / f"round_{round_index:05d}"
         folder.mkdir(parents=True, exist_ok=True)

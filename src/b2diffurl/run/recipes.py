@@ -10,7 +10,8 @@ from b2diffurl.algorithm.collapse import Collapse
 from b2diffurl.algorithm.objectives import DDPO, DPO, DPOK, PolicyGradient
 from b2diffurl.algorithm.schedule import Backward, Full
 from b2diffurl.algorithm.selection import All, BestWorst
-from b2diffurl.algorithm.update import Optimization, TrustRegion
+from b2diffurl.algorithm.trust_region import TrustRegion
+from b2diffurl.algorithm.update import Optimization
 from b2diffurl.errors import UserError
 from b2diffurl.models import EMOJI, Memory
 from b2diffurl.run.settings import Branching, Logging, Run, Sampler

@@ -8,12 +8,14 @@ from typing import Annotated, Any, cast
 
 from pydantic import BeforeValidator, Field
 
+from b2diffurl.algorithm.adaptive import Adaptive
 from b2diffurl.algorithm.advantage import Batch, Branch, PromptHistory
 from b2diffurl.algorithm.collapse import Collapse
 from b2diffurl.algorithm.objectives import DDPO, DPO, DPOK, Own, PolicyGradient
-from b2diffurl.algorithm.schedule import Adaptive, Backward, Full, Table
+from b2diffurl.algorithm.schedule import Backward, Full, Table
 from b2diffurl.algorithm.selection import All, BestWorst
-from b2diffurl.algorithm.update import Optimization, TrustRegion
+from b2diffurl.algorithm.trust_region import TrustRegion
+from b2diffurl.algorithm.update import Optimization
 from b2diffurl.config import settings
 from b2diffurl.diffusion.gaussian import LogProbReduction
 from b2diffurl.errors import UserError
@@ -201,14 +203,10 @@ class Run:
                 f"reward_queries_per_round is {self.reward_queries_per_round}, which rollout.num_branches = "
                 f"{self.rollout.num_branches} does not divide; give a multiple of it."
             )
-        self.schedule.check(self.sampler.num_inference_steps)
-        self.selection.check(self.rollout.num_branches)
-        self.advantage.check(self.rollout.num_branches)
-        if isinstance(self.schedule, Adaptive) and self.rollout.num_branches < 2:
-            raise UserError(
-                "rollout.num_branches is 1 but schedule adaptive goes by the pairs of branch groups; "
-                "give more branches, or use schedule:backward."
-            )
+        num_branches = self.rollout.num_branches
+        self.schedule.check(num_inference_steps=self.sampler.num_inference_steps, num_branches=num_branches)
+        self.selection.check(num_branches=num_branches)
+        self.advantage.check(num_branches=num_branches)
         self._check_on_policy()
 
     def _check_on_policy(self) -> None:

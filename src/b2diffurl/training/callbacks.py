@@ -31,7 +31,7 @@ class Observer(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Progress:
+class ProgressReporter:
     """Tells all who watch.
 
     Attributes:

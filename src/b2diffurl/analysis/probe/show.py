@@ -30,7 +30,7 @@ def table(probe: Probe) -> Table:
     for row in probe.rows:
         cells = [f"{row.std_within:.3g}", f"{row.std_between:.3g}"]
         cells += [f"{row.pair_fraction[num]:.2f}" for num in _shown(probe)] + [f"{row.distance:.3f}"]
-        out.add_row(str(row.num_steps), *cells, *(f"{row.differ[name]:.2f}" for name in names))
+        out.add_row(str(row.interval_length), *cells, *(f"{row.differ[name]:.2f}" for name in names))
     return out
 
 
@@ -62,7 +62,7 @@ def _shown(probe: Probe) -> list[int]:
 def _plot(probe: Probe, suggestion: Suggestion | None) -> Figure:
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     spread, share = figure.subplots(1, 2)
-    lengths = [row.num_steps for row in probe.rows]
+    lengths = [row.interval_length for row in probe.rows]
     spread.plot(lengths, [row.std_within for row in probe.rows], "o-", label="within groups: what the interval decides")
     spread.plot(lengths, [row.std_between for row in probe.rows], "s--", label="between groups: what the trunk decided")
     spread.set_ylabel("reward std")

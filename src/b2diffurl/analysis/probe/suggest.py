@@ -30,7 +30,7 @@ class Suggestion:
 
 def pairs_per_evaluation(row: Row, num_branches: int, *, num_inference_steps: int) -> float:
     """Pairs a branch group gives, per evaluation of the network that its trunk and branches cost."""
-    evaluations = num_inference_steps - row.num_steps + num_branches * row.num_steps
+    evaluations = num_inference_steps - row.interval_length + num_branches * row.interval_length
     return row.pair_fraction[num_branches] / evaluations
 
 
@@ -50,10 +50,11 @@ def suggest(probe: Probe) -> Suggestion | None:
     )
     rate = pairs_per_evaluation(first, num_branches, num_inference_steps=probe.num_inference_steps)
     return Suggestion(
-        tau_first=first.num_steps,
+        tau_first=first.interval_length,
         num_branches=num_branches,
         reasons=(
-            f"tau_first {first.num_steps}: the shortest interval measured whose branches still spread the reward by "
+            f"tau_first {first.interval_length}: the shortest measured interval whose branches still spread the "
+            f"reward by "
             f"{first.std_within:.3g} within groups, half or more of the whole chain's {whole.std_within:.3g}.",
             f"num_branches {num_branches}: {first.pair_fraction[num_branches]:.0%} of such groups give a pair, "
             f"{1000 * rate:.2g} pairs per 1,000 evaluations of the network, the most of 2 to {probe.num_branches}.",

@@ -1,0 +1,47 @@
+"""How a round's training examples are cut. Pure index functions.
+
+A training example is one selected trajectory (m = 1), or a (better, worse) pair (m = 2) for an objective that needs
+pairs. Each optimizer step sees all trained steps of the examples of one minibatch, a micro-batch at a time.
+
+Shapes: S selected trajectories, U examples of m trajectories, n trained steps, M = m u single steps of u examples.
+"""
+
+# Tensor.split and Tensor.unflatten have no types.
+# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from b2diffurl.algorithm.records import SelectedTrajectories
+
+
+def training_examples(selected: SelectedTrajectories, *, as_pairs: bool) -> Int[Tensor, "U m"]:
+    """Return the examples, as positions in the batch of selected trajectories."""
+    return selected.pairs if as_pairs else torch.arange(len(selected))[:, None]
+
+
+def minibatches(
+    examples: Int[Tensor, "U m"], *, num_epochs: int, num_minibatches: int, rng: np.random.Generator
+) -> Iterator[Int[Tensor, "u m"]]:
+    """Shuffle the examples in every epoch and split them; at most one minibatch per example."""
+    for _ in range(num_epochs if len(examples) else 0):
+        order = examples[torch.from_numpy(rng.permutation(len(examples)))]
+        yield from order.tensor_split(min(num_minibatches, len(order)))
+
+
+def micro_batches(
+    minibatch: Int[Tensor, "u m"], *, num_steps: int, size: int
+) -> Iterator[tuple[Int[Tensor, " M"], Int[Tensor, " M"]]]:
+    """Yield single steps (position, trained step) of a minibatch, at most `size` at a time, first members first."""
+    if not len(minibatch):  # the other ranks have all of it
+        return
+    num_examples, num_members = minibatch.shape
+    example = torch.arange(num_examples).repeat_interleave(num_steps)
+    step = torch.arange(num_steps).repeat(num_examples)
+    size = max(1, size // num_members)
+    for examples, steps in zip(example.split(size), step.split(size), strict=True):
+        yield minibatch[examples].T.flatten(), steps.repeat(num_members)

@@ -1,0 +1,278 @@
+"""One round of B²-DiffuRL (paper, section 3): sample, score, normalize, select, update.
+
+For any policy and any reward: what scores the final latents is a `Scorer`, what moves the weights an `Update`. Several
+ranks each sample and score a shard of the trunks; all of them see all rewards and the selected trajectories.
+
+Shapes: G branch groups of K trajectories, of which a rank has its shard; S selected trajectories.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from b2diffurl.algorithm.advantage import RewardHistory
+from b2diffurl.algorithm.collapse import CollapseMonitor
+from b2diffurl.algorithm.interfaces import Schedule, Selector
+from b2diffurl.algorithm.policy import DenoisingPolicy
+from b2diffurl.algorithm.randomness import NoiseKey
+from b2diffurl.algorithm.records import PastRound, Scores, SelectedTrajectories, Selection, Trajectories
+from b2diffurl.algorithm.rollout import RolloutChunk, sample_branches
+from b2diffurl.algorithm.update import Update, UpdateResult
+from b2diffurl.distributed import Ranks
+from b2diffurl.errors import RunStopped
+
+
+@runtime_checkable
+class Scorer(Protocol):
+    """Scores the final latents of one round's chunks, possibly while the next chunk is sampled."""
+
+    def submit(self, chunk: RolloutChunk) -> None:
+        """Take a finished chunk."""
+        ...
+
+    def result(self) -> Scores:
+        """Wait for the scores of all chunks, in the order in which they were submitted."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Strategy:
+    """How the trajectories of every round are sampled and selected.
+
+    Attributes:
+        schedule: which of the last denoising steps each round trains.
+        selector: which trajectories are trained on.
+        num_branches: K, branches per trunk.
+        num_rounds: S, rounds of the run.
+        chunk_size: most trajectories that are sampled at once.
+        seed: the run's seed.
+    """
+
+    schedule: Schedule
+    selector: Selector
+    num_branches: int
+    num_rounds: int
+    chunk_size: int
+    seed: int
+
+
+@dataclass(kw_only=True, slots=True)
+class RoundState:
+    """What a run carries from round to round, besides the weights and the optimizer.
+
+    Attributes:
+        history: past rewards by prompt.
+        monitor: stops a run that diverges.
+        past: the completed rounds.
+    """
+
+    history: RewardHistory
+    monitor: CollapseMonitor
+    past: list[PastRound] = field(default_factory=list[PastRound])
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sampled:
+    """What sampling and scoring a round gave, on one rank or joined over all.
+
+    Attributes:
+        scores: of the final images.
+        num_evaluations: network evaluations.
+        rollout_seconds: seconds of sampling, and of decoding where the scorer decodes.
+        reward_seconds: seconds of waiting for rewards after sampling ended.
+    """
+
+    scores: Scores
+    num_evaluations: int
+    rollout_seconds: float
+    reward_seconds: float
+
+    @staticmethod
+    def join(parts: "Sequence[Sampled]") -> "Sampled":
+        """Join the shards of all ranks; of the seconds, those of the slowest."""
+        return Sampled(
+            scores=Scores.join([part.scores for part in parts]),
+            num_evaluations=sum(part.num_evaluations for part in parts),
+            rollout_seconds=max(part.rollout_seconds for part in parts),
+            reward_seconds=max(part.reward_seconds for part in parts),
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RoundResult:
+    """The outcome of one round.
+
+    Attributes:
+        round_number: the round, counted from 1.
+        interval_length: number of denoising steps in the interval.
+        prompts: one per branch group.
+        sampled: scores, costs and seconds of sampling, over all ranks.
+        advantages: the normalized rewards.
+        selection: the trajectories that were trained on.
+        update: what the update did.
+        update_seconds: seconds of the update.
+    """
+
+    round_number: int
+    interval_length: int
+    prompts: tuple[str, ...]
+    sampled: Sampled
+    advantages: Float[Tensor, "G K"]
+    selection: Selection
+    update: UpdateResult
+    update_seconds: float
+
+
+def run_round(
+    policy: DenoisingPolicy,
+    update: Update,
+    state: RoundState,
+    strategy: Strategy,
+    *,
+    round_number: int,
+    prompts: Sequence[str],
+    scorer: Scorer,
+    ranks: Ranks = Ranks(),  # noqa: B008 - frozen
+) -> RoundResult:
+    """Sample, score, normalize, select, update.
+
+    Args:
+        policy: the policy under its current weights.
+        update: optimizes the same policy.
+        state: what the run carries from round to round; changed in place.
+        strategy: how trajectories are sampled and selected.
+        round_number: the round, counted from 1.
+        prompts: one per trunk, the same on all ranks.
+        scorer: a fresh one.
+        ranks: the ranks that do the round together.
+
+    Raises:
+        RunStopped: the run must not continue: a number is not finite, or the policy, the rewards or the images diverge.
+        RewardFailed: the reward failed, on any rank.
+    """
+    # Backward progressive training (section 3.2): the last tau steps, more of them in later rounds.
+    chain_length, shard = policy.chain.num_steps, ranks.shard(len(prompts))
+    schedule = {"num_rounds": strategy.num_rounds, "num_inference_steps": chain_length}
+    interval_length = strategy.schedule.interval_length(round_number, **schedule, past=state.past)
+    # Branch-based sampling (section 3.3): trunks down to the interval, K branches from each.
+    chunks = sample_branches(
+        policy,
+        prompts[shard.start : shard.stop],
+        interval_length=interval_length,
+        num_branches=strategy.num_branches,
+        noise=NoiseKey(seed=strategy.seed, stream=round_number, first_trunk=shard.start),
+        chunk_size=strategy.chunk_size,
+    )
+    trajectories, own = ranks.run_on_all_ranks(lambda: _collect(chunks, scorer, round_number))
+    sampled = Sampled.join(ranks.gather(own))
+    state.monitor.check_scores(sampled.scores, round_number=round_number)
+    # The normalized rewards (appendix D.1), then the best and the worst of each branch group (Eq. 5).
+    advantages = state.history.normalize(sampled.scores.rewards, prompts)
+    selection = strategy.selector.select(advantages, prompts)
+    selected = _gather_selected(trajectories, advantages, selection, shard=shard, ranks=ranks)
+    # The objective on the selected trajectories' interval (Eq. 6 for DDPO).
+    started = time.perf_counter()
+    updated = update.optimize(selected, seed=strategy.seed, round_number=round_number)
+    state.monitor.check_update(updated, round_number=round_number)
+    pair_fraction = len(selection.pairs) / len(prompts)
+    state.past.append(PastRound(interval_length=interval_length, pair_fraction=pair_fraction))
+    return RoundResult(
+        round_number=round_number,
+        interval_length=interval_length,
+        prompts=tuple(prompts),
+        sampled=sampled,
+        advantages=advantages,
+        selection=selection,
+        update=updated,
+        update_seconds=time.perf_counter() - started,
+    )
+
+
+def _collect(chunks: Iterable[RolloutChunk], scorer: Scorer, round_number: int) -> tuple[Trajectories, Sampled]:
+    """Submit every chunk to the scorer as soon as it is finished, so that scoring overlaps sampling."""
+    started = time.perf_counter()
+    parts: list[Trajectories] = []
+    num_evaluations = 0
+    for chunk in chunks:
+        _check_finite_log_probs(chunk.trajectories, round_number)
+        scorer.submit(chunk)
+        parts.append(chunk.trajectories)
+        num_evaluations += chunk.num_evaluations
+    sampled = time.perf_counter()
+    scores = scorer.result()
+    return Trajectories.join(parts), Sampled(
+        scores=scores,
+        num_evaluations=num_evaluations,
+        rollout_seconds=sampled - started,
+        reward_seconds=time.perf_counter() - sampled,
+    )
+
+
+def _gather_selected(
+    trajectories: Trajectories,
+    advantages: Float[Tensor, "G K"],
+    selection: Selection,
+    *,
+    shard: range,
+    ranks: Ranks,
+) -> SelectedTrajectories:
+    """Give every rank all selected trajectories, and no others."""
+    group, branch = selection.index[:, 0], selection.index[:, 1]
+    mine = (group >= shard.start) & (group < shard.stop)
+    own_group, own_branch = group[mine] - shard.start, branch[mine]
+    own = (
+        trajectories.latents[own_group, own_branch],
+        trajectories.log_probs[own_group, own_branch],
+        [trajectories.prompts[i] for i in own_group],
+    )
+    parts = ranks.gather(own if ranks.world_size == 1 else (own[0].cpu(), own[1].cpu(), own[2]))
+    num_branches = advantages.shape[1]
+    flat = selection.index[:, 0] * num_branches + selection.index[:, 1]
+    pairs = selection.pairs[..., 0] * num_branches + selection.pairs[..., 1]
+    return SelectedTrajectories(
+        latents=torch.cat([part[0] for part in parts]),
+        log_probs=torch.cat([part[1] for part in parts]).cpu(),
+        step_index=trajectories.step_index,
+        prompts=tuple(prompt for part in parts for prompt in part[2]),
+        advantages=advantages[group, branch],
+        pairs=torch.searchsorted(flat, pairs),
+    )
+
+
+def _check_finite_log_probs(trajectories: Trajectories, round_number: int) -> None:
+    bad = ~torch.isfinite(trajectories.log_probs)
+    if bool(bad.any()):
+        step = int(trajectories.step_index[int(bad.nonzero()[0, 2])])
+        raise RunStopped(
+            round_index=round_number,
+            first_bad_round=round_number - 1,  # that round's update made the policy that samples now
+            cause=f"a log-prob of denoising step {step} is not finite.",
+        )
+
+
+class LatentScorer:
+    """Scores final latents by a function, at once: the simplest scorer, for policies without images.
+
+    Args:
+        reward: (x_0 of shape (B, C, H, W), prompts) -> rewards of shape (B,).
+    """
+
+    def __init__(self, reward: Callable[[Tensor, Sequence[str]], Tensor]) -> None:
+        self._reward = reward
+        self._parts: list[Scores] = []
+
+    def submit(self, chunk: RolloutChunk) -> None:
+        """Score a chunk."""
+        num_branches = chunk.final_latents.shape[1]
+        prompts = [prompt for prompt in chunk.trajectories.prompts for _ in range(num_branches)]
+        rewards = self._reward(chunk.final_latents.flatten(0, 1), prompts).double().view(-1, num_branches)
+        self._parts.append(Scores(rewards=rewards, contrast=torch.ones_like(rewards)))
+
+    def result(self) -> Scores:
+        """Return the scores of all chunks."""
+        return Scores.join(self._parts)
