@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from full_size_models import build
 
-from b2diffurl.algorithm.rollout import policy_step
+from b2diffurl.algorithm.policy import DenoisingPolicy
 from b2diffurl.cli.environment import prepare_process
 from b2diffurl.models import LoRA, Memory
 from b2diffurl.models.memory import Weights
@@ -29,12 +29,15 @@ def kl_of_rounding(model: Path, form: Weights, *, device: str, guidance_scale: f
     """Nats an element, one of `STEPS` each."""
     policy = Policy.load(str(model), device=device, memory=Memory(base_dtype=form))
     policy.add_lora(LoRA(), seed=0)
-    ddim = policy.ddim(num_inference_steps=20, eta=1.0)
+    bound = DenoisingPolicy(
+        denoiser=policy, chain=policy.ddim(num_inference_steps=20, eta=1.0), guidance_scale=guidance_scale
+    )
+    conditioning = policy.encode(["a cat riding a bike"])
     x = torch.randn(1, *policy.latent_shape, generator=torch.Generator().manual_seed(0)).to(device)
 
     def looked_at(step: int) -> torch.Tensor:
         at = torch.tensor([step])
-        gaussian = policy_step(policy, ddim, x, at, ["a cat riding a bike"], guidance_scale=guidance_scale)
+        gaussian = bound.step(x, at, conditioning)
         return gaussian.mean.double() / gaussian.var.double().sqrt().view(-1, 1, 1, 1)
 
     before = [looked_at(step) for step in STEPS]

@@ -14,9 +14,11 @@ from pathlib import Path
 import torch
 
 from b2diffurl.algorithm.objectives import DDPO, DPO, DPOK, PolicyGradient
-from b2diffurl.algorithm.records import Selection
-from b2diffurl.algorithm.rollout import NoiseKey, sample_branches
-from b2diffurl.algorithm.update import Optimization, TrustRegion, Update
+from b2diffurl.algorithm.policy import DenoisingPolicy
+from b2diffurl.algorithm.randomness import NoiseKey
+from b2diffurl.algorithm.records import SelectedTrajectories, Trajectories
+from b2diffurl.algorithm.rollout import sample_branches
+from b2diffurl.algorithm.update import Optimization, Update, UpdateSettings
 from b2diffurl.cli.environment import prepare_process
 from b2diffurl.models import EMOJI, LoRA
 from b2diffurl.models.policy import Policy
@@ -36,33 +38,34 @@ def peak_kib(name: str, *, micro_batch_size: int) -> int:
     prepare_process()
     policy = Policy.load(EMOJI)
     policy.add_lora(LoRA(), seed=0)
-    ddim = policy.ddim(num_inference_steps=20, eta=1.0)
-    trajectories = sample_branches(
-        policy,
-        ddim,
-        prompts=["a cat riding a bike"] * NUM_TRAJECTORIES,
-        num_interval_steps=20,
+    bound = DenoisingPolicy(denoiser=policy, chain=policy.ddim(num_inference_steps=20, eta=1.0), guidance_scale=1.0)
+    chunks = sample_branches(
+        bound,
+        ["a cat riding a bike"] * NUM_TRAJECTORIES,
+        interval_length=20,
         num_branches=1,
-        guidance_scale=1.0,
         noise=NoiseKey(seed=0, stream=1),
         chunk_size=8,
-    ).trajectories
-    parameters = policy.trainable_parameters()
-    update = Update(
-        policy=policy,
-        parameters=parameters,
-        optimizer=torch.optim.AdamW(parameters.values(), lr=1e-4),
-        ddim=ddim,
-        objective=OBJECTIVES[name],
-        config=Optimization(num_inner_epochs=1, num_minibatches=1, micro_batch_size=micro_batch_size),
-        trust_region=TrustRegion(),
-        guidance_scale=1.0,
     )
-    pairs = torch.arange(NUM_TRAJECTORIES).view(-1, 2)
-    selection = Selection(index=torch.arange(NUM_TRAJECTORIES), pairs=pairs)
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak begins anew
+    trajectories = Trajectories.join([chunk.trajectories for chunk in chunks])
+    selected = SelectedTrajectories(
+        latents=trajectories.latents[:, 0],
+        log_probs=trajectories.log_probs[:, 0],
+        step_index=trajectories.step_index,
+        prompts=trajectories.prompts,
+        advantages=torch.randn(NUM_TRAJECTORIES),
+        pairs=torch.arange(NUM_TRAJECTORIES).view(-1, 2),
+    )
+    optimization = Optimization(num_inner_epochs=1, num_minibatches=1, micro_batch_size=micro_batch_size)
+    update = Update(
+        bound,
+        torch.optim.AdamW(policy.trainable_parameters().values(), lr=1e-4),
+        OBJECTIVES[name],
+        UpdateSettings(optimization=optimization),
+    )
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak is measured from here
     before = status_kib("VmRSS")
-    update(trajectories, torch.randn(NUM_TRAJECTORIES), selection, seed=0, round_index=1)
+    update.optimize(selected, seed=0, round_number=1)
     return status_kib("VmHWM") - before
 
 

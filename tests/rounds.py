@@ -6,16 +6,17 @@ Shapes: B = 12 trajectories of 3 trunks with 4 branches, n = 3 trained steps of 
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from b2diffurl.algorithm.interfaces import Objective
+from b2diffurl.algorithm.interfaces import Objective, Selector
 from b2diffurl.algorithm.objectives import DDPO
 from b2diffurl.algorithm.policy import DenoisingPolicy
 from b2diffurl.algorithm.randomness import NoiseKey
 from b2diffurl.algorithm.records import SelectedTrajectories, Trajectories
-from b2diffurl.algorithm.rollout import sample_branches
+from b2diffurl.algorithm.rollout import RolloutChunk, sample_branches
 from b2diffurl.algorithm.trust_region import TrustRegion
 from b2diffurl.algorithm.update import Optimization, Update, UpdateResult, UpdateSettings
 from b2diffurl.diffusion.ddim import DDIM
@@ -52,6 +53,9 @@ class Chosen:
 
     index: Tensor
     pairs: Tensor
+
+    def __len__(self) -> int:
+        return len(self.index)
 
 
 def bind(policy: TinyPolicy, ddim: DDIM, reduction: LogProbReduction = "mean") -> DenoisingPolicy:
@@ -97,24 +101,55 @@ def sample_round(
     return Round(policy=policy, ddim=ddim, trajectories=trajectories, advantages=advantages, reduction=reduction)
 
 
+def sample_all(policy: DenoisingPolicy, prompts: Sequence[str], **arguments: Any) -> RolloutChunk:
+    """Sample all chunks of seed 3, stream 1, and join them."""
+    chunks = list(sample_branches(policy, prompts, noise=NoiseKey(seed=3, stream=1), **arguments))
+    return RolloutChunk(
+        trajectories=Trajectories.join([chunk.trajectories for chunk in chunks]),
+        final_latents=torch.cat([chunk.final_latents for chunk in chunks]),
+        num_evaluations=sum(chunk.num_evaluations for chunk in chunks),
+    )
+
+
+@torch.no_grad()
+def ratio_error(policy: DenoisingPolicy, trajectories: Trajectories, *, batch_size: int) -> float:
+    """Largest |ratio - 1| of a replay in batches of that size."""
+    every, errors = flat(trajectories), list[float]()
+    for step in range(every.num_trained_steps):
+        for start in range(0, len(every), batch_size):
+            part = slice(start, start + batch_size)
+            x, action = every.latents[part, step], every.latents[part, step + 1]
+            conditioning = policy.denoiser.encode(every.prompts[part])
+            log_prob = policy.log_prob(policy.step(x, every.step_index[step].expand(len(x)), conditioning), action)
+            errors.append(float((log_prob - every.log_probs[part, step]).exp().sub(1).abs().max()))
+    return max(errors)
+
+
 def choose(*index: int, pairs: Sequence[tuple[int, int]] = ()) -> Chosen:
     return Chosen(
         index=torch.tensor(index, dtype=torch.int64), pairs=torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2)
     )
 
 
-def take(sampled: Round, chosen: Chosen) -> SelectedTrajectories:
-    """The chosen trajectories, as the update gets them."""
-    index = chosen.index
-    if not len(index):  # pairs alone
-        index = chosen.pairs.flatten().unique()
+def choose_by(selector: Selector, advantages: Tensor, prompts: Sequence[str], *, num_branches: int) -> Chosen:
+    """Select among trajectories in flat order, one prompt per trajectory."""
+    selection = selector.select(advantages.view(-1, num_branches), prompts[::num_branches])
+    return Chosen(
+        index=selection.index[:, 0] * num_branches + selection.index[:, 1],
+        pairs=selection.pairs[..., 0] * num_branches + selection.pairs[..., 1],
+    )
+
+
+def take(sampled: Round, chosen: Chosen, *, as_pairs: bool = False) -> SelectedTrajectories:
+    """The chosen trajectories, or those of the chosen pairs, as the update gets them."""
+    index = chosen.pairs.flatten().unique() if as_pairs else chosen.index
     return SelectedTrajectories(
         latents=sampled.trajectories.latents[index],
         log_probs=sampled.trajectories.log_probs[index],
         step_index=sampled.trajectories.step_index,
         prompts=tuple(sampled.trajectories.prompts[i] for i in index.tolist()),
         advantages=sampled.advantages[index],
-        pairs=torch.searchsorted(index, chosen.pairs),
+        pairs=torch.searchsorted(index, chosen.pairs if as_pairs else chosen.pairs[:0]),
     )
 
 
@@ -151,17 +186,17 @@ def update(
         def advance(self, num: int) -> None:
             on_progress(num)
 
-    settings = UpdateSettings(
-        optimization=config, trust_region=trust_region, log_kl_to_reference=log_kl_to_reference
-    )
+    settings = UpdateSettings(optimization=config, trust_region=trust_region, log_kl_to_reference=log_kl_to_reference)
+    objective = objective or DDPO()
     whole = Update(
         bind(policy, sampled.ddim, sampled.reduction),
         optimizer or adamw(policy),
-        objective or DDPO(),
+        objective,
         settings,
         progress=Progress(),
     )
-    return metrics_of(whole.optimize(take(sampled, selection), seed=seed, round_number=round_number))
+    selected = take(sampled, selection, as_pairs=objective.needs.pairs)
+    return metrics_of(whole.optimize(selected, seed=seed, round_number=round_number))
 
 
 def metrics_of(result: UpdateResult) -> Metrics:

@@ -96,7 +96,8 @@ def describe_range(ranges: Sequence[Any], *, many: bool = False) -> str:
     noun = ("finite " if Finite in limits else "") + ("numbers" if many else "number")
     noun = noun if many else f"a {noun}"
     low = f"from {limits[Ge].ge}" if Ge in limits else f"above {limits[Gt].gt}" if Gt in limits else ""
-    high = f"to {limits[Le].le}" if Le in limits else f"to below {limits[Lt].lt}" if Lt in limits else ""
+    high = f"to {limits[Le].le}" if Le in limits else f"below {limits[Lt].lt}" if Lt in limits else ""
+    high = f"to {high}" if low and high.startswith("below") else high
     if Ge in limits and not high and Finite not in limits and not many:
         return f"{limits[Ge].ge} or more"
     if Ge in limits and not high:

@@ -15,10 +15,12 @@ from torch import Tensor
 
 from b2diffurl.algorithm.interfaces import Needs, Objective
 from b2diffurl.algorithm.objectives import DDPO, DPO, DPOK, Own, PolicyGradient
-from b2diffurl.algorithm.records import Selection, StepBatch
-from b2diffurl.algorithm.rollout import NoiseKey, Rollout, sample_branches
+from b2diffurl.algorithm.policy import DenoisingPolicy
+from b2diffurl.algorithm.randomness import NoiseKey
+from b2diffurl.algorithm.records import SelectedTrajectories, StepBatch
+from b2diffurl.algorithm.rollout import sample_branches
 from b2diffurl.algorithm.selection import All
-from b2diffurl.algorithm.update import Optimization, Update
+from b2diffurl.algorithm.update import Optimization, Update, UpdateSettings
 from b2diffurl.config import from_tables, to_tables, to_toml
 from b2diffurl.errors import UserError
 from b2diffurl.models import LoRA
@@ -27,7 +29,21 @@ from b2diffurl.reporting import note_of
 from b2diffurl.run.recipes import emoji_quickstart
 from b2diffurl.run.settings import Run
 from tests.conftest import perturb
-from tests.rounds import ONE_STEP, Round, adamw, choose, move, sample_round, sgd, update, weights
+from tests.rounds import (
+    ONE_STEP,
+    Chosen,
+    Round,
+    adamw,
+    choose,
+    choose_by,
+    flat,
+    metrics_of,
+    move,
+    sample_round,
+    sgd,
+    update,
+    weights,
+)
 
 
 class Plain(Objective):
@@ -196,7 +212,7 @@ INDEX = [0, 2, 3, 5, 6, 8, 11]
 
 
 def loss_and_gradient(
-    objective: Objective, sampled: Round, selection: Selection, *, micro_batch_size: int = 64
+    objective: Objective, sampled: Round, selection: Chosen, *, micro_batch_size: int = 64
 ) -> tuple[float, Tensor]:
     policy = sampled.start()
     move(policy, by=0.003)
@@ -294,7 +310,7 @@ def test_the_update_is_an_ascent_of_the_good(objective: Objective, sampled: Roun
     """Over all pairs or steps, the good become likelier against the bad."""
     advantages = torch.tensor([-1.0, 1.0, -1.0, 1.0, 1.0, 1.0, -1.0, -1.0, -1.0, 1.0, 1.0, -1.0])
     sampled = replace(sampled, advantages=advantages)
-    selection = All().select(advantages, sampled.trajectories.prompts, num_branches=4)
+    selection = choose_by(All(), advantages, sampled.trajectories.prompts, num_branches=4)
     policy = sampled.start()
     optimizer = torch.optim.SGD(policy.parameters(), lr=1e-2)
     update(policy, sampled, selection, objective=objective, optimizer=optimizer)
@@ -374,18 +390,16 @@ def trained() -> Policy:
     return policy
 
 
+def bound(model: Policy) -> DenoisingPolicy:
+    return DenoisingPolicy(denoiser=model, chain=model.ddim(num_inference_steps=5, eta=1.0), guidance_scale=1.0)
+
+
 @pytest.fixture(scope="module")
-def rollout(trained: Policy) -> Rollout:
-    return sample_branches(
-        trained,
-        trained.ddim(num_inference_steps=5, eta=1.0),
-        prompts=EMOJI_PROMPTS,
-        num_interval_steps=3,
-        num_branches=2,
-        guidance_scale=1.0,
-        noise=NoiseKey(seed=0, stream=1),
-        chunk_size=4,
+def rollout(trained: Policy) -> SelectedTrajectories:
+    (chunk,) = sample_branches(
+        bound(trained), EMOJI_PROMPTS, interval_length=3, num_branches=2, noise=NoiseKey(seed=0, stream=1), chunk_size=4
     )
+    return flat(chunk.trajectories)
 
 
 @contextmanager
@@ -398,37 +412,30 @@ def as_it_was(policy: Policy) -> Generator[None]:
 
 
 @each
-def test_the_embedded_model(objective: Objective, trained: Policy, rollout: Rollout) -> None:
+def test_the_embedded_model(objective: Objective, trained: Policy, rollout: SelectedTrajectories) -> None:
     """Ratios are 1 before the first step; the step moves the adapter, and the reference to no bit."""
-    x, t = rollout.trajectories.latents[:2, 0], torch.tensor([500, 20])
+    x, t = rollout.latents[:2, 0], torch.tensor([500, 20])
     advantages = torch.tensor([1.0, -1.0, -1.0, 1.0])
     parameters = trained.trainable_parameters()
     with as_it_was(trained):
         before = trained.adapter_state()
         with torch.no_grad(), trained.reference():
-            reference = trained.predict(x, t, EMOJI_PROMPTS, guidance_scale=1.0)
-        metrics = Update(
-            policy=trained,
-            parameters=parameters,
-            optimizer=torch.optim.AdamW(parameters.values(), lr=1e-4),
-            ddim=trained.ddim(num_inference_steps=5, eta=1.0),
-            objective=objective,
-            config=ONE_STEP,
-            trust_region=emoji_quickstart().trust_region,
-            guidance_scale=1.0,
-        )(
-            rollout.trajectories,
-            advantages,
-            All().select(advantages, rollout.trajectories.prompts, num_branches=2),
-            seed=0,
-            round_index=1,
+            reference = trained.predict(x, t, trained.encode(EMOJI_PROMPTS), guidance_scale=1.0)
+        chosen = choose_by(All(), advantages, rollout.prompts, num_branches=2)
+        update = Update(
+            bound(trained),
+            torch.optim.AdamW(parameters.values(), lr=1e-4),
+            objective,
+            UpdateSettings(optimization=ONE_STEP, trust_region=emoji_quickstart().trust_region),
         )
+        result = update.optimize(replace(rollout, advantages=advantages, pairs=chosen.pairs), seed=0, round_number=1)
+        metrics = metrics_of(result)
         assert metrics["update/num_optimizer_steps"] == 1
         assert metrics["policy/ratio_max_error"] is not None
         assert metrics["policy/ratio_max_error"] <= 1e-6
         assert any(not torch.equal(parameter, before[name]) for name, parameter in parameters.items())
         assert all(parameter.requires_grad for parameter in parameters.values())
         with torch.no_grad(), trained.reference():
-            assert torch.equal(trained.predict(x, t, EMOJI_PROMPTS, guidance_scale=1.0), reference)
+            assert torch.equal(trained.predict(x, t, trained.encode(EMOJI_PROMPTS), guidance_scale=1.0), reference)
         with torch.no_grad():
-            assert not torch.equal(trained.predict(x, t, EMOJI_PROMPTS, guidance_scale=1.0), reference)
+            assert not torch.equal(trained.predict(x, t, trained.encode(EMOJI_PROMPTS), guidance_scale=1.0), reference)

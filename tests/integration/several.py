@@ -22,25 +22,25 @@ def redness(images: Tensor, prompts: Sequence[str]) -> Tensor:
 
 
 def main(settings: str, output: str, failing_rank: int) -> None:
-    processes = join_ranks()
+    ranks = join_ranks()
     run = read_toml(Path(settings), Run)
     calls = 0
 
     def reward(images: Tensor, prompts: Sequence[str]) -> Tensor:
         nonlocal calls
         calls += 1
-        if processes.rank == failing_rank and calls > 1:
+        if ranks.rank == failing_rank and calls > 1:
             raise RewardFailed("the server is gone")
         return redness(images, prompts)
 
     folder = RunFolder(Path(output) / "run")
-    trainer = Trainer(replace(run), folder=folder, reward=reward, processes=processes)
+    trainer = Trainer(replace(run), folder=folder, reward=reward, ranks=ranks)
     try:
         trainer.train()
     except RunStopped as stop:
-        (Path(output) / f"stopped{processes.rank}.txt").write_text(str(stop), encoding="utf-8")
-    save_file(trainer.policy.adapter_state(), Path(output) / f"adapter{processes.rank}.safetensors")
-    leave_ranks(processes)
+        (Path(output) / f"stopped{ranks.rank}.txt").write_text(str(stop), encoding="utf-8")
+    save_file(trainer.model.adapter_state(), Path(output) / f"adapter{ranks.rank}.safetensors")
+    leave_ranks(ranks)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 The rooms are the real ones; the policy is a network small enough to learn in two dozen rounds: one bias a step.
 """
 
+import math
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,15 +12,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from b2diffurl.algorithm.adaptive import Adaptive
 from b2diffurl.algorithm.advantage import PromptHistory, RewardHistory
+from b2diffurl.algorithm.collapse import Collapse, CollapseMonitor
 from b2diffurl.algorithm.interfaces import Objective
 from b2diffurl.algorithm.objectives import DDPO, DPO, DPOK, PolicyGradient
-from b2diffurl.algorithm.records import PastRound
-from b2diffurl.algorithm.rollout import NoiseKey, sample_branches
-from b2diffurl.algorithm.adaptive import Adaptive
+from b2diffurl.algorithm.policy import DenoisingPolicy
+from b2diffurl.algorithm.round import LatentScorer, RoundState, Strategy, run_round
 from b2diffurl.algorithm.schedule import Backward, Full
 from b2diffurl.algorithm.selection import All, BestWorst
-from b2diffurl.algorithm.update import Optimization, TrustRegion, Update
+from b2diffurl.algorithm.update import Optimization, Update, UpdateSettings
 from b2diffurl.diffusion.ddim import DDIM
 
 T, NUM_ROUNDS, QUERIES = 8, 24, 64
@@ -51,16 +53,22 @@ class BiasPolicy(nn.Module):
         finally:
             self.bias.data = bias
 
-    def predict(self, x: Tensor, timestep: Tensor, prompts: Sequence[str], *, guidance_scale: float) -> Tensor:
-        """Give the optimal prediction for data at N(0, 1), shifted."""
-        assert len(prompts) == len(x)
+    def encode(self, prompts: Sequence[str]) -> Tensor:
+        return torch.zeros(len(prompts))
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return latents
+
+    def predict(self, x: Tensor, timestep: Tensor, conditioning: Tensor, *, guidance_scale: float) -> Tensor:
+        """Return the optimal prediction for data at N(0, 1), shifted."""
+        assert len(conditioning) == len(x)
         assert guidance_scale == 1.0
         a = ALPHA.flip(0)[timestep].float().view(-1, 1, 1, 1)
         return (1 - a).sqrt() * x + self.bias[timestep].view(-1, 1, 1, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Strategy:
+class Case:
     """How trajectories are made and chosen."""
 
     schedule: Backward | Full | Adaptive
@@ -69,11 +77,11 @@ class Strategy:
 
 
 STRATEGIES = {
-    "vanilla": Strategy(schedule=Full(), selection=All(), num_branches=1),
-    "backward alone": Strategy(schedule=Backward(tau_first=4), selection=All(), num_branches=1),
-    "branches alone": Strategy(schedule=Full(), selection=BestWorst(), num_branches=4),
-    "backward and branches": Strategy(schedule=Backward(tau_first=4), selection=BestWorst(), num_branches=4),
-    "adaptive and branches": Strategy(schedule=Adaptive(tau_first=4), selection=BestWorst(), num_branches=4),
+    "vanilla": Case(schedule=Full(), selection=All(), num_branches=1),
+    "backward alone": Case(schedule=Backward(tau_first=4), selection=All(), num_branches=1),
+    "branches alone": Case(schedule=Full(), selection=BestWorst(), num_branches=4),
+    "backward and branches": Case(schedule=Backward(tau_first=4), selection=BestWorst(), num_branches=4),
+    "adaptive and branches": Case(schedule=Adaptive(tau_first=4), selection=BestWorst(), num_branches=4),
 }
 # Each with the rate that lets it learn in this many rounds; the first two take one optimizer step a round and not four.
 OBJECTIVES: dict[str, tuple[Objective, float]] = {
@@ -84,36 +92,43 @@ OBJECTIVES: dict[str, tuple[Objective, float]] = {
 }
 
 
-def first_and_last_reward(objective: Objective, learning_rate: float, strategy: Strategy) -> tuple[float, float]:
-    """Mean reward of the first and of the last three rounds; the reward is how near x_0 is to 1."""
-    policy, history = BiasPolicy(), RewardHistory(config=PromptHistory())
-    parameters, num_branches, past = dict(policy.named_parameters()), strategy.num_branches, list[PastRound]()
+def closeness(x0: Tensor, prompts: Sequence[str]) -> Tensor:
+    """How near x_0 is to 1."""
+    assert len(prompts) == len(x0)
+    return -(x0.mean(dim=(1, 2, 3)) - 1).square()
+
+
+def first_and_last_reward(objective: Objective, learning_rate: float, case: Case) -> tuple[float, float]:
+    """Mean reward of the first and of the last three rounds."""
+    network = BiasPolicy()
+    policy = DenoisingPolicy(denoiser=network, chain=CHAIN, guidance_scale=1.0)
     num_minibatches = 1 if objective.needs.on_policy else 4
     update = Update(
-        policy=policy, parameters=parameters, optimizer=torch.optim.AdamW(parameters.values(), lr=learning_rate),
-        ddim=CHAIN, objective=objective,
-        config=Optimization(num_minibatches=num_minibatches, num_inner_epochs=1, step_weights="even"),
-        trust_region=TrustRegion(), guidance_scale=1.0,
+        policy,
+        torch.optim.AdamW(network.parameters(), lr=learning_rate),
+        objective,
+        UpdateSettings(
+            optimization=Optimization(num_minibatches=num_minibatches, num_inner_epochs=1, step_weights="even")
+        ),
+    )
+    never = Collapse(max_kl=math.inf, max_reward_drop=math.inf, max_contrast_factor=math.inf, max_refused_rounds=99)
+    state = RoundState(history=RewardHistory(normalizer=PromptHistory()), monitor=CollapseMonitor(config=never))
+    strategy = Strategy(
+        schedule=case.schedule, selector=case.selection, num_branches=case.num_branches, num_rounds=NUM_ROUNDS,
+        chunk_size=64, seed=0,
     )  # fmt: skip
     means: list[float] = []
-    for i in range(NUM_ROUNDS):
-        num_steps = strategy.schedule.num_steps(i, num_rounds=NUM_ROUNDS, num_inference_steps=T, past=past)
-        rollout = sample_branches(
-            policy, CHAIN, prompts=("anything",) * (QUERIES // num_branches), num_branches=num_branches,
-            num_interval_steps=num_steps, guidance_scale=1.0, noise=NoiseKey(seed=0, stream=i + 1), chunk_size=64,
+    for round_number in range(1, NUM_ROUNDS + 1):
+        result = run_round(
+            policy, update, state, strategy, round_number=round_number,
+            prompts=("anything",) * (QUERIES // case.num_branches), scorer=LatentScorer(closeness),
         )  # fmt: skip
-        rewards = -(rollout.final_latents.mean(dim=(1, 2, 3)) - 1).square()
-        prompts = rollout.trajectories.prompts
-        advantages = history.advantages(rewards, prompts, num_branches=num_branches)
-        selected = strategy.selection.select(advantages, prompts, num_branches=num_branches)
-        past.append(PastRound(num_steps=num_steps, pair_fraction=len(selected.pairs) * num_branches / QUERIES))
-        update(rollout.trajectories, advantages, selected, seed=0, round_index=i + 1)
-        means.append(float(rewards.mean()))
+        means.append(float(result.sampled.scores.rewards.mean()))
     return sum(means[:3]) / 3, sum(means[-3:]) / 3
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES.values(), ids=STRATEGIES)
 @pytest.mark.parametrize(("objective", "learning_rate"), OBJECTIVES.values(), ids=OBJECTIVES)
-def test_the_reward_rises(objective: Objective, learning_rate: float, strategy: Strategy) -> None:
+def test_the_reward_rises(objective: Objective, learning_rate: float, strategy: Case) -> None:
     first, last = first_and_last_reward(objective, learning_rate, strategy)
     assert last > first + 0.5

@@ -14,13 +14,15 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import b2diffurl
-from b2diffurl.algorithm.rollout import NoiseKey, Rollout, policy_step, sample_branches
+from b2diffurl.algorithm.policy import DenoisingPolicy
+from b2diffurl.algorithm.records import Trajectories
 from b2diffurl.errors import UserError
 from b2diffurl.models import LoRA, Memory
 from b2diffurl.models.memory import Weights
 from b2diffurl.models.policy import Policy, check_prompts, load_tokenizers
 from b2diffurl.run.settings import Run
 from tests.conftest import perturb
+from tests.rounds import ratio_error, sample_all
 from tests.tiny_models import BUILDERS, tiny_sd1, tiny_sdxl, tiny_tokenizer, write_checkpoint
 
 PROMPTS = ("a bear riding a bike", "a cat playing chess")
@@ -42,35 +44,14 @@ def with_adapter(directory: Path | str, *, scale: float = 0.1, **options: Memory
     return policy
 
 
-def roll(policy: Policy, *, guidance_scale: float) -> Rollout:
-    return sample_branches(
-        policy,
-        policy.ddim(num_inference_steps=NUM_STEPS, eta=1.0),
-        prompts=PROMPTS,
-        num_interval_steps=TAU,
-        num_branches=K,
-        guidance_scale=guidance_scale,
-        noise=NoiseKey(seed=3, stream=1),
-        chunk_size=64,
-    )
+def bound(model: Policy, guidance_scale: float) -> DenoisingPolicy:
+    chain = model.ddim(num_inference_steps=NUM_STEPS, eta=1.0)
+    return DenoisingPolicy(denoiser=model, chain=chain, guidance_scale=guidance_scale)
 
 
-def ratio_error(policy: Policy, rollout: Rollout, *, guidance_scale: float, batch_size: int) -> float:
-    """Largest |ratio - 1| of a replay in batches of that size."""
-    trajectories, ddim = rollout.trajectories, policy.ddim(num_inference_steps=NUM_STEPS, eta=1.0)
-    errors: list[float] = []
-    for step in range(trajectories.num_steps):
-        for start in range(0, len(trajectories), batch_size):
-            part = slice(start, start + batch_size)
-            x, action = trajectories.latents[part, step], trajectories.latents[part, step + 1]
-            index = trajectories.step_index[step].expand(len(x))
-            with torch.no_grad():
-                gaussian = policy_step(
-                    policy, ddim, x, index, trajectories.prompts[part], guidance_scale=guidance_scale
-                )
-            log_ratio = gaussian.log_prob(action) - trajectories.log_probs[part, step]
-            errors.append(float((log_ratio.exp() - 1).abs().max()))
-    return max(errors)
+def roll(policy: Policy, *, guidance_scale: float) -> Trajectories:
+    arguments = {"interval_length": TAU, "num_branches": K, "chunk_size": 64}
+    return sample_all(bound(policy, guidance_scale), PROMPTS, **arguments).trajectories
 
 
 # The stock pipelines' pictures
@@ -105,12 +86,12 @@ def first_latents() -> Tensor:
 
 def our_pictures(policy: Policy, *, guidance_scale: float) -> Tensor:
     """The same steps, the same noise, by what training samples with."""
-    ddim, x, generator = policy.ddim(num_inference_steps=NUM_STEPS, eta=1.0), first_latents(), torch.Generator()
+    x, generator = first_latents(), torch.Generator()
     generator.manual_seed(1)
     with torch.no_grad():
         for step in range(NUM_STEPS):
             index = torch.full((len(x),), step)
-            gaussian = policy_step(policy, ddim, x, index, PROMPTS, guidance_scale=guidance_scale)
+            gaussian = bound(policy, guidance_scale).step(x, index, policy.encode(PROMPTS))
             x = gaussian.sample(torch.randn(x.shape, generator=generator))
     return policy.decode(x)
 
@@ -144,9 +125,9 @@ def test_negative_prompt_follows_a_ragged_batch(models: dict[str, Path]) -> None
     x, t = torch.randn(3, 4, 8, 8), torch.tensor([900, 500, 20])
     prompts = (*PROMPTS, PROMPTS[0])
     with torch.no_grad():
-        whole = policy.predict(x, t, prompts, guidance_scale=3.0)
+        whole = policy.predict(x, t, policy.encode(prompts), guidance_scale=3.0)
         for part in (slice(0, 1), slice(1, 3)):
-            alone = policy.predict(x[part], t[part], prompts[part], guidance_scale=3.0)
+            alone = policy.predict(x[part], t[part], policy.encode(prompts[part]), guidance_scale=3.0)
             torch.testing.assert_close(alone, whole[part], atol=1e-4, rtol=1e-4)
 
 
@@ -157,15 +138,15 @@ def test_negative_prompt_follows_a_ragged_batch(models: dict[str, Path]) -> None
 @pytest.mark.parametrize("family", FAMILIES)
 def test_replay_equals_rollout(models: dict[str, Path], family: str, guidance_scale: float) -> None:
     policy = with_adapter(models[family])
-    rollout = roll(policy, guidance_scale=guidance_scale)
-    error = ratio_error(policy, rollout, guidance_scale=guidance_scale, batch_size=len(PROMPTS) * K)
+    trajectories = roll(policy, guidance_scale=guidance_scale)
+    error = ratio_error(bound(policy, guidance_scale), trajectories, batch_size=len(PROMPTS) * K)
     assert error <= 1e-6
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_branches_share_their_trunk(models: dict[str, Path], family: str) -> None:
     policy = with_adapter(models[family])
-    grouped = roll(policy, guidance_scale=1.0).trajectories.latents.unflatten(0, (len(PROMPTS), K))
+    grouped = roll(policy, guidance_scale=1.0).latents
     assert torch.equal(grouped[:, 0, 0], grouped[:, 1, 0])
     assert all(not torch.equal(grouped[:, 0, step], grouped[:, 1, step]) for step in range(1, TAU + 1))
 
@@ -205,10 +186,10 @@ def test_a_whole_round_trains(
     trained.load_lora(folder / "lora")
     x, t = torch.randn(2, 4, 8, 8), torch.tensor([500, 20])
     with torch.no_grad():
-        base = fresh.predict(x, t, PROMPTS, guidance_scale=2.0)
-        assert not torch.equal(base, trained.predict(x, t, PROMPTS, guidance_scale=2.0))
+        base = fresh.predict(x, t, fresh.encode(PROMPTS), guidance_scale=2.0)
+        assert not torch.equal(base, trained.predict(x, t, trained.encode(PROMPTS), guidance_scale=2.0))
         with trained.reference():
-            assert torch.equal(base, trained.predict(x, t, PROMPTS, guidance_scale=2.0))
+            assert torch.equal(base, trained.predict(x, t, trained.encode(PROMPTS), guidance_scale=2.0))
 
 
 @pytest.mark.parametrize("weights", ["float32", *HALVES])
@@ -218,14 +199,14 @@ def test_pretrained_weights_never_change(models: dict[str, Path], weights: Weigh
     x, t = torch.randn(2, 4, 8, 8), torch.tensor([500, 20])
     optimizer = torch.optim.AdamW(policy.trainable_parameters().values(), lr=1e-2)
     with torch.no_grad():
-        untrained = policy.predict(x, t, PROMPTS, guidance_scale=2.0)
-    policy.predict(x, t, PROMPTS, guidance_scale=2.0).square().mean().backward()
+        untrained = policy.predict(x, t, policy.encode(PROMPTS), guidance_scale=2.0)
+    policy.predict(x, t, policy.encode(PROMPTS), guidance_scale=2.0).square().mean().backward()
     optimizer.step()
     with torch.no_grad():
-        assert not torch.equal(untrained, policy.predict(x, t, PROMPTS, guidance_scale=2.0))
+        assert not torch.equal(untrained, policy.predict(x, t, policy.encode(PROMPTS), guidance_scale=2.0))
         with policy.reference():
-            without = policy.predict(x, t, PROMPTS, guidance_scale=2.0)
-        assert torch.equal(fresh.predict(x, t, PROMPTS, guidance_scale=2.0), without)
+            without = policy.predict(x, t, policy.encode(PROMPTS), guidance_scale=2.0)
+        assert torch.equal(fresh.predict(x, t, fresh.encode(PROMPTS), guidance_scale=2.0), without)
 
 
 # Memory
@@ -241,17 +222,17 @@ def test_half_precision_is_of_the_base_alone(models: dict[str, Path], family: st
     half.load_adapter_state(theirs)
     of_base = {p.dtype for name, p in half.unet.named_parameters() if ".lora_" not in name}
     assert of_base == {getattr(torch, weights)}
-    assert half.encode(PROMPTS).dtype == getattr(torch, weights)
+    assert half.encode(PROMPTS).tokens.dtype == getattr(torch, weights)
     assert {p.dtype for p in half.vae.parameters()} == {torch.float32}
-    rollout = roll(half, guidance_scale=2.0)
-    assert rollout.trajectories.latents.dtype == rollout.trajectories.log_probs.dtype == torch.float32
-    assert half.decode(rollout.final_latents).dtype == torch.float32
-    error = ratio_error(half, rollout, guidance_scale=2.0, batch_size=len(PROMPTS) * K)
+    trajectories = roll(half, guidance_scale=2.0)
+    assert trajectories.latents.dtype == trajectories.log_probs.dtype == torch.float32
+    assert half.decode(trajectories.latents[:, 0, -1]).dtype == torch.float32
+    error = ratio_error(bound(half, 2.0), trajectories, batch_size=len(PROMPTS) * K)
     assert error <= 1e-6  # in the batch shape that sampled, also in half precision
     x, t = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([700, 20])
     with torch.no_grad():
-        exact = whole.predict(x, t, PROMPTS, guidance_scale=2.0)
-        rounded = half.predict(x, t, PROMPTS, guidance_scale=2.0)
+        exact = whole.predict(x, t, whole.encode(PROMPTS), guidance_scale=2.0)
+        rounded = half.predict(x, t, half.encode(PROMPTS), guidance_scale=2.0)
     assert rounded.dtype == torch.float32
     assert float((exact - rounded).norm() / exact.norm()) < {"bfloat16": 0.05, "float16": 0.005}[weights]
 
@@ -262,7 +243,7 @@ def test_small_gradients_survive_half_precision(models: dict[str, Path], weights
     x, t = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([700, 20])
 
     def gradient(policy: Policy) -> Tensor:
-        (1e-8 * policy.predict(x, t, PROMPTS, guidance_scale=2.0).square().mean()).backward()
+        (1e-8 * policy.predict(x, t, policy.encode(PROMPTS), guidance_scale=2.0).square().mean()).backward()
         return torch.cat([p.grad.flatten() for p in policy.trainable_parameters().values() if p.grad is not None])
 
     whole, half = with_adapter(models["sd1"]), with_adapter(models["sd1"], memory=Memory(base_dtype=weights))
@@ -288,7 +269,7 @@ def test_gradient_checkpointing_changes_no_result(models: dict[str, Path], famil
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
-            loss = policy.predict(x, t, PROMPTS, guidance_scale=2.0).square().mean()
+            loss = policy.predict(x, t, policy.encode(PROMPTS), guidance_scale=2.0).square().mean()
         saved.append(num_saved)
         loss.backward()
         grads = {name: p.grad.clone() for name, p in policy.trainable_parameters().items() if p.grad is not None}
@@ -326,10 +307,12 @@ def test_adapter_loads_in_stock_diffusers_and_in_peft(models: dict[str, Path], f
 
     unet = UNet2DConditionModel.from_pretrained(models[family], subfolder="unet")
     in_peft = PeftModel.from_pretrained(unet, str(tmp_path / "lora" / "peft"))  # pyright: ignore[reportArgumentType]
-    x, t, told = torch.randn(2, 4, 8, 8), torch.tensor([500, 20]), policy.condition(PROMPTS)
+    x, t, told = torch.randn(2, 4, 8, 8), torch.tensor([500, 20]), policy.encode(PROMPTS)
     with torch.no_grad():
         theirs = in_peft(x, t, **told.unet_arguments, return_dict=False)[0]
-        torch.testing.assert_close(theirs, policy.predict(x, t, PROMPTS, guidance_scale=1.0), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            theirs, policy.predict(x, t, policy.encode(PROMPTS), guidance_scale=1.0), atol=1e-5, rtol=1e-5
+        )
     assert in_peft.peft_config["default"].base_model_name_or_path == family
 
 
@@ -348,8 +331,8 @@ def test_a_loaded_adapter_keeps_float32(models: dict[str, Path], tmp_path: Path,
     loaded.load_lora(tmp_path / "lora")
     x, t = torch.randn(2, 4, 8, 8), torch.tensor([500, 20])
     with torch.no_grad():
-        ours = policy.predict(x, t, PROMPTS, guidance_scale=2.0)
-        assert torch.equal(ours, loaded.predict(x, t, PROMPTS, guidance_scale=2.0))
+        ours = policy.predict(x, t, policy.encode(PROMPTS), guidance_scale=2.0)
+        assert torch.equal(ours, loaded.predict(x, t, loaded.encode(PROMPTS), guidance_scale=2.0))
 
 
 # What is loaded, and what is refused
@@ -363,7 +346,7 @@ def test_a_checkpoint_file_is_the_model_it_was_made_of(models: dict[str, Path], 
     ours, theirs = (our_pictures(policy, guidance_scale=3.0) for policy in (from_file, from_directory))
     assert torch.equal(ours, theirs)
     half = Policy.load(str(file), memory=Memory(base_dtype="bfloat16"))
-    assert half.unet.dtype == half.encode(PROMPTS).dtype == torch.bfloat16
+    assert half.unet.dtype == half.encode(PROMPTS).tokens.dtype == torch.bfloat16
     assert len(load_tokenizers(str(file))) == 1
 
 

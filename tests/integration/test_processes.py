@@ -97,6 +97,6 @@ def test_a_failure_in_one_process_stops_all(run: Run, tmp_path: Path) -> None:
 @pytest.mark.parametrize("num", [1, 2, 3, 8])
 @pytest.mark.parametrize("things", [0, 1, 7, 8, 64])
 def test_shares_are_all_there_is_and_even(num: int, things: int) -> None:
-    shares = [list(Ranks(rank=rank, num=num).share(things)) for rank in range(num)]
+    shares = [list(Ranks(rank=rank, world_size=num).shard(things)) for rank in range(num)]
     assert [i for share in shares for i in share] == list(range(things))
     assert max(map(len, shares)) - min(map(len, shares)) <= 1

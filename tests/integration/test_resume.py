@@ -12,10 +12,11 @@ from torch import Tensor
 
 import b2diffurl
 from b2diffurl import RunStopped
+from b2diffurl.algorithm.adaptive import Adaptive, GrowthReason
 from b2diffurl.algorithm.advantage import Branch
 from b2diffurl.algorithm.collapse import Collapse
 from b2diffurl.algorithm.objectives import DPO
-from b2diffurl.algorithm.schedule import Adaptive, Backward, Verdict
+from b2diffurl.algorithm.schedule import Backward
 from b2diffurl.algorithm.update import Optimization
 from b2diffurl.errors import RewardFailed
 from b2diffurl.reporting import note_of
@@ -92,7 +93,7 @@ def test_the_run_is_one_that_could_go_wrong(whole: Path) -> None:
     """Its intervals go by its past, it learns, and everything it logs has a note."""
     lines = metrics_of(whole)
     lengths = [line["interval/length"] for line in lines]
-    backward = [Backward(tau_first=1).num_steps(i, num_rounds=5, num_inference_steps=3) for i in range(5)]
+    backward = [Backward(tau_first=1).interval_length(i, num_rounds=5, num_inference_steps=3) for i in range(1, 6)]
     assert all((ours or 0) >= theirs for ours, theirs in zip(lengths, backward, strict=True))
     assert lengths[2:] != backward[2:]
     assert {line["interval/growth_reason"] for line in lines[1:]} & {GrowthReason.NO_PAIRS, GrowthReason.SATURATED}

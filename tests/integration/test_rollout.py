@@ -5,23 +5,24 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 from b2diffurl import emoji
-from b2diffurl.algorithm.rollout import NoiseKey, Rollout, policy_step, sample_branches
+from b2diffurl.algorithm.policy import DenoisingPolicy
+from b2diffurl.algorithm.randomness import NoiseKey
+from b2diffurl.algorithm.rollout import RolloutChunk
 from b2diffurl.models.policy import Policy
+from tests.rounds import flat, ratio_error, sample_all
 
 PROMPTS = ("a bear riding a bike", "a cat playing chess", "a cow washing dishes")
 NUM_STEPS, TAU, K = 6, 4, 3
 
 
-def roll(policy: Policy, *, chunk_size: int = 64, guidance_scale: float = 1.0, num_branches: int = K) -> Rollout:
-    return sample_branches(
-        policy,
-        policy.ddim(num_inference_steps=NUM_STEPS, eta=1.0),
-        prompts=PROMPTS,
-        num_interval_steps=TAU,
-        num_branches=num_branches,
-        guidance_scale=guidance_scale,
-        noise=NoiseKey(seed=3, stream=1),
-        chunk_size=chunk_size,
+def bound(model: Policy, guidance_scale: float) -> DenoisingPolicy:
+    chain = model.ddim(num_inference_steps=NUM_STEPS, eta=1.0)
+    return DenoisingPolicy(denoiser=model, chain=chain, guidance_scale=guidance_scale)
+
+
+def roll(policy: Policy, *, chunk_size: int = 64, guidance_scale: float = 1.0, num_branches: int = K) -> RolloutChunk:
+    return sample_all(
+        bound(policy, guidance_scale), PROMPTS, interval_length=TAU, num_branches=num_branches, chunk_size=chunk_size
     )
 
 
@@ -29,30 +30,14 @@ def roll(policy: Policy, *, chunk_size: int = 64, guidance_scale: float = 1.0, n
 def test_replay_equals_rollout_at_every_step(policy: Policy, guidance_scale: float, batch_size: int) -> None:
     """Without guidance in any batch shape; guidance multiplies float32's rounding, so in the shape that sampled."""
     trajectories = roll(policy, guidance_scale=guidance_scale).trajectories
-    ddim = policy.ddim(num_inference_steps=NUM_STEPS, eta=1.0)
-    for step in range(trajectories.num_steps):
-        for start in range(0, len(trajectories), batch_size):
-            part = slice(start, start + batch_size)
-            with torch.no_grad():
-                gaussian = policy_step(
-                    policy,
-                    ddim,
-                    trajectories.latents[part, step],
-                    trajectories.step_index[step : step + 1].expand(batch_size),
-                    trajectories.prompts[part],
-                    guidance_scale=guidance_scale,
-                )
-            log_prob = gaussian.log_prob(trajectories.latents[part, step + 1])
-            ratio = torch.exp(log_prob - trajectories.log_probs[part, step])
-            assert float((ratio - 1).abs().max()) <= 1e-6
+    assert ratio_error(bound(policy, guidance_scale), trajectories, batch_size=batch_size) <= 1e-6
 
 
 def test_guidance_is_part_of_the_policy(policy: Policy) -> None:
-    trajectories = roll(policy, guidance_scale=3.0).trajectories
-    ddim = policy.ddim(num_inference_steps=NUM_STEPS, eta=1.0)
-    gaussian = policy_step(
-        policy, ddim, trajectories.latents[:, 0], trajectories.step_index[:1].expand(len(trajectories)),
-        trajectories.prompts, guidance_scale=1.0,
+    trajectories = flat(roll(policy, guidance_scale=3.0).trajectories)
+    gaussian = bound(policy, 1.0).step(
+        trajectories.latents[:, 0], trajectories.step_index[:1].expand(len(trajectories)),
+        policy.encode(trajectories.prompts),
     )  # fmt: skip
     log_prob = gaussian.log_prob(trajectories.latents[:, 1])
     assert float((log_prob - trajectories.log_probs[:, 0]).abs().max()) > 1e-4
@@ -60,8 +45,9 @@ def test_guidance_is_part_of_the_policy(policy: Policy) -> None:
 
 def test_branches_share_their_trunk_to_the_bit_and_then_differ(policy: Policy) -> None:
     trajectories = roll(policy).trajectories
-    grouped = trajectories.latents.view(len(PROMPTS), K, TAU + 1, *policy.latent_shape)
-    assert torch.equal(trajectories.group_index, torch.tensor([0, 0, 0, 1, 1, 1, 2, 2, 2]))
+    grouped = trajectories.latents
+    assert grouped.shape == (len(PROMPTS), K, TAU + 1, *policy.latent_shape)
+    assert trajectories.prompts == PROMPTS
     for members in grouped:
         assert torch.equal(members[0, 0], members[1, 0])
         assert torch.equal(members[0, 0], members[2, 0])
@@ -80,8 +66,8 @@ def test_chunk_size_changes_rounding_only(policy: Policy, chunk_size: int) -> No
 
 def test_more_branches_leave_the_first_ones_alone(policy: Policy) -> None:
     few, many = roll(policy, num_branches=2), roll(policy, num_branches=3)
-    few_grouped = few.final_latents.view(3, 2, *policy.latent_shape)
-    many_grouped = many.final_latents.view(3, 3, *policy.latent_shape)
+    few_grouped = few.final_latents
+    many_grouped = many.final_latents
     torch.testing.assert_close(few_grouped, many_grouped[:, :2], atol=2e-5, rtol=1e-5)
 
 
@@ -92,7 +78,7 @@ def test_sampling_without_adapter_equals_the_stock_pipeline(policy: Policy) -> N
     key = NoiseKey(seed=3, stream=1)
     tokens = pipe.tokenizer([PROMPTS[0]], padding="max_length", return_tensors="pt")
     with policy.reference(), torch.no_grad():
-        ours = roll(policy, num_branches=1).final_latents[0]
+        ours = roll(policy, num_branches=1).final_latents[0, 0]
         text = pipe.text_encoder(tokens.input_ids).last_hidden_state
         trunk = key.normal(trunk=0, branch=0, num=NUM_STEPS - TAU + 1, shape=policy.latent_shape)
         branch = key.normal(trunk=0, branch=1, num=TAU, shape=policy.latent_shape)

@@ -152,7 +152,7 @@ def test_adapter_loads_in_stock_diffusers_and_changes_the_pictures(
     ours = Policy.load("emoji")
     ours.load_lora(folder / "lora")
     x, t = torch.randn(2, 4, 8, 8), torch.tensor([500, 20])
-    text = ours.encode(["a bear riding a bike", "a cat playing chess"])
+    text = ours.encode(["a bear riding a bike", "a cat playing chess"]).tokens
     with torch.no_grad():
         stock = pipe.unet(x, t, encoder_hidden_states=text).sample
         loaded = ours.unet(x, t, encoder_hidden_states=text).sample
@@ -167,13 +167,13 @@ def test_pretrained_weights_never_change(policy: Policy) -> None:
     x, t, prompts = torch.randn(2, 4, 8, 8), torch.tensor([500, 20]), ("a bear riding a bike", "a cat playing chess")
     optimizer = torch.optim.AdamW(policy.trainable_parameters().values(), lr=1e-2)
     for _ in range(2):
-        policy.predict(x, t, prompts, guidance_scale=2.0).square().mean().backward()
+        policy.predict(x, t, policy.encode(prompts), guidance_scale=2.0).square().mean().backward()
         optimizer.step()
     with torch.no_grad():
-        base = fresh.predict(x, t, prompts, guidance_scale=1.0)
-        trained = policy.predict(x, t, prompts, guidance_scale=1.0)
+        base = fresh.predict(x, t, fresh.encode(prompts), guidance_scale=1.0)
+        trained = policy.predict(x, t, policy.encode(prompts), guidance_scale=1.0)
         with policy.reference():
-            reference = policy.predict(x, t, prompts, guidance_scale=1.0)
+            reference = policy.predict(x, t, policy.encode(prompts), guidance_scale=1.0)
     assert torch.equal(reference, base)
     assert not torch.equal(trained, base)
 
@@ -182,9 +182,9 @@ def test_a_new_adapter_changes_nothing() -> None:
     fresh = Policy.load("emoji")
     x, t, prompts = torch.randn(1, 4, 8, 8), torch.tensor([500]), ("a bear riding a bike",)
     with torch.no_grad():
-        base = fresh.predict(x, t, prompts, guidance_scale=1.0)
+        base = fresh.predict(x, t, fresh.encode(prompts), guidance_scale=1.0)
         fresh.add_lora(LoRA(), seed=0)
-        assert torch.equal(fresh.predict(x, t, prompts, guidance_scale=1.0), base)
+        assert torch.equal(fresh.predict(x, t, fresh.encode(prompts), guidance_scale=1.0), base)
 
 
 def test_a_round_without_selection_is_a_round_without_an_update(tmp_path: Path, small_run: MakeRun) -> None:
@@ -247,7 +247,7 @@ def test_the_trust_region_holds_a_policy_that_would_run_away(
 def test_without_the_trust_region_the_collapse_is_caught(
     tmp_path: Path, small_run: MakeRun, prompts_file: Path
 ) -> None:
-    with pytest.raises(RunStopped, match=r"nats an element|mean reward fell|contrast went|not finite|is nan|is inf"):
+    with pytest.raises(RunStopped, match=r"nats per element|mean reward fell|contrast went|not finite|is nan|is inf"):
         b2diffurl.train(wild(small_run, prompts_file, max_kl=float("inf")), output=tmp_path / "run", reward=brightness)
     assert (tmp_path / "run" / "stopped.json").is_file()
 

@@ -41,18 +41,18 @@ def adaptive_lengths(
         pace = interval_length(
             i + 1, num_rounds=num_rounds, num_inference_steps=num_inference_steps, tau_first=tau_first
         )
-        found = "kept"
+        found = "none"
         if length < num_inference_steps:
             if pace > length:
-                found = "pace"
+                found = "scheduled"
             newest = here[-window:]
             if sum(newest, Fraction(0)) / len(newest) < least_pair_fraction:
-                found = "dry"
+                found = "no_pairs"
                 for earlier in here:
                     if earlier >= least_pair_fraction:
-                        found = "learned"
+                        found = "saturated"
         out.append((length, found))
-        longer = max(length + (found in ("learned", "dry")), pace)
+        longer = max(length + (found in ("saturated", "no_pairs")), pace)
         if longer > length:
             length, here = longer, []
     return out

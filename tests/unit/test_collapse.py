@@ -1,17 +1,27 @@
 """What stops a run that falls apart, and what does not."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 
 from b2diffurl.algorithm.collapse import Collapse, CollapseMonitor, check_finite_rewards, contrast
+from b2diffurl.algorithm.records import Scores
+from b2diffurl.algorithm.update import UpdateResult
 from b2diffurl.errors import RunStopped, UserError
 
-UPDATED: dict[str, float | None] = {
-    "policy/kl_to_old": 1e-4, "update/step_reverted": 0, "update/num_optimizer_steps": 8,
-}  # fmt: skip
-ALL_REFUSED = UPDATED | {"update/step_reverted": 1, "update/num_optimizer_steps": 0}
+UPDATED = UpdateResult(
+    num_optimizer_steps=8, step_reverted=False, kl_to_old=1e-4, grad_norm=1.0, ratio_max_error=0.0, means={},
+    num_evaluations=0,
+)  # fmt: skip
+ALL_REFUSED = replace(UPDATED, step_reverted=True, num_optimizer_steps=0)
+
+
+def scores(rewards: torch.Tensor, images_contrast: float = 0.2) -> Scores:
+    """One branch group."""
+    rewards = rewards.double()[None]
+    return Scores(rewards=rewards, contrast=torch.full_like(rewards, images_contrast))
 
 
 def watch(**changed: float) -> CollapseMonitor:
@@ -21,7 +31,7 @@ def watch(**changed: float) -> CollapseMonitor:
 def see(watched: CollapseMonitor, mean: float, *, images_contrast: float = 0.2, round_index: int = 1) -> None:
     """Rewards of this mean and a standard deviation of 0.1."""
     rewards = torch.tensor([mean - 0.1, mean + 0.1], dtype=torch.float64)
-    watched.after_sampling(rewards, images_contrast, round_index=round_index)
+    watched.check_scores(scores(rewards, images_contrast), round_number=round_index)
 
 
 def test_contrast_is_the_standard_deviation_within_pictures() -> None:
@@ -52,14 +62,14 @@ def test_the_first_rounds_deviation_is_the_measure() -> None:
     watched = watch(max_reward_drop=1.0)
     see(watched, 0.5)
     with pytest.raises(RunStopped):
-        watched.after_sampling(torch.tensor([-9.0, 9.7]), 0.2, round_index=2)
+        watched.check_scores(scores(torch.tensor([-9.0, 9.7])), round_number=2)
 
 
 def test_a_sparse_reward_that_begins_with_nothing_may_waver() -> None:
     watched = watch()
-    watched.after_sampling(torch.zeros(8), 0.2, round_index=1)
-    watched.after_sampling(torch.tensor([1.0, 1.0, 0, 0, 0, 0, 0, 0]), 0.2, round_index=2)
-    watched.after_sampling(torch.tensor([1.0, 0, 0, 0, 0, 0, 0, 0]), 0.2, round_index=3)
+    watched.check_scores(scores(torch.zeros(8)), round_number=1)
+    watched.check_scores(scores(torch.tensor([1.0, 1.0, 0, 0, 0, 0, 0, 0])), round_number=2)
+    watched.check_scores(scores(torch.tensor([1.0, 0, 0, 0, 0, 0, 0, 0])), round_number=3)
 
 
 @pytest.mark.parametrize(
@@ -85,27 +95,27 @@ def test_contrast_is_compared_with_the_first_round_not_the_last() -> None:
 
 @pytest.mark.parametrize("kl", [0.0201, float("inf"), float("nan")])
 def test_a_policy_that_moved_too_far_stops_the_run(kl: float) -> None:
-    with pytest.raises(RunStopped, match="nats an element in one round; lower optimization"):
-        watch().after_update(UPDATED | {"policy/kl_to_old": kl}, round_index=4)
-    watch().after_update(UPDATED | {"policy/kl_to_old": 0.02}, round_index=4)
+    with pytest.raises(RunStopped, match="nats per element in one round; lower optimization"):
+        watch().check_update(replace(UPDATED, kl_to_old=kl), round_number=4)
+    watch().check_update(replace(UPDATED, kl_to_old=0.02), round_number=4)
 
 
 def test_a_round_without_an_update_is_no_collapse() -> None:
-    empty = UPDATED | {"policy/kl_to_old": None, "update/num_optimizer_steps": 0}
+    empty = replace(UPDATED, kl_to_old=None, num_optimizer_steps=0)
     watched = watch(max_refused_rounds=1)
     for round_index in range(5):
-        watched.after_update(empty, round_index=round_index)
+        watched.check_update(empty, round_number=round_index)
 
 
 def test_rounds_in_a_row_without_an_accepted_step_stop_the_run() -> None:
     watched = watch(max_refused_rounds=2)
-    watched.after_update(ALL_REFUSED, round_index=1)
-    watched.after_update(
-        UPDATED | {"update/step_reverted": 1}, round_index=2
+    watched.check_update(ALL_REFUSED, round_number=1)
+    watched.check_update(
+        replace(UPDATED, step_reverted=True), round_number=2
     )  # a later step was taken back: not refused
-    watched.after_update(ALL_REFUSED, round_index=3)
+    watched.check_update(ALL_REFUSED, round_number=3)
     with pytest.raises(RunStopped, match="in 2 rounds in a row the first optimizer step left the trust region"):
-        watched.after_update(ALL_REFUSED, round_index=4)
+        watched.check_update(ALL_REFUSED, round_number=4)
 
 
 def test_a_watch_through_json_goes_on_as_before() -> None:
@@ -114,7 +124,7 @@ def test_a_watch_through_json_goes_on_as_before() -> None:
     assert fresh == watch()
     watched = watch()
     see(watched, 0.9)
-    watched.after_update(ALL_REFUSED, round_index=1)
+    watched.check_update(ALL_REFUSED, round_number=1)
     other = watch()
     other.load_state(json.loads(json.dumps(watched.state())))
     assert other == watched
@@ -131,12 +141,12 @@ def test_one_finite_number_a_picture_is_a_reward(dtype: torch.dtype) -> None:
 def test_rewards_of_another_shape_stop_the_run(shape: tuple[int, ...]) -> None:
     with pytest.raises(RunStopped) as stopped:
         check_finite_rewards(torch.zeros(shape), 3, round_index=1)
-    assert stopped.value.cause == f"the reward gave shape {shape} for 3 pictures."
+    assert stopped.value.cause == f"the reward gave shape {shape} for 3 images."
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_a_reward_that_is_not_finite_stops_the_run(value: float) -> None:
-    with pytest.raises(RunStopped, match=f"^Stopped in round 5: the reward of picture 1 is {value}"):
+    with pytest.raises(RunStopped, match=f"^Stopped in round 5: the reward of image 1 is {value}"):
         check_finite_rewards(torch.tensor([0.0, value, float("nan")]), 3, round_index=5)
 
 

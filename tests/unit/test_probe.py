@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from b2diffurl.algorithm.schedule import Backward
-from b2diffurl.analysis.probe import Probe, Row, measure, suggest, write_probe
+from b2diffurl.analysis.probe import Probe, ProbeSettings, Row, measure, suggest, write_probe
 from b2diffurl.cli import main
 from b2diffurl.errors import UserError
 from b2diffurl.run.recipes import emoji_quickstart
@@ -19,7 +19,9 @@ from b2diffurl.run.settings import Sampler
 
 
 def row(num_steps: int, *, within: float, pairs: dict[int, float]) -> Row:
-    return Row(num_steps=num_steps, std_within=within, std_between=0.2, pair_fraction=pairs, distance=0.1, differ={})
+    return Row(
+        interval_length=num_steps, std_within=within, std_between=0.2, pair_fraction=pairs, distance=0.1, differ={}
+    )
 
 
 def made(*rows: Row) -> Probe:
@@ -51,8 +53,8 @@ def test_a_reward_that_never_differs_suggests_nothing() -> None:
 
 def test_the_shape_of_the_table_on_the_embedded_model(tmp_path: Path) -> None:
     """Later branching decides less, in reward, pictures, alignment and style."""
-    found = measure(emoji_quickstart(), lengths=(7, 14), num_trunks=12, num_branches=3)
-    assert [one.num_steps for one in found.rows] == [7, 14, 20]
+    found = measure(emoji_quickstart(), ProbeSettings(lengths=(7, 14), num_trunks=12, num_branches=3))
+    assert [one.interval_length for one in found.rows] == [7, 14, 20]
     late, middle, whole = found.rows
     assert late.std_within < middle.std_within < whole.std_within
     assert late.distance < middle.distance < whole.distance
@@ -61,7 +63,7 @@ def test_the_shape_of_the_table_on_the_embedded_model(tmp_path: Path) -> None:
     assert all(one.pair_fraction[2] <= one.pair_fraction[3] for one in found.rows)
     write_probe(found, suggest(found), tmp_path)
     told = json.loads((tmp_path / "probe.json").read_text(encoding="utf-8"))
-    assert [one["num_steps"] for one in told["rows"]] == [7, 14, 20]
+    assert [one["interval_length"] for one in told["rows"]] == [7, 14, 20]
     with Image.open(tmp_path / "groups.png") as groups:
         assert groups.width >= 3 * 96
     assert (tmp_path / "probe.png").stat().st_size > 1000
@@ -75,8 +77,8 @@ def test_it_measures_the_users_own_reward_on_the_users_own_chain() -> None:
     run = replace(
         emoji_quickstart(), sampler=Sampler(num_inference_steps=4, guidance_scale=1.0), schedule=Backward(tau_first=2)
     )
-    found = measure(run, lengths=(2,), num_trunks=2, num_branches=2, reward=brightness)
-    assert [one.num_steps for one in found.rows] == [2, 4]
+    found = measure(run, ProbeSettings(lengths=(2,), num_trunks=2, num_branches=2), reward=brightness)
+    assert [one.interval_length for one in found.rows] == [2, 4]
 
 
 @pytest.mark.parametrize(
@@ -96,4 +98,4 @@ def test_what_cannot_be_measured_is_refused(flags: list[str], said: str, capsys:
 
 def test_from_python_it_is_refused_alike() -> None:
     with pytest.raises(UserError, match="num_trunks is 0"):
-        measure(emoji_quickstart(), num_trunks=0)
+        measure(emoji_quickstart(), ProbeSettings(num_trunks=0))

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
+from b2diffurl.algorithm.adaptive import Adaptive
 from b2diffurl.algorithm.advantage import Batch, Branch
 from b2diffurl.algorithm.interfaces import Needs, Objective
 from b2diffurl.algorithm.objectives import DDPO, DPO, DPOK, Own, PolicyGradient
-from b2diffurl.algorithm.adaptive import Adaptive
 from b2diffurl.algorithm.schedule import Backward, Full, Table
 from b2diffurl.algorithm.selection import All, BestWorst
 from b2diffurl.algorithm.trust_region import TrustRegion

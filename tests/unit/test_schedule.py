@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from b2diffurl.algorithm.adaptive import Adaptive, GrowthReason
 from b2diffurl.algorithm.interfaces import Schedule
 from b2diffurl.algorithm.records import PastRound
-from b2diffurl.algorithm.adaptive import Adaptive, GrowthReason
 from b2diffurl.algorithm.schedule import Backward, Full, Table
 from b2diffurl.errors import UserError
 from tests.reference import schedule as twin
@@ -19,7 +19,7 @@ from tests.reference import schedule as twin
 def test_backward_equals_the_twin(data: st.DataObject, num_rounds: int, num_steps: int) -> None:
     tau_first = data.draw(st.integers(1, num_steps))
     i = data.draw(st.integers(0, 2 * num_rounds))  # past the end too: at most the whole chain
-    got = Backward(tau_first=tau_first).num_steps(i, num_rounds=num_rounds, num_inference_steps=num_steps)
+    got = Backward(tau_first=tau_first).interval_length(i + 1, num_rounds=num_rounds, num_inference_steps=num_steps)
     assert got == twin.interval_length(i, num_rounds=num_rounds, num_inference_steps=num_steps, tau_first=tau_first)
 
 
@@ -29,7 +29,9 @@ def test_intervals_begin_at_tau_first_and_never_shrink_or_pass_the_chain(
 ) -> None:
     tau_first = data.draw(st.integers(1, num_steps))
     schedule = Backward(tau_first=tau_first)
-    lengths = [schedule.num_steps(i, num_rounds=num_rounds, num_inference_steps=num_steps) for i in range(num_rounds)]
+    lengths = [
+        schedule.interval_length(i + 1, num_rounds=num_rounds, num_inference_steps=num_steps) for i in range(num_rounds)
+    ]
     assert lengths[0] == tau_first
     assert lengths == sorted(lengths)
     assert lengths[-1] <= num_steps
@@ -37,17 +39,19 @@ def test_intervals_begin_at_tau_first_and_never_shrink_or_pass_the_chain(
 
 def test_the_reference_run_spends_equally_many_rounds_on_every_length() -> None:
     """T = 20, tau_first = 14, S = 100: 7 lengths, each for 14 or 15 rounds."""
-    lengths = [Backward(tau_first=14).num_steps(i, num_rounds=100, num_inference_steps=20) for i in range(100)]
+    lengths = [
+        Backward(tau_first=14).interval_length(i + 1, num_rounds=100, num_inference_steps=20) for i in range(100)
+    ]
     assert [lengths.count(tau) for tau in range(14, 21)] == [15, 14, 14, 15, 14, 14, 14]
 
 
 def test_an_interval_of_the_whole_chain_stays_so() -> None:
-    lengths = [Backward(tau_first=20).num_steps(i, num_rounds=4, num_inference_steps=20) for i in range(4)]
+    lengths = [Backward(tau_first=20).interval_length(i + 1, num_rounds=4, num_inference_steps=20) for i in range(4)]
     assert lengths == [20] * 4
 
 
 def test_full_is_the_whole_chain_in_every_round() -> None:
-    assert {Full().num_steps(i, num_rounds=5, num_inference_steps=20) for i in range(5)} == {20}
+    assert {Full().interval_length(i + 1, num_rounds=5, num_inference_steps=20) for i in range(5)} == {20}
 
 
 @pytest.mark.parametrize("schedule", [Backward(), Full(), Table(rows=((1, 14),)), Adaptive()])
@@ -57,13 +61,13 @@ def test_is_a_schedule(schedule: object) -> None:
 
 @pytest.mark.parametrize("tau_first", [0, -3])
 def test_an_interval_without_steps_is_refused(tau_first: int) -> None:
-    with pytest.raises(UserError, match=rf"^schedule\.tau_first is {tau_first}; give 1 or more steps\.$"):
+    with pytest.raises(UserError, match=rf"^schedule\.tau_first is {tau_first}; give 1 or more\.$"):
         Backward(tau_first=tau_first)
 
 
 def test_an_interval_longer_than_the_chain_is_refused() -> None:
     with pytest.raises(UserError, match=r"schedule\.tau_first is 14 but sampler\.num_inference_steps is 10; give"):
-        Backward(tau_first=14).num_steps(0, num_rounds=100, num_inference_steps=10)
+        Backward(tau_first=14).check(num_inference_steps=10, num_branches=4)
 
 
 # Table
@@ -76,7 +80,7 @@ def test_an_interval_longer_than_the_chain_is_refused() -> None:
 )
 def test_a_table_equals_the_twin(rounds: set[int], lengths: list[int], i: int) -> None:
     rows = tuple(zip([1, *sorted(rounds)], lengths, strict=False))
-    got = Table(rows=rows).num_steps(i, num_rounds=40, num_inference_steps=20)
+    got = Table(rows=rows).interval_length(i + 1, num_rounds=40, num_inference_steps=20)
     assert got == twin.table_length(i, rows)
 
 
@@ -95,8 +99,8 @@ def test_a_row_longer_than_the_chain_is_refused() -> None:
     with pytest.raises(
         UserError, match=r"^schedule\.rows is 21 but sampler\.num_inference_steps is 20; give at most 20"
     ):
-        Table(rows=((1, 14), (3, 21))).check(20)
-    Table(rows=((1, 20),)).check(20)
+        Table(rows=((1, 14), (3, 21))).check(num_inference_steps=20, num_branches=4)
+    Table(rows=((1, 20),)).check(num_inference_steps=20, num_branches=4)
 
 
 # Adaptive
@@ -108,15 +112,17 @@ FRACTIONS = st.lists(EIGHTHS, min_size=1, max_size=30)
 
 def lengths_of(
     schedule: Adaptive, pair_fractions: Sequence[float], *, num_inference_steps: int
-) -> list[tuple[int, Verdict]]:
+) -> list[tuple[int, GrowthReason]]:
     """Length of each round and what is found after it, every round's past being the rounds before it."""
     num_rounds = len(pair_fractions)
     past: list[PastRound] = []
-    out: list[tuple[int, Verdict]] = []
+    out: list[tuple[int, GrowthReason]] = []
     for i, fraction in enumerate(pair_fractions):
-        length = schedule.num_steps(i, num_rounds=num_rounds, num_inference_steps=num_inference_steps, past=past)
-        past.append(PastRound(num_steps=length, pair_fraction=fraction))
-        found = schedule.verdict(num_rounds=num_rounds, num_inference_steps=num_inference_steps, past=past)
+        length = schedule.interval_length(
+            i + 1, num_rounds=num_rounds, num_inference_steps=num_inference_steps, past=past
+        )
+        past.append(PastRound(interval_length=length, pair_fraction=fraction))
+        found = schedule.growth_reason(num_rounds=num_rounds, num_inference_steps=num_inference_steps, past=past)
         out.append((length, found))
     return out
 
@@ -164,7 +170,7 @@ def test_adaptive_never_shrinks_is_never_shorter_than_backward_and_reaches_the_c
     schedule = Adaptive(tau_first=tau_first, window=window, least_pair_fraction=least)
     lengths = [length for length, _ in lengths_of(schedule, fractions, num_inference_steps=num_steps)]
     backward = [
-        Backward(tau_first=tau_first).num_steps(i, num_rounds=num_rounds, num_inference_steps=num_steps)
+        Backward(tau_first=tau_first).interval_length(i + 1, num_rounds=num_rounds, num_inference_steps=num_steps)
         for i in range(num_rounds)
     ]
     assert lengths[0] == tau_first
@@ -181,13 +187,13 @@ def test_a_round_is_decided_by_its_past_alone(fractions: list[float], data: st.D
     schedule = Adaptive(tau_first=2)
     whole = lengths_of(schedule, fractions, num_inference_steps=10)
     i = data.draw(st.integers(1, len(fractions) - 1))
-    past = [PastRound(num_steps=n, pair_fraction=f) for (n, _), f in zip(whole[:i], fractions[:i], strict=True)]
-    again = schedule.num_steps(i, num_rounds=len(fractions), num_inference_steps=10, past=past)
+    past = [PastRound(interval_length=n, pair_fraction=f) for (n, _), f in zip(whole[:i], fractions[:i], strict=True)]
+    again = schedule.interval_length(i + 1, num_rounds=len(fractions), num_inference_steps=10, past=past)
     assert again == whole[i][0]
 
 
 @pytest.mark.parametrize(
-    ("fractions", "verdict"),
+    ("fractions", "reason"),
     [
         ((), GrowthReason.NONE),
         ((0.5,), GrowthReason.NONE),
@@ -199,30 +205,30 @@ def test_a_round_is_decided_by_its_past_alone(fractions: list[float], data: st.D
         ((0.1, 0.1, 0.6, 0.6), GrowthReason.NONE),  # older rounds are not looked at
     ],
 )
-def test_each_verdict_has_its_reason(fractions: tuple[float, ...], verdict: Verdict) -> None:
+def test_each_reason_has_its_reason(fractions: tuple[float, ...], reason: GrowthReason) -> None:
     """So many rounds that Backward's pace is not felt."""
-    past = [PastRound(num_steps=14, pair_fraction=fraction) for fraction in fractions]
-    assert Adaptive().verdict(num_rounds=10_000, num_inference_steps=20, past=past) is verdict
+    past = [PastRound(interval_length=14, pair_fraction=fraction) for fraction in fractions]
+    assert Adaptive().growth_reason(num_rounds=10_000, num_inference_steps=20, past=past) is reason
 
 
-@pytest.mark.parametrize(("num_rounds", "verdict"), [(28, GrowthReason.SCHEDULED), (29, GrowthReason.NONE)])
-def test_backwards_pace_is_a_reason_to_grow(num_rounds: int, verdict: Verdict) -> None:
+@pytest.mark.parametrize(("num_rounds", "reason"), [(28, GrowthReason.SCHEDULED), (29, GrowthReason.NONE)])
+def test_backwards_pace_is_a_reason_to_grow(num_rounds: int, reason: GrowthReason) -> None:
     """7 lengths in 28 rounds: 4 rounds each."""
-    past = [PastRound(num_steps=14, pair_fraction=0.5)] * 4
-    assert Adaptive().verdict(num_rounds=num_rounds, num_inference_steps=20, past=past) is verdict
+    past = [PastRound(interval_length=14, pair_fraction=0.5)] * 4
+    assert Adaptive().growth_reason(num_rounds=num_rounds, num_inference_steps=20, past=past) is reason
 
 
 def test_rounds_at_other_lengths_do_not_count() -> None:
     """The pairs of a shorter interval say nothing of this one."""
-    past = [PastRound(num_steps=14, pair_fraction=0.9)] * 5 + [PastRound(num_steps=15, pair_fraction=0.3)]
-    assert Adaptive().verdict(num_rounds=10_000, num_inference_steps=20, past=past) is GrowthReason.NO_PAIRS
-    past = [PastRound(num_steps=14, pair_fraction=0.1)] * 5 + [PastRound(num_steps=15, pair_fraction=0.6)]
-    assert Adaptive().verdict(num_rounds=10_000, num_inference_steps=20, past=past) is GrowthReason.NONE
+    past = [PastRound(interval_length=14, pair_fraction=0.9)] * 5 + [PastRound(interval_length=15, pair_fraction=0.3)]
+    assert Adaptive().growth_reason(num_rounds=10_000, num_inference_steps=20, past=past) is GrowthReason.NO_PAIRS
+    past = [PastRound(interval_length=14, pair_fraction=0.1)] * 5 + [PastRound(interval_length=15, pair_fraction=0.6)]
+    assert Adaptive().growth_reason(num_rounds=10_000, num_inference_steps=20, past=past) is GrowthReason.NONE
 
 
-def test_the_whole_chain_has_no_verdict_but_kept() -> None:
-    past = [PastRound(num_steps=20, pair_fraction=0.0)] * 5
-    assert Adaptive().verdict(num_rounds=5, num_inference_steps=20, past=past) is GrowthReason.NONE
+def test_the_whole_chain_has_no_reason_but_kept() -> None:
+    past = [PastRound(interval_length=20, pair_fraction=0.0)] * 5
+    assert Adaptive().growth_reason(num_rounds=5, num_inference_steps=20, past=past) is GrowthReason.NONE
 
 
 @pytest.mark.parametrize(
@@ -242,4 +248,4 @@ def test_adaptive_settings_out_of_range_are_refused(name: str, value: float) -> 
 
 def test_an_adaptive_interval_longer_than_the_chain_is_refused() -> None:
     with pytest.raises(UserError, match=r"schedule\.tau_first is 14 but sampler\.num_inference_steps is 10; give"):
-        Adaptive().check(10)
+        Adaptive().check(num_inference_steps=10, num_branches=4)

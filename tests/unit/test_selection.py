@@ -6,14 +6,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from b2diffurl.algorithm.interfaces import Selector
-from b2diffurl.algorithm.records import Selection
 from b2diffurl.algorithm.selection import All, BestWorst
 from b2diffurl.errors import UserError
 from tests.reference import selection as twin
+from tests.rounds import Chosen, choose_by
 
 
-def select(advantages: list[float], *, num_branches: int) -> Selection:
-    return BestWorst().select(torch.tensor(advantages), ["a cat"] * len(advantages), num_branches=num_branches)
+def select(advantages: list[float], *, num_branches: int) -> Chosen:
+    return choose_by(BestWorst(), torch.tensor(advantages), ["a cat"] * len(advantages), num_branches=num_branches)
 
 
 @given(data=st.data(), num_groups=st.integers(0, 5), num_branches=st.integers(2, 5))
@@ -24,7 +24,7 @@ def test_best_worst_equals_the_twin(data: st.DataObject, num_groups: int, num_br
     advantages = data.draw(st.lists(values, min_size=size, max_size=size))
     pos, neg = data.draw(st.sampled_from([0.25, 0.5, 0.6])), data.draw(st.sampled_from([-0.25, -0.5, -0.6]))
     selector = BestWorst(pos_threshold=pos, neg_threshold=neg)
-    got = selector.select(torch.tensor(advantages), ["a cat"] * size, num_branches=num_branches)
+    got = choose_by(selector, torch.tensor(advantages), ["a cat"] * size, num_branches=num_branches)
     index, pairs = twin.best_and_worst(advantages, num_branches=num_branches, pos_threshold=pos, neg_threshold=neg)
     assert got.index.tolist() == index
     assert [tuple(pair) for pair in got.pairs.tolist()] == pairs
@@ -64,7 +64,7 @@ def test_nothing_worth_training_on_is_an_empty_selection() -> None:
 
 
 def test_all_is_every_trajectory_whatever_its_advantage() -> None:
-    selection = All().select(torch.tensor([0.0, 0.1, -5.0]), ["a cat", "a dog", "a bear"], num_branches=1)
+    selection = choose_by(All(), torch.tensor([0.0, 0.1, -5.0]), ["a cat", "a dog", "a bear"], num_branches=1)
     assert selection.index.tolist() == [0, 1, 2]
     assert selection.pairs.shape == (0, 2)
 
@@ -76,13 +76,13 @@ def test_is_a_selector(selector: object) -> None:
 
 @pytest.mark.parametrize("value", [0.0, -0.5, float("nan")])
 def test_a_pos_threshold_that_is_not_positive_is_refused(value: float) -> None:
-    with pytest.raises(UserError, match=rf"^selection\.pos_threshold is {value}; give a number above 0, such as 0\.5"):
+    with pytest.raises(UserError, match=rf"^selection\.pos_threshold is {value}; give a number above 0\."):
         BestWorst(pos_threshold=value)
 
 
 @pytest.mark.parametrize("value", [0.0, 0.5, float("nan")])
 def test_a_neg_threshold_that_is_not_negative_is_refused(value: float) -> None:
-    with pytest.raises(UserError, match=rf"^selection\.neg_threshold is {value}; give a number below 0, such as -0\.5"):
+    with pytest.raises(UserError, match=rf"^selection\.neg_threshold is {value}; give a number below 0\."):
         BestWorst(neg_threshold=value)
 
 
@@ -92,7 +92,7 @@ def test_the_pairs_of_all_equal_the_twin(data: st.DataObject, num_groups: int, n
     size = num_groups * num_branches
     advantages = data.draw(st.lists(st.sampled_from([-1.0, -0.25, 0.0, 0.5, 2.0]), min_size=size, max_size=size))
     prompts = data.draw(st.lists(st.sampled_from(["a cat", "a dog", "a bear"]), min_size=size, max_size=size))
-    got = All().select(torch.tensor(advantages), prompts, num_branches=num_branches)
+    got = choose_by(All(), torch.tensor(advantages), prompts, num_branches=num_branches)
     assert got.index.tolist() == list(range(size))
     assert [tuple(pair) for pair in got.pairs.tolist()] == twin.all_pairs(
         advantages, prompts, num_branches=num_branches
@@ -100,17 +100,17 @@ def test_the_pairs_of_all_equal_the_twin(data: st.DataObject, num_groups: int, n
 
 
 def test_pairs_with_branching_are_of_one_group_even_where_groups_share_a_prompt() -> None:
-    selection = All().select(torch.tensor([5.0, 4.0, 1.0, 0.0]), ["a cat"] * 4, num_branches=2)
+    selection = choose_by(All(), torch.tensor([5.0, 4.0, 1.0, 0.0]), ["a cat"] * 4, num_branches=2)
     assert selection.pairs.tolist() == [[0, 1], [2, 3]]
 
 
 def test_pairs_without_branching_are_of_one_prompt() -> None:
     prompts = ["a cat", "a dog", "a cat", "a dog", "a cat", "a bear"]
-    selection = All().select(torch.tensor([0.0, 3.0, 2.0, 1.0, 1.0, 9.0]), prompts, num_branches=1)
+    selection = choose_by(All(), torch.tensor([0.0, 3.0, 2.0, 1.0, 1.0, 9.0]), prompts, num_branches=1)
     assert selection.pairs.tolist() == [[2, 0], [1, 3]]  # the middle cat and the only bear have nobody
 
 
 def test_ties_are_no_pairs() -> None:
-    assert All().select(torch.zeros(6), ["a cat"] * 6, num_branches=3).pairs.shape == (0, 2)
-    selection = All().select(torch.tensor([0.5, 0.5, 2.0, 0.5]), ["a cat"] * 4, num_branches=4)
+    assert choose_by(All(), torch.zeros(6), ["a cat"] * 6, num_branches=3).pairs.shape == (0, 2)
+    selection = choose_by(All(), torch.tensor([0.5, 0.5, 2.0, 0.5]), ["a cat"] * 4, num_branches=4)
     assert selection.pairs.tolist() == [[2, 3]]

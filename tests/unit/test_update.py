@@ -14,7 +14,7 @@ from torch import Tensor
 
 from b2diffurl.algorithm.interfaces import Objective
 from b2diffurl.algorithm.objectives import DDPO
-from b2diffurl.algorithm.records import Selection, StepBatch
+from b2diffurl.algorithm.records import StepBatch
 from b2diffurl.algorithm.trust_region import TrustRegion
 from b2diffurl.algorithm.update import Optimization
 from b2diffurl.diffusion.gaussian import LogProbReduction
@@ -25,6 +25,7 @@ from tests.rounds import (
     NO_REGION,
     NUM_ELEMENTS,
     ONE_STEP,
+    Chosen,
     Metrics,
     Round,
     adamw,
@@ -57,14 +58,14 @@ class Expected:
 
 
 def twin_pass(
-    policy: TinyPolicy, sampled: Round, selection: Selection, *, clip_range: float, step_weights: str = "equal"
+    policy: TinyPolicy, sampled: Round, selection: Chosen, *, clip_range: float, step_weights: str = "equal"
 ) -> Expected:
     """One step of one trajectory after the other: literal means over all of them."""
     policy = copy.deepcopy(policy).double()
-    weight = twin_weights(sampled) if step_weights == "even" else [1.0] * sampled.trajectories.num_steps
+    weight = twin_weights(sampled) if step_weights == "even" else [1.0] * sampled.trajectories.num_trained_steps
     losses, squares, clipped, gradients = [], [], [], []
     for trajectory in selection.index.tolist():
-        for step in range(sampled.trajectories.num_steps):
+        for step in range(sampled.trajectories.num_trained_steps):
             log_prob = twin_log_prob(policy, sampled, trajectory, step)
             advantage = sampled.advantages[trajectory].item()
             numbers = (log_prob.item(), sampled.trajectories.log_probs[trajectory, step].item(), advantage)
@@ -107,7 +108,7 @@ def test_replay_equals_rollout_before_the_first_step(reduction: LogProbReduction
     ],
 )
 def test_gradient_and_metrics_are_the_literal_means_over_selected_steps(
-    reduction: LogProbReduction, step_weights: Literal["equal", "even"], chosen: Selection
+    reduction: LogProbReduction, step_weights: Literal["equal", "even"], chosen: Chosen
 ) -> None:
     """Away from the policy that sampled, so that some ratios are clipped; SGD at rate 1 shows the gradient."""
     sampled = sample_round(reduction=reduction)
@@ -256,10 +257,10 @@ def test_nothing_is_carried_over_to_the_next_round(sampled: Round) -> None:
 
 
 def test_minibatches_depend_on_seed_and_round_alone(sampled: Round) -> None:
-    def after(seed: int, round_index: int) -> Tensor:
+    def after(seed: int, round_number: int) -> Tensor:
         policy = sampled.start()
         config = Optimization(num_inner_epochs=1, num_minibatches=2)
-        update(policy, sampled, config=config, seed=seed, round_index=round_index)
+        update(policy, sampled, config=config, seed=seed, round_number=round_number)
         return weights(policy)
 
     first = after(0, 1)
@@ -386,7 +387,7 @@ class InfiniteSlope(Objective):
 def test_a_gradient_that_is_not_finite_stops_before_the_step(sampled: Round) -> None:
     policy = sampled.start()
     optimizer = adamw(policy)
-    with pytest.raises(RunStopped, match=r"^Stopped in round 7: the gradient's norm is (nan|inf)\.$"):
+    with pytest.raises(RunStopped, match=r"^Stopped in round 7: the gradient norm is (nan|inf)\.$"):
         update(policy, sampled, objective=InfiniteSlope(), optimizer=optimizer)
     assert torch.equal(weights(policy), weights(sampled.policy))
     assert not optimizer.state

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from b2diffurl.algorithm.interfaces import Objective
 from b2diffurl.algorithm.objectives import DDPO, DPO, DPOK, PolicyGradient
-from b2diffurl.algorithm.records import Selection
 from b2diffurl.algorithm.selection import All, BestWorst
 from b2diffurl.diffusion.gaussian import LogProbReduction
 from tests.reference import ddpo as ddpo_twin
@@ -26,8 +25,10 @@ from tests.reference import policy_gradient as policy_gradient_twin
 from tests.rounds import (
     NUM_ELEMENTS,
     ONE_STEP,
+    Chosen,
     Round,
     choose,
+    choose_by,
     move,
     sample_round,
     sgd,
@@ -131,7 +132,7 @@ CASES = {
 }
 
 
-def units_of(objective: Objective, selection: Selection) -> list[list[int]]:
+def units_of(objective: Objective, selection: Chosen) -> list[list[int]]:
     return selection.pairs.tolist() if objective.needs.pairs else [[i] for i in selection.index.tolist()]
 
 
@@ -153,10 +154,10 @@ def looked_at(reduction: LogProbReduction) -> dict[tuple[int, int], TwinStep]:
 
 
 def twin_pass(
-    case: Case, looked: dict[tuple[int, int], TwinStep], sampled: Round, selection: Selection, *, step_weights: str
+    case: Case, looked: dict[tuple[int, int], TwinStep], sampled: Round, selection: Chosen, *, step_weights: str
 ) -> tuple[float, float, Tensor]:
     """Mean loss, mean KL to the reference in nats an element, and gradient: one step of one unit after the other."""
-    n = sampled.trajectories.num_steps
+    n = sampled.trajectories.num_trained_steps
     weight = twin_weights(sampled) if step_weights == "even" else [1.0] * n
     losses: list[float] = []
     kls: list[float] = []
@@ -177,8 +178,8 @@ RAGGED = torch.tensor([0.1, 2.0, -1.5, 0.3, 0.7, 0.2, 0.0, 0.1, 0.4, -0.4, 0.0, 
 TIES = torch.tensor([0.1, 2.0, -1.5, 0.3, 0.7, 0.7, 0.0, 0.7, 0.4, 0.4, 0.4, 0.4])
 SMALL = 0.1  # advantages are scaled by it for the update, so that float32's rounding of the gradient stays under 1e-6
 SELECTIONS = {
-    "best and worst": (SMALL * RAGGED, BestWorst().select(RAGGED, list("aaaabbbbcccc"), num_branches=4)),
-    "all": (SMALL * TIES, All().select(TIES, list("aaaabbbbcccc"), num_branches=4)),
+    "best and worst": (SMALL * RAGGED, choose_by(BestWorst(), RAGGED, list("aaaabbbbcccc"), num_branches=4)),
+    "all": (SMALL * TIES, choose_by(All(), TIES, list("aaaabbbbcccc"), num_branches=4)),
 }
 
 
@@ -226,7 +227,7 @@ def test_value_and_gradient_equal_the_twin(
 @pytest.mark.parametrize("name", CASES)
 def test_the_ratio_is_one_before_the_first_step(name: str) -> None:
     sampled = sample_round(trained_by=0.1)
-    selection = All().select(sampled.advantages, sampled.trajectories.prompts, num_branches=4)
+    selection = choose_by(All(), sampled.advantages, sampled.trajectories.prompts, num_branches=4)
     for micro_batch_size in (5, 64):
         config = replace(ONE_STEP, micro_batch_size=micro_batch_size)
         metrics = update(sampled.start(), sampled, selection, config=config, objective=CASES[name].objective)
@@ -250,9 +251,9 @@ def test_the_kl_pulls_the_policy_back_to_the_reference() -> None:
     sampled = replace(sample_round(trained_by=0.1), advantages=torch.zeros(12))
     policy = sampled.start()
     kls: list[float] = []
-    for round_index in range(1, 9):
+    for round_number in range(1, 9):
         optimizer = torch.optim.SGD(policy.parameters(), lr=0.05)
-        metrics = update(policy, sampled, objective=DPOK(), optimizer=optimizer, round_index=round_index)
+        metrics = update(policy, sampled, objective=DPOK(), optimizer=optimizer, round_number=round_number)
         kl, norm = metrics["policy/kl_to_reference"], metrics["policy/grad_norm"]
         assert kl is not None
         assert norm is not None
@@ -311,7 +312,7 @@ def test_without_branching_the_pairs_are_of_one_prompt() -> None:
     """Two prompts in turn; the twin again, away from the policy that sampled."""
     prompts = (PROMPTS[0], PROMPTS[1]) * 3
     sampled = sample_round(prompts=prompts, num_branches=1, trained_by=0.01)
-    selection = All().select(sampled.advantages, sampled.trajectories.prompts, num_branches=1)
+    selection = choose_by(All(), sampled.advantages, sampled.trajectories.prompts, num_branches=1)
     assert len(selection.pairs) == 2
     policy, twin_policy = sampled.start(), sampled.start().double()
     looked = {(i, s): look(twin_policy, sampled, i, s) for i in selection.pairs.flatten().tolist() for s in range(3)}

@@ -11,10 +11,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from b2diffurl.emoji.oracle import SceneOracle, load_oracle
-from b2diffurl.emoji.world import STYLES, Scene, all_prompts, parse_prompt
 from b2diffurl.algorithm.policy import DenoisingPolicy
 from b2diffurl.algorithm.randomness import EVALUATION_STREAM, NoiseKey
+from b2diffurl.emoji.oracle import SceneOracle, load_oracle
+from b2diffurl.emoji.world import STYLES, Scene, all_prompts, parse_prompt
 from b2diffurl.evaluation.generate import generate_images
 from b2diffurl.evaluation.judges import EmojiJudge
 from b2diffurl.models.policy import Policy

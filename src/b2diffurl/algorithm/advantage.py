@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 import torch
 from annotated_types import Gt
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from b2diffurl.algorithm.interfaces import Normalizer
@@ -143,16 +143,17 @@ class RewardHistory:
     normalizer: Normalizer
     rounds: list[dict[str, list[float]]] = field(default_factory=list[dict[str, list[float]]])
 
-    def normalize(self, rewards: Float[Tensor, "G K"], prompts: Sequence[str]) -> Float[Tensor, "G K"]:
+    def normalize(self, rewards: Shaped[Tensor, "G K"], prompts: Sequence[str]) -> Float[Tensor, "G K"]:
         """Normalize this round's rewards and remember them.
 
         Args:
-            rewards: float64, K trajectories of each of G branch groups.
+            rewards: float, int or bool, K trajectories of each of G branch groups.
             prompts: one per branch group.
 
         Returns:
             Advantages, float32.
         """
+        rewards = rewards.to(torch.float64)
         advantages = self.normalizer.normalize(rewards, prompts, past=self.rounds)
         newest: dict[str, list[float]] = {}
         for prompt, values in zip(prompts, rewards, strict=True):

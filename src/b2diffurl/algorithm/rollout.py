@@ -36,7 +36,6 @@ class RolloutChunk:
     num_evaluations: int
 
 
-@torch.no_grad()
 def sample_branches(
     policy: DenoisingPolicy,
     prompts: Sequence[str],
@@ -95,6 +94,7 @@ def sample_branches(
         )
 
 
+@torch.no_grad()
 def _sample_trunks(
     policy: DenoisingPolicy, conditioning: Conditioning, key: NoiseKey, *, num_trunks: int, num_steps: int
 ) -> Float[Tensor, "G C H W"]:
@@ -108,6 +108,7 @@ def _sample_trunks(
     return x
 
 
+@torch.no_grad()
 def _continue_trunks(
     policy: DenoisingPolicy,
     trunks: Float[Tensor, "G C H W"],
