@@ -28,7 +28,7 @@ from b2diffurl.reporting.model_card import write_card
 from b2diffurl.rewards import load_reward, load_watched
 from b2diffurl.rewards.custom import name_of
 from b2diffurl.rewards.interface import Reward
-from b2diffurl.run.directory import RunFolder
+from b2diffurl.run.directory import RunDirectory
 from b2diffurl.run.settings import Run, check_run
 from b2diffurl.training.callbacks import Metrics, Observer, Progress, RoundLines
 from b2diffurl.training.checkpoint import (
@@ -58,7 +58,7 @@ class Trainer:
         self,
         run: Run,
         *,
-        folder: RunFolder,
+        folder: RunDirectory,
         device: torch.device | str = "cpu",
         observers: Sequence[Observer] = (),
         reward: Reward | None = None,
@@ -131,7 +131,7 @@ class Trainer:
                 self.folder.lora,
                 self.run,
                 evaluation=self.folder.read_evaluation(),
-                metrics_file=self.folder.metrics_file,
+                rounds=self.folder.read_metrics(),
             )
             write_report(self.folder.path)
 
@@ -362,7 +362,7 @@ def train(
             f"{processes.num} processes; raise it, so that each has one."
         )
     check_prompts(load_tokenizers(run.model), load_prompts(run.prompts))
-    folder = RunFolder(output)
+    folder = RunDirectory(output)
     processes.together(lambda: folder.check(run, resume=resume))
     Trainer(run, folder=folder, device=device, observers=observers, reward=reward, processes=processes).train()
     return output
