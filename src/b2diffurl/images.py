@@ -1,6 +1,6 @@
-"""Pictures between float tensors in [0, 1] and 8-bit PIL images: rounded, in this one place.
+"""Conversion between float tensors and 8-bit PIL images. Rounding to 8 bits happens only here.
 
-Shapes: a picture is 3 x H x W, float, in [0, 1].
+Shapes: an image is 3 x H x W, float, in [0, 1].
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 def to_pil(image: Float[Tensor, "3 H W"]) -> Image.Image:
-    """Round a picture to 8 bits.
+    """Convert a tensor to a PIL image, clamped to [0, 1] and rounded to 8 bits.
 
     >>> to_pil(torch.full((3, 1, 1), 0.999)).getpixel((0, 0))
     (255, 255, 255)
@@ -23,13 +23,13 @@ def to_pil(image: Float[Tensor, "3 H W"]) -> Image.Image:
 
 
 def from_pil(image: Image.Image) -> Float[Tensor, "3 H W"]:
-    """Read a PIL image as floats in [0, 1]."""
+    """Convert a PIL image to a float tensor in [0, 1]."""
     pixels = np.asarray(image.convert("RGB"), dtype=np.float32) / 255
     return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
 def grid(images: Sequence[Image.Image], *, num_columns: int, gap_pixels: int = 2) -> Image.Image:
-    """Set pictures of one size side by side, row by row."""
+    """Arrange images of equal size in a grid, row by row."""
     width, height = images[0].size
     num_columns = min(num_columns, len(images))
     num_rows = -(-len(images) // num_columns)

@@ -11,7 +11,7 @@ from torch import Tensor
 from b2diffurl.config import read_toml
 from b2diffurl.distributed import join_ranks, leave_ranks
 from b2diffurl.errors import RewardFailed, RunStopped
-from b2diffurl.run.directory import RunFolder
+from b2diffurl.run.directory import RunDirectory
 from b2diffurl.run.settings import Run
 from b2diffurl.training.trainer import Trainer
 
@@ -33,7 +33,7 @@ def main(settings: str, output: str, failing_rank: int) -> None:
             raise RewardFailed("the server is gone")
         return redness(images, prompts)
 
-    folder = RunFolder(Path(output) / "run")
+    folder = RunDirectory(Path(output) / "run")
     trainer = Trainer(replace(run), folder=folder, reward=reward, ranks=ranks)
     try:
         trainer.train()

@@ -16,6 +16,7 @@ from b2diffurl.errors import UserError
 from b2diffurl.models.hub import push_to_hub
 from b2diffurl.reporting.model_card import write_card
 from b2diffurl.run.recipes import recipe
+from b2diffurl.run.records import Evaluation
 
 TOKEN = "hf_of_this_test"
 
@@ -100,10 +101,9 @@ def adapter(tmp_path: Path) -> Path:
     (directory / "peft").mkdir(parents=True)
     (directory / "pytorch_lora_weights.safetensors").write_bytes(b"weights")
     (directory / "peft" / "adapter_model.safetensors").write_bytes(b"the same weights")
-    evaluation = {"before": {"clip_score": 0.5}, "after": {"clip_score": 0.75}, "num_images": 8}
-    metrics_file = tmp_path / "metrics.jsonl"
-    metrics_file.write_text('{"reward_queries": 8, "reward/mean": 0.5}\n', encoding="utf-8")
-    write_card(directory, recipe("emoji-quickstart"), evaluation=evaluation, metrics_file=metrics_file)
+    evaluation = Evaluation(before={"clip_score": 0.5}, after={"clip_score": 0.75}, num_images=8)
+    rounds = [{"reward_queries": 8, "reward/mean": 0.5}]
+    write_card(directory, recipe("emoji-quickstart"), evaluation=evaluation, rounds=rounds)
     return directory
 
 

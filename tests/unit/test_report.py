@@ -1,4 +1,4 @@
-"""The report page: made from real files, for runs at every stage, and safe to open anywhere."""
+"""The report page: written from real files, for runs in every state, and self-contained."""
 
 import json
 import re
@@ -64,7 +64,7 @@ CHARTS = ["Reward", "Interval length", "Selected trajectories", "KL to old polic
 
 
 def metrics_of_round(number: int) -> dict[str, float | None]:
-    """Give what one round logs; round 2 has no update."""
+    """Return the metrics of one round; round 2 has no update."""
     metrics: dict[str, float | None] = dict.fromkeys(LOGGED, 0.5)
     metrics |= {"round": number, "reward_queries": 256 * number, "interval/length": 14 + number // 4}
     metrics |= {"reward/mean": 0.6 + 0.005 * number, "reward/std": 0.1, "update/step_reverted": int(number == 5)}
@@ -85,7 +85,7 @@ def write_metrics(run_dir: Path, *, num_rounds: int) -> None:
 
 
 def write_samples(run_dir: Path, *, rounds: list[int], prompts: list[str], side: int = 32) -> None:
-    """Write smooth pictures with some noise, as photographs have."""
+    """Write smooth images with some noise, like photographs."""
     write_json(run_dir / "samples" / "prompts.json", prompts)
     generator = np.random.default_rng(0)
     for number in rounds:
@@ -100,7 +100,7 @@ def write_samples(run_dir: Path, *, rounds: list[int], prompts: list[str], side:
 
 @pytest.fixture
 def run_dir(tmp_path: Path) -> Path:
-    """A run that has a configuration and nothing else yet."""
+    """A run directory that contains only run.toml."""
     (tmp_path / "run.toml").write_text(RUN_TOML, encoding="utf-8")
     return tmp_path
 
@@ -118,7 +118,7 @@ def full_run_dir(run_dir: Path) -> Path:
 
 
 class Page(HTMLParser):
-    """Collect a page's elements, and check that what is opened is closed."""
+    """Collect the elements of a page, and check that every element is closed."""
 
     VOID = frozenset({"meta", "img", "br", "link", "hr", "input"})
 
@@ -149,7 +149,7 @@ class Page(HTMLParser):
         return [attributes[name] for _, attributes in self.elements if name in attributes]
 
     def count(self, tag: str, style: str = "") -> int:
-        return sum(1 for found, attributes in self.elements if found == tag and style in attributes.get("class", ""))
+        return sum(1 for name, attributes in self.elements if name == tag and style in attributes.get("class", ""))
 
 
 def read_page(run_dir: Path) -> tuple[str, Page]:
@@ -159,13 +159,13 @@ def read_page(run_dir: Path) -> tuple[str, Page]:
     return html, Page(html)
 
 
-def test_full_run_tells_everything(full_run_dir: Path) -> None:
+def test_a_finished_run_shows_every_section(full_run_dir: Path) -> None:
     html, page = read_page(full_run_dir)
 
     # 20 rounds of 6 + 1 + 5.5 seconds; reward 0.6 + 0.005 per round.
     assert "Reward 0.605 → 0.700 over 20 rounds, 5,120 reward queries, 4 min 10 s." in page.text
     assert "1 round without an update" in page.text
-    assert "the trust region took back a step in 1 round" in page.text
+    assert "step reverted by the trust region in 1 round" in page.text
     for title in CHARTS:
         assert f"<h3>{title}<b" in html
     assert page.count("figure", "pair") == 2
@@ -179,21 +179,21 @@ def test_full_run_tells_everything(full_run_dir: Path) -> None:
         assert escape(note_of(metric) or "") in html
 
 
-def test_sections_come_in_reading_order(full_run_dir: Path) -> None:
+def test_sections_are_in_reading_order(full_run_dir: Path) -> None:
     html, _ = read_page(full_run_dir)
 
     assert re.findall("<h2>(.*?)</h2>", html) == [
         "Alignment and diversity",
         "Training",
-        "Pictures before and after",
+        "Images before and after",
         "Round by round",
-        "What each number means",
+        "Metrics",
         "The run",
     ]
 
 
 def test_tiles_show_signed_changes_in_words(full_run_dir: Path) -> None:
-    """Accuracy .453 -> .672 is +21.9 points; 256 images leave 50 / 16 = 3.1 points of standard error."""
+    """Accuracy .453 -> .672 is +21.9 points; the standard error of 256 images is at most 50 / 16 = 3.1 points."""
     _, page = read_page(full_run_dir)
 
     assert "45.3 % → 67.2 %▲ +21.9 points better" in page.text
@@ -210,7 +210,7 @@ def test_unknown_scores_and_metrics_are_shown_without_a_verdict(run_dir: Path) -
     html, page = read_page(run_dir)
 
     assert "blur&lt;" in html
-    assert "2.000 → 1.500−0.500No note" in page.text
+    assert "2.000 → 1.500−0.500No description" in page.text
     assert "<code>mine/number</code>" in html
     assert not re.search(r'class="change (good|bad)"', html)
 
@@ -232,7 +232,7 @@ def test_unfinished_run(run_dir: Path, num_rounds: int) -> None:
     assert "nan" not in page.text.lower()
 
 
-def test_run_that_has_only_a_configuration(run_dir: Path) -> None:
+def test_run_that_has_only_settings(run_dir: Path) -> None:
     html, page = read_page(run_dir)
 
     assert "No round has finished yet." in page.text
@@ -247,19 +247,20 @@ def test_run_without_samples(full_run_dir: Path) -> None:
     _, page = read_page(full_run_dir)
 
     assert page.count("img") == 0
-    assert "Pictures" not in page.text
-    assert page.count("svg") == len(CHARTS) + 1  # the reward chart has a second form for phones
+    assert "Images before and after" not in page.text
+    assert page.count("figure", "pair") == page.count("figure", "strip") == 0
+    assert page.count("svg") == len(CHARTS)
 
 
-def test_missing_picture_leaves_an_empty_frame(full_run_dir: Path) -> None:
+def test_missing_image_leaves_an_empty_frame(full_run_dir: Path) -> None:
     (full_run_dir / "samples" / "round_00020" / "001.png").unlink()
 
     _, page = read_page(full_run_dir)
 
-    assert page.count("span", "no-picture") == 2  # in the pair and in the strip
+    assert page.count("span", "no-image") == 2  # in the pair and in the strip
 
 
-def test_missing_metrics_are_left_out(run_dir: Path) -> None:
+def test_missing_metrics_are_omitted(run_dir: Path) -> None:
     lines = [json.dumps({"round": number, "reward/mean": 0.1 * number}) + "\n" for number in (1, 2)]
     (run_dir / "metrics.jsonl").write_text("".join(lines), encoding="utf-8")
 
@@ -270,7 +271,7 @@ def test_missing_metrics_are_left_out(run_dir: Path) -> None:
     assert page.count("tr") == 1 + 2
 
 
-def test_rounds_without_any_update_still_draw(run_dir: Path) -> None:
+def test_rounds_without_updates_are_plotted(run_dir: Path) -> None:
     metrics = dict.fromkeys(LOGGED, None) | {"round": 1, "selection/num_trajectories": 0, "time/update_s": 0.0}
     (run_dir / "metrics.jsonl").write_text(json.dumps(metrics) + "\n", encoding="utf-8")
 
@@ -311,7 +312,7 @@ def test_everything_from_the_run_is_escaped(run_dir: Path) -> None:
     assert page.text.count(attack) >= 8
 
 
-def test_page_loads_nothing(full_run_dir: Path) -> None:
+def test_page_loads_no_external_resource(full_run_dir: Path) -> None:
     html, page = read_page(full_run_dir)
 
     links = page.attributes("src") + page.attributes("href") + page.attributes("xlink:href")
@@ -324,21 +325,21 @@ def test_page_loads_nothing(full_run_dir: Path) -> None:
     assert re.findall(r"url\((?!#)", html) == []
 
 
-def test_charts_follow_the_page_and_do_not_clash(full_run_dir: Path) -> None:
+def test_charts_use_the_pages_colors_and_unique_ids(full_run_dir: Path) -> None:
     html, page = read_page(full_run_dir)
 
-    drawings = re.findall("<svg.*?</svg>", html, flags=re.DOTALL)
-    assert len(drawings) == len(CHARTS) + 1
-    colors = {color for drawing in drawings for color in re.findall(r"(?:fill|stroke): *(#\w+)", drawing)}
-    assert colors <= {"#ffffff"}, "a fixed colour would not follow dark mode"
+    charts = re.findall("<svg.*?</svg>", html, flags=re.DOTALL)
+    assert len(charts) == len(CHARTS)
+    colors = {color for chart in charts for color in re.findall(r"(?:fill|stroke): *(#\w+)", chart)}
+    assert colors <= {"#ffffff"}, "a fixed color would not follow dark mode"
     ids = page.attributes("id")
     assert len(ids) == len(set(ids))
     targets = set(re.findall(r'url\(#([^)]+)\)|href="#([^"]+)"', html))
     assert {one or other for one, other in targets} <= set(ids)
 
 
-def test_large_pictures_become_thumbnails(run_dir: Path) -> None:
-    """45 prompts (the paper's template 1) at 512 pixels: 27 MB of PNG a round, below 5 MB on the page."""
+def test_large_images_become_thumbnails(run_dir: Path) -> None:
+    """45 prompts (the paper's template 1) at 512 pixels: 27 MB of PNG per round, below 5 MB on the page."""
     write_samples(run_dir, rounds=[0], prompts=[f"prompt {index}" for index in range(45)], side=512)
     for number in (10, 20):
         (run_dir / "samples" / f"round_{number:05d}").symlink_to("round_00000")
@@ -351,7 +352,7 @@ def test_large_pictures_become_thumbnails(run_dir: Path) -> None:
     assert all(source.startswith("data:image/jpeg") for source in page.attributes("src"))
 
 
-def test_long_lists_are_cut_and_the_page_says_so(run_dir: Path) -> None:
+def test_long_lists_are_truncated_with_a_note(run_dir: Path) -> None:
     write_samples(run_dir, rounds=list(range(0, 60, 5)), prompts=[f"prompt {index}" for index in range(50)], side=8)
 
     _, page = read_page(run_dir)
@@ -362,7 +363,7 @@ def test_long_lists_are_cut_and_the_page_says_so(run_dir: Path) -> None:
     assert page.count("figure", "strip") == 4
 
 
-def test_metric_line_being_written_is_left_for_the_next_report(full_run_dir: Path) -> None:
+def test_an_unfinished_metrics_line_is_skipped(full_run_dir: Path) -> None:
     with (full_run_dir / "metrics.jsonl").open("a", encoding="utf-8") as file:
         file.write('{"round": 21, "rew')
 
@@ -371,7 +372,7 @@ def test_metric_line_being_written_is_left_for_the_next_report(full_run_dir: Pat
     assert "over 20 rounds" in page.text
 
 
-def test_broken_files_are_named(full_run_dir: Path) -> None:
+def test_invalid_files_are_named_in_the_error(full_run_dir: Path) -> None:
     with (full_run_dir / "metrics.jsonl").open("a", encoding="utf-8") as file:
         file.write('{"round": 21, "rew\n')
     with pytest.raises(UserError, match=r"metrics\.jsonl, line 21 is not JSON"):
@@ -379,11 +380,11 @@ def test_broken_files_are_named(full_run_dir: Path) -> None:
 
     write_metrics(full_run_dir, num_rounds=20)
     write_json(full_run_dir / "evaluation.json", [1, 2])
-    with pytest.raises(UserError, match=r"evaluation\.json holds list, not a JSON object"):
+    with pytest.raises(UserError, match=r"evaluation\.json contains list, not a JSON object"):
         write_report(full_run_dir)
 
 
-def test_folder_without_a_configuration_is_refused(tmp_path: Path) -> None:
+def test_a_directory_without_run_toml_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"run_dir=.* is not a run folder: it has no run\.toml"):
         write_report(tmp_path)
 
@@ -396,12 +397,12 @@ def test_every_metric_has_a_note(metric: str) -> None:
 
 
 @pytest.mark.parametrize("metric", ["a", "reward//mean", "evaluation/a", "held_out_a"])
-def test_an_unknown_metric_has_none(metric: str) -> None:
+def test_an_unknown_metric_has_no_note(metric: str) -> None:
     assert note_of(metric) is None
 
 
-def test_scores_on_the_way_and_watched_rewards_are_drawn(full_run_dir: Path) -> None:
-    """Scores from before training on; only the rounds in which there was one."""
+def test_intermediate_scores_and_watched_rewards_are_plotted(full_run_dir: Path) -> None:
+    """The curve of a score begins before training and has one point per evaluated round."""
     rounds = [
         metrics_of_round(number)
         | ({"evaluation/scene_accuracy": 0.4 + 0.01 * number} if number % 5 == 0 else {})
@@ -413,18 +414,16 @@ def test_scores_on_the_way_and_watched_rewards_are_drawn(full_run_dir: Path) -> 
     assert page.count("figure", "card") == len(CHARTS) + 3
     for title, latest in (("Scene accuracy", "0.600"), ("clip", "2"), ("&lt;b&gt;.py:f", "−2")):
         assert f'<h3>{title}<b title="last round">{latest}</b></h3>' in html
-    drawing = html.partition("<h3>Scene accuracy<b")[2].partition("</figure>")[0]
-    lines_drawn = [
-        path.count("L ") for path in re.findall(r'<path d="([^"]*)" clip-path=[^>]*stroke-width: 2', drawing)
-    ]
-    assert lines_drawn == [4]  # from before through rounds 5, 10, 15 and 20
+    chart = html.partition("<h3>Scene accuracy<b")[2].partition("</figure>")[0]
+    num_segments = [path.count("L ") for path in re.findall(r'<path d="([^"]*)" clip-path=[^>]*stroke-width: 2', chart)]
+    assert num_segments == [4]  # from before training to rounds 5, 10, 15 and 20
 
 
-def test_same_run_gives_the_same_page(full_run_dir: Path) -> None:
+def test_the_report_is_deterministic(full_run_dir: Path) -> None:
     assert read_page(full_run_dir)[0] == read_page(full_run_dir)[0]
 
 
-def test_import_is_cheap_and_report_leaves_pyplot_alone(full_run_dir: Path) -> None:
+def test_import_is_cheap_and_report_does_not_use_pyplot(full_run_dir: Path) -> None:
     program = (
         "import pathlib, sys, b2diffurl.reporting as report\n"
         "assert not {'matplotlib', 'torch', 'numpy'} & set(sys.modules)\n"

@@ -1,11 +1,12 @@
-"""Lines of rounds over crashes and resumes; TensorBoard's numbers."""
+"""JSON lines files across crashes and resumed runs, and TensorBoard events."""
 
 import json
 from pathlib import Path
 
 import pytest
 
-from b2diffurl.training.callbacks import RoundLines, TensorBoard
+from b2diffurl.run.round_lines import RoundLines
+from b2diffurl.training.callbacks import TensorBoard
 
 
 def rounds_in(path: Path) -> list[int]:
@@ -18,7 +19,7 @@ def write_rounds(path: Path, *rounds: int) -> None:
         lines.append([{"round": number, "reward/mean": number / 3, "objective/loss": None}])
 
 
-def test_a_round_is_one_line_with_every_number(tmp_path: Path) -> None:
+def test_a_round_is_one_line_with_every_metric(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     write_rounds(path, 1, 2)
     lines = path.read_text(encoding="utf-8").splitlines()
@@ -28,13 +29,13 @@ def test_a_round_is_one_line_with_every_number(tmp_path: Path) -> None:
     ]
 
 
-def test_a_new_run_begins_with_an_empty_file(tmp_path: Path) -> None:
+def test_a_new_run_starts_with_an_empty_file(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     RoundLines(path, first_round=1)
     assert path.read_text(encoding="utf-8") == ""
 
 
-def test_a_resumed_run_drops_the_rounds_that_it_does_again(tmp_path: Path) -> None:
+def test_a_resumed_run_drops_the_rounds_it_repeats(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     write_rounds(path, 1, 2, 3, 4)
     kept = path.read_text(encoding="utf-8").splitlines()[:2]
@@ -53,7 +54,7 @@ def test_a_run_resumed_from_its_last_round_drops_nothing(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("rest", ['{"round": 3, "rew', '{"round": 3}', '{"round": 2'])
-def test_a_last_line_that_was_cut_off_is_dropped(rest: str, tmp_path: Path) -> None:
+def test_an_incomplete_last_line_is_dropped(rest: str, tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     write_rounds(path, 1, 2)
     with path.open("a", encoding="utf-8") as file:
@@ -63,7 +64,7 @@ def test_a_last_line_that_was_cut_off_is_dropped(rest: str, tmp_path: Path) -> N
     assert path.read_text(encoding="utf-8").endswith("\n")
 
 
-def test_tensorboard_counts_in_reward_queries(tmp_path: Path) -> None:
+def test_tensorboard_steps_are_reward_queries(tmp_path: Path) -> None:
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     board = TensorBoard(tmp_path)
     board.on_round({"round": 1, "reward_queries": 256, "reward/mean": 0.5, "objective/loss": None})

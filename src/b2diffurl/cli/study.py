@@ -30,5 +30,5 @@ def study(words: list[str]) -> int:
     from b2diffurl.analysis.study import run_study
 
     asked = parse(StudyCommand, words, prog="b2diffurl study")
-    print(run_study(asked.name, output=asked.output, seeds=asked.seeds, num_jobs=asked.num_jobs, tell=print))
+    print(run_study(asked.name, output=asked.output, seeds=asked.seeds, num_jobs=asked.num_jobs, on_message=print))
     return 0

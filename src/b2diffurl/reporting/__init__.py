@@ -1,7 +1,7 @@
-"""The report: one self-contained page about one run, made from the run folder alone.
+"""The report of a run: one self-contained HTML page, made from the run directory.
 
-It works at any time: after the last round, in the middle of a run, and after a run that was stopped. The page needs
-no network and no script: pictures are data URIs, charts are inline SVG, and a content policy forbids the rest.
+It can be written at any time: after the last round, during a run, and after a run was stopped. The page needs no
+network and no script: images are data URIs, charts are inline SVG, and its content security policy blocks the rest.
 """
 
 from b2diffurl.reporting.metric_docs import note_of

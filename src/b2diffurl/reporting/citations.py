@@ -1,4 +1,4 @@
-"""Which works a run rests on. Their BibTeX entries are papers.bib."""
+"""The publications to cite for a run. Their BibTeX entries are in papers.bib."""
 
 import re
 from dataclasses import dataclass
@@ -12,62 +12,58 @@ _FILE = Path(__file__).with_name("papers.bib")
 _ARXIV = re.compile(r"arXiv:([\d.]+)")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Paper:
-    """A work, and what of it is in use.
+@dataclass(frozen=True, slots=True)
+class Citation:
+    """One publication.
 
     Attributes:
-        key: of its entry in papers.bib.
-        part: for people.
+        key: key of the entry in papers.bib.
+        component: the part of a run that is based on it: "method", "always" or "guidance", "objective:USE" with the
+            TOML name of an objective, or "reward:KIND" with the kind of a reward term.
+        description: what it contributed.
     """
 
     key: str
-    part: str
+    component: str
+    description: str
 
     @property
     def bibtex(self) -> str:
-        """Its entry."""
+        """The BibTeX entry."""
         text = _FILE.read_text(encoding="utf-8")
         start = text.index(f"@article{{{self.key},")
         return text[start : text.index("\n}", start) + 2]
 
     @property
     def arxiv(self) -> str:
-        """Its number on arXiv."""
-        found = _ARXIV.search(self.bibtex)
-        assert found is not None
-        return found[1]
+        """The arXiv identifier."""
+        match = _ARXIV.search(self.bibtex)
+        assert match is not None
+        return match[1]
 
 
-_B2 = Paper(key="hu2025towards", part="B²-DiffuRL: backward progressive training and branch-based sampling")
-_DENOISING_AS_ACTIONS = Paper(key="black2023training", part="DDPO: denoising as a sequence of actions")
-_ADAPTER = Paper(key="hu2021lora", part="LoRA: the adapter")
-_STEPS = Paper(key="song2020denoising", part="DDIM: the denoising steps")
-_GUIDANCE = Paper(key="ho2022classifier", part="classifier-free guidance")
-_OBJECTIVES = {
-    "dpok": (Paper(key="fan2023dpok", part="DPOK: the objective"),),
-    "dpo": (
-        Paper(key="rafailov2023direct", part="DPO: the objective"),
-        Paper(key="yang2023using", part="D3PO: DPO on denoising steps"),
-    ),
-}
-_REWARDS = {
-    "clip": Paper(key="hessel2021clipscore", part="CLIPScore: a reward"),
-    "pickscore": Paper(key="kirstain2023pick", part="PickScore: a reward"),
-    "bert": Paper(key="zhang2019bertscore", part="BERTScore: a reward"),
-}
+# A new objective or reward adds one line here and its entry to papers.bib. The order is that of the model card.
+_CITATIONS = (
+    Citation("hu2025towards", "method", "B²-DiffuRL: backward progressive training and branch-based sampling"),
+    Citation("black2023training", "always", "DDPO: denoising as a sequence of actions"),
+    Citation("fan2023dpok", "objective:dpok", "DPOK: the objective"),
+    Citation("rafailov2023direct", "objective:dpo", "DPO: the objective"),
+    Citation("yang2023using", "objective:dpo", "D3PO: DPO on denoising steps"),
+    Citation("hessel2021clipscore", "reward:clip", "CLIPScore: a reward"),
+    Citation("kirstain2023pick", "reward:pickscore", "PickScore: a reward"),
+    Citation("zhang2019bertscore", "reward:bert", "BERTScore: a reward"),
+    Citation("hu2021lora", "always", "LoRA: the adapter"),
+    Citation("song2020denoising", "always", "DDIM: the denoising steps"),
+    Citation("ho2022classifier", "guidance", "classifier-free guidance"),
+)
 
 
-def papers_of(run: Run) -> list[Paper]:
-    """The works to cite for a run: of its strategy, objective, rewards, adapter and sampler, no others."""
-    plain = run.rollout.num_branches == 1 and isinstance(run.schedule, Full)
-    kinds = dict.fromkeys(term.kind for term in parse_reward(run.reward))
-    return [
-        *([] if plain else [_B2]),
-        _DENOISING_AS_ACTIONS,
-        *_OBJECTIVES.get(run.objective.use, ()),
-        *(_REWARDS[kind] for kind in kinds if kind in _REWARDS),
-        _ADAPTER,
-        _STEPS,
-        *([_GUIDANCE] if run.sampler.guidance_scale > 1 else []),
-    ]
+def citations_of(run: Run) -> list[Citation]:
+    """Return the publications on which a run's method, objective, rewards, adapter and sampler are based."""
+    components = {"always", f"objective:{run.objective.use}"}
+    components |= {f"reward:{term.kind}" for term in parse_reward(run.reward)}
+    if run.rollout.num_branches > 1 or not isinstance(run.schedule, Full):
+        components.add("method")
+    if run.sampler.guidance_scale > 1:
+        components.add("guidance")
+    return [citation for citation in _CITATIONS if citation.component in components]

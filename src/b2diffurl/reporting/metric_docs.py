@@ -1,165 +1,172 @@
-"""What each logged number means: unit, range, and which direction is good."""
+"""The meaning of each logged metric: unit, range, and which direction is better."""
 
 from dataclasses import dataclass, replace
 from typing import Literal
 
 METRIC_NOTES: dict[str, str] = {
-    "round": "Training round, counted from 1: sample, score, select, update.",
-    "reward_queries": "Images scored by the reward so far: the cost axis of the paper.",
+    "round": "Training round, counted from 1. A round samples, scores, selects and updates.",
+    "reward_queries": "Images scored by the reward so far, the cost axis of the paper.",
     "interval/length": (
         "Denoising steps trained in this round, counted from the end of the trajectory. "
-        "Backward progressive training lets it grow up to the sampler's number of steps."
+        "Backward progressive training increases it up to the sampler's number of steps."
     ),
     "interval/pair_fraction": (
-        "Pairs per branch group. Near 0, the interval is too short to make a difference, or what it can teach has been "
-        "learned."
+        "Selected pairs per branch group. Near 0, either the interval is too short to change the reward, or the policy "
+        "has learned everything that this interval can teach."
     ),
     "interval/growth_reason": (
-        "Why the adaptive schedule makes the next interval longer: 0 it does not, 1 the backward schedule's pace, "
-        "2 the pairs have been learned, 3 they have run dry."
+        "Why the adaptive schedule makes the next interval longer. 0: it does not. 1: the pace of the backward "
+        "schedule. 2: the pairs are learned. 3: there are too few pairs."
     ),
     "reward/mean": "Mean reward of the round's images, in the reward's own unit. Higher is better.",
-    "reward": "Mean of the run's own reward over the evaluation images: not an independent judge.",
+    "reward": "Mean training reward over the evaluation images. It is not an independent judge.",
     "reward/std": "Standard deviation of the reward over the round's images, in the reward's own unit.",
     "advantage/zero_fraction": (
-        "Share of images (0 to 1) whose advantage is 0, because their prompt has too few rewards or rewards that "
-        "hardly differ. Near 1, there is nothing to learn from."
+        "Fraction of images (0 to 1) whose advantage is 0, because their prompt has too few rewards or rewards that "
+        "are almost equal. Near 1, the round provides no training signal."
     ),
     "selection/num_trajectories": (
-        "Trajectories selected for the update: the best and the worst of each branch group, where they pass the "
-        "thresholds. 0 is a round without an update."
+        "Trajectories selected for the update: the best and the worst of each branch group, if they pass the "
+        "thresholds. 0 means a round without an update."
     ),
     "selection/num_pairs": (
-        "Pairs of a better and a worse trajectory: best and worst of a branch group, where both pass the thresholds. "
-        "Preference objectives (dpo) learn from these alone."
+        "Pairs of a better and a worse trajectory: the best and the worst of a branch group, if both pass the "
+        "thresholds. Preference objectives (dpo) train on pairs only."
     ),
     "objective/loss": (
-        "The objective's value, to minimize; empty in a round without an update. Its level means little, and it need "
-        "not fall while the reward rises."
+        "Value of the objective, to minimize. Empty in a round without an update. Its absolute value has little "
+        "meaning, and it need not decrease while the reward rises."
     ),
     "objective/clip_fraction": (
-        "Share of trained steps (0 to 1) where the clip range takes the gradient away. 0 throughout: the clip never "
-        "acts. Near 1: the updates are too large."
+        "Fraction of trained steps (0 to 1) whose gradient is removed by the clip range. If it is always 0, clipping "
+        "has no effect; near 1, the updates are too large."
     ),
     "objective/kl_term": (
-        "The KL's part of DPOK's loss, beta times KL(policy || reference) in the unit of the log-probs. 0 at the "
-        "start; as large as the rest of the loss, it holds the policy still."
+        "KL term of the DPOK loss, beta times KL(policy || reference), in the unit of the log-probs. 0 at the start. "
+        "If it is as large as the rest of the loss, the policy no longer changes."
     ),
     "objective/margin": (
-        "DPO's implicit reward of the better step minus that of the worse, times beta, before the sigmoid. Begins at "
-        "0 and should rise; well above 3 the pairs teach nothing more."
+        "DPO's implicit reward of the better step minus that of the worse step, times beta, before the sigmoid. 0 at "
+        "the start, and it should rise. Well above 3, the pairs provide almost no gradient."
     ),
     "objective/pair_accuracy": (
-        "Share of pairs (0 to 1) that DPO's implicit reward ranks right. 0 before anything is learned, as all are ties."
+        "Fraction of pairs (0 to 1) that DPO's implicit reward ranks correctly. 0 at the start, when all pairs are "
+        "ties."
     ),
     "policy/kl_to_reference": (
-        "Exact KL divergence from the policy to the pretrained model, in nats a step per element of the latent, mean "
-        "over trained steps, while the round's update goes on. 0 at the start; how far fine-tuning has gone."
+        "Exact KL divergence from the policy to the pretrained model, in nats per step and latent element, averaged "
+        "over the trained steps during the round's update. 0 at the start. It measures how far fine-tuning has moved "
+        "the policy."
     ),
     "policy/ratio_max_error": (
-        "Largest |ratio - 1| between replayed and sampled log-probs before the first update. In float32 it must stay "
-        "below 1e-6; more means that replay and rollout differ."
+        "Largest |ratio - 1| between replayed and sampled log-probs before the first update. In float32 it must be "
+        "below 1e-6; a larger value means that replay and rollout differ."
     ),
     "policy/grad_norm": (
-        "Norm of the gradient before clipping, mean over the round's optimizer steps. Sudden peaks often come before a "
+        "Gradient norm before clipping, averaged over the round's optimizer steps. Sudden peaks often precede a "
         "collapse."
     ),
     "policy/kl_to_old": (
-        "KL divergence between the updated policy and the one that sampled the round, in nats a step per element of "
-        "the latent, estimated from the log-ratios of trained steps. The root of twice this is how far a step's mean "
-        "moved, in standard deviations of its noise. 0 is no change; empty without an update."
+        "KL divergence between the updated policy and the policy that sampled the round, in nats per step and latent "
+        "element, estimated from the log-ratios of the trained steps. The square root of twice this value is the shift "
+        "of a step's mean in standard deviations of its noise. Empty without an update."
     ),
-    "update/num_optimizer_steps": "Optimizer steps of the round that stand.",
+    "update/num_optimizer_steps": "Optimizer steps of the round, without reverted ones.",
     "update/step_reverted": (
-        "1 if the trust region took back the round's last optimizer step and ended the update, else 0."
+        "1 if the trust region reverted the round's last optimizer step and ended the update, otherwise 0."
     ),
     "image/contrast": (
-        "Standard deviation of a picture's values, 0 to 0.5, averaged over the round's pictures. A steady drift warns "
-        "of pictures that turn flat or garish, even while the reward rises."
+        "Standard deviation of an image's pixel values (0 to 0.5), averaged over the round's images. A steady drift "
+        "indicates that images become flat or oversaturated, even while the reward rises."
     ),
     "network/rollout_evaluations": (
-        "Latents that the UNet saw while the round was sampled, trunks and branches; guidance counts twice. "
-        "`b2diffurl plan` foretells this number."
+        "Latents evaluated by the UNet while sampling the round, trunks and branches. Guidance doubles the number. "
+        "`b2diffurl plan` predicts it."
     ),
     "network/update_evaluations": (
-        "Latents that the UNet saw in the round's update: replays, the reference's passes and the trust region's "
-        "measurement; a backward pass is not counted besides its forward pass."
+        "Latents evaluated by the UNet in the round's update: replay, reference model and trust region. A backward "
+        "pass is not counted in addition to its forward pass."
     ),
     "time/rollout_s": "Seconds spent sampling trunks and branches.",
     "time/reward_s": "Seconds spent scoring images.",
     "time/update_s": "Seconds spent replaying steps and updating the policy.",
     "clip_score": (
-        "Raw cosine between picture and prompt in CLIP's space, averaged over the pictures. From -1 to 1, higher is "
-        "better aligned; comparable only between scores of the same CLIP model."
+        "Cosine similarity between the CLIP embeddings of image and prompt, averaged over the images. From -1 to 1; "
+        "higher means better alignment. Only scores of the same CLIP model are comparable."
     ),
     "scene_accuracy": (
-        "Share of pictures in which an independent classifier, never used as a reward, sees what the prompt asks for, "
-        "animal and activity. From 0 to 100 %, higher is better aligned. Reward up without it is reward hacking."
+        "Fraction of images in which an independent classifier, which is never used as a reward, recognizes the animal "
+        "and the activity of the prompt. From 0 to 100 %; higher means better alignment. If the reward rises without "
+        "it, the policy is hacking the reward."
     ),
     "style_entropy": (
-        "Entropy of the styles over all pictures, in nats. 0: a single style. ln 4 = 1.386: all four equally often. "
-        "Higher is more diverse; falling is diversity collapse."
+        "Entropy of the styles over all images, in nats. 0: a single style; ln 4 = 1.386: all four equally often. "
+        "Higher is more diverse; a decrease indicates diversity collapse."
     ),
     "inception_score": (
-        "exp of the mean KL divergence between one picture's class probabilities, as a judge's features give them, "
-        "and their average. At least 1 (all alike), higher is more diverse; comparable only for the same judge."
+        "Exponential of the mean KL divergence between the class probabilities of one image, from the judge's "
+        "features, and their average over all images. At least 1 (all images alike); higher is more diverse. Only "
+        "scores of the same judge are comparable."
     ),
 }
-"""One or two plain sentences for every metric that a run logs or an evaluation reports."""
+"""One or more plain sentences for every metric that a run logs or an evaluation reports."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Score:
-    """How the page shows one evaluation metric; of those listed here, more is always better.
+    """How the report shows an evaluation metric. Higher is better for all metrics in `SCORES`.
 
     Attributes:
-        label: the name in words.
-        topic: what it measures.
-        decimals: digits behind the point.
-        is_share: True for a value from 0 to 1 that is shown in per cent, its change in points.
+        label: display name.
+        topic: the property that it measures.
+        decimals: number of decimal places.
+        is_fraction: True for a value from 0 to 1 that is shown in percent, and its change in points.
     """
 
     label: str
     topic: Literal["alignment", "diversity", "other"]
     decimals: int = 3
-    is_share: bool = False
+    is_fraction: bool = False
 
 
 SCORES: dict[str, Score] = {
-    "scene_accuracy": Score(label="Scene accuracy", topic="alignment", decimals=1, is_share=True),
+    "scene_accuracy": Score(label="Scene accuracy", topic="alignment", decimals=1, is_fraction=True),
     "clip_score": Score(label="CLIPScore", topic="alignment"),
     "reward": Score(label="Reward", topic="alignment"),
     "style_entropy": Score(label="Style entropy", topic="diversity"),
     "inception_score": Score(label="Inception Score", topic="diversity"),
 }
-"""The evaluation metrics that the page knows, in the order in which it shows them."""
+"""The known evaluation metrics, in display order."""
 _HELD_OUT = "held_out_"
 
 
 def note_of(name: str) -> str | None:
-    """What a number means: one of `METRIC_NOTES`, or one that is named after a score or a reward."""
+    """Return the meaning of a metric, or None for an unknown one.
+
+    Metrics named after a score or a reward term, such as "evaluation/held_out_clip_score", are derived.
+    """
     if name in METRIC_NOTES:
         return METRIC_NOTES[name]
-    if part := reward_part(name):
+    if term := reward_term(name):
         return (
-            f"Mean of {part} over the round's images, in its own unit and without its weight. Where a reward that is "
-            "only watched falls while the trained one rises, the trained one is being hacked."
+            f"Mean of {term} over the round's images, in its own unit and without its weight. If a reward that is only "
+            "watched falls while the trained reward rises, the policy is hacking the trained reward."
         )
     score = name.removeprefix("evaluation/")
-    told = METRIC_NOTES.get(score.removeprefix(_HELD_OUT))
-    return f"On the prompts held out from training. {told}" if told and score.startswith(_HELD_OUT) else told
+    note = METRIC_NOTES.get(score.removeprefix(_HELD_OUT))
+    return f"On the prompts held out from training. {note}" if note and score.startswith(_HELD_OUT) else note
 
 
 def score_of(name: str) -> Score | None:
-    """How the page shows an evaluation metric, or None for one that it does not know."""
-    found = SCORES.get(name.removeprefix(_HELD_OUT))
-    return replace(found, label=f"{found.label}, held out") if found and name.startswith(_HELD_OUT) else found
+    """Return how to show an evaluation metric, or None for an unknown one."""
+    score = SCORES.get(name.removeprefix(_HELD_OUT))
+    return replace(score, label=f"{score.label}, held out") if score and name.startswith(_HELD_OUT) else score
 
 
-def reward_part(name: str) -> str | None:
-    """Which reward a metric is the mean of, or None if it is no such metric.
+def reward_term(name: str) -> str | None:
+    """Return the reward term whose mean a metric is, or None for other metrics.
 
-    >>> reward_part("reward/my.py:f/mean"), reward_part("reward/mean")
+    >>> reward_term("reward/my.py:f/mean"), reward_term("reward/mean")
     ('my.py:f', None)
     """
     head, tail = "reward/", "/mean"

@@ -1,47 +1,50 @@
-"""The model card: what an adapter was made of, how it learned, what it does, whose work it rests on."""
+"""The model card of an adapter: training, scores, usage, license and citations."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from b2diffurl.models.model_source import EMOJI, is_checkpoint, is_hub_id, public_name
-from b2diffurl.reporting.citations import Paper, papers_of
-from b2diffurl.reporting.plots import draw_curves
+from b2diffurl.reporting.citations import Citation, citations_of
+from b2diffurl.reporting.plots import save_reward_curves
 from b2diffurl.rewards import parse_reward
+from b2diffurl.run.records import Evaluation
 from b2diffurl.run.settings import Run
 
 _CURVE_FILE = "reward.png"
 
 
-def write_card(directory: Path, run: Run, *, evaluation: Mapping[str, Any], metrics_file: Path) -> None:
-    """Write README.md, and the curve that it shows, beside an adapter.
+def write_card(
+    directory: Path, run: Run, *, evaluation: Evaluation | None, rounds: Sequence[Mapping[str, Any]]
+) -> None:
+    """Write README.md and its reward curve beside an adapter.
 
     Args:
-        directory: of the adapter.
-        run: that it comes from.
-        evaluation: what the run's evaluation.json says.
-        metrics_file: the run's metrics.jsonl.
+        directory: directory of the adapter.
+        run: the run that trained it.
+        evaluation: scores before and after training, if there are any.
+        rounds: metrics of each round.
     """
-    draw_curves({run.recipe: [metrics_file]}, directory / _CURVE_FILE)
+    save_reward_curves({run.recipe: [rounds]}, directory / _CURVE_FILE)
     (directory / "README.md").write_text(model_card(run, evaluation), encoding="utf-8")
 
 
-def model_card(run: Run, evaluation: Mapping[str, Any]) -> str:
-    """The text of the card, with the Hugging Face hub's metadata on top. Folders of this machine are not told."""
+def model_card(run: Run, evaluation: Evaluation | None = None) -> str:
+    """Return the text of the card with metadata for the Hugging Face Hub, without any path or address of this host."""
     name = public_name(run.model)
-    licence = f"The adapter is a change to {name} and comes under the licence of that model."
-    parts = [
+    sections = [
         _metadata(run.model),
         f"# LoRA on {name}, trained by reinforcement learning\n",
-        f"Made by b2diffurl, recipe `{run.recipe}`, with the reward `{_public_reward(run)}` on the prompts "
-        f"`{public_name(run.prompts)}`. What the reward does not measure may have become worse.\n",
+        f"Trained with b2diffurl, recipe `{run.recipe}`, with the reward `{_public_reward(run)}` on the prompts "
+        f"`{public_name(run.prompts)}`. Properties that the reward does not measure may have become worse.\n",
         _usage(run),
-        f"## Reward\n\n![mean reward of the training pictures by reward queries]({_CURVE_FILE})\n",
+        f"## Reward\n\n![mean reward of the training images by reward queries]({_CURVE_FILE})\n",
     ]
-    if "before" in evaluation and "after" in evaluation:
-        parts.append(_table(evaluation["before"], evaluation["after"], evaluation.get("num_images")))
-    parts += [f"## Licence\n\n{licence}\n", _citations(papers_of(run))]
-    return "\n".join(parts)
+    if evaluation and evaluation.before and evaluation.after:
+        sections.append(_scores(evaluation))
+    license_text = f"The adapter is a modification of {name} and is covered by the license of that model."
+    sections += [f"## License\n\n{license_text}\n", _citations(citations_of(run))]
+    return "\n".join(sections)
 
 
 def _metadata(base_model: str) -> str:
@@ -54,26 +57,28 @@ def _metadata(base_model: str) -> str:
 
 
 def _public_reward(run: Run) -> str:
-    """The reward without folders and addresses of this machine."""
-    told: list[str] = []
+    """Return the reward without paths and addresses of this host."""
+    terms: list[str] = []
     for term in parse_reward(run.reward):
-        rest = {"remote": "", "own": Path(term.name).name}.get(term.kind, public_name(term.rest))
-        name = ":".join(part for part in ("" if term.kind == "own" else term.kind, rest) if part)
-        told.append(name if term.weight == 1 else f"{term.weight:g}*{name}")
-    return " + ".join(told).replace(" + -", " - ")
+        argument = {"remote": "", "own": Path(term.name).name}.get(term.kind, public_name(term.rest))
+        name = ":".join(word for word in ("" if term.kind == "own" else term.kind, argument) if word)
+        terms.append(name if term.weight == 1 else f"{term.weight:g}*{name}")
+    return " + ".join(terms).replace(" + -", " - ")
 
 
 def _usage(run: Run) -> str:
-    base_model, sampler = run.model, run.sampler
-    told = {name: getattr(sampler, name) for name in ("num_inference_steps", "guidance_scale", "eta")}
-    if sampler.negative_prompt:
-        told["negative_prompt"] = sampler.negative_prompt
-    how = ", ".join(f"{name}={value!r}" for name, value in told.items())
-    imports, source = "from diffusers import DDIMScheduler, DiffusionPipeline", f'"{public_name(base_model)}"'
+    """Return the code that generates images with the adapter and the run's sampler settings."""
+    options = {name: getattr(run.sampler, name) for name in ("num_inference_steps", "guidance_scale", "eta")}
+    if run.sampler.negative_prompt:
+        options["negative_prompt"] = run.sampler.negative_prompt
+    arguments = ", ".join(f"{name}={value!r}" for name, value in options.items())
+    imports = "from diffusers import DDIMScheduler, DiffusionPipeline"
+    source = f'"{public_name(run.model)}"'
     load = "DiffusionPipeline.from_pretrained"
-    if base_model == EMOJI:
-        imports, source = imports + "\nfrom b2diffurl import emoji", "emoji.model_dir()"
-    elif is_checkpoint(base_model):
+    if run.model == EMOJI:
+        imports += "\nfrom b2diffurl import emoji"
+        source = "emoji.model_dir()"
+    elif is_checkpoint(run.model):
         imports = "from diffusers import DDIMScheduler, StableDiffusionPipeline  # StableDiffusionXLPipeline for XL"
         load = "StableDiffusionPipeline.from_single_file"
     return (
@@ -81,18 +86,25 @@ def _usage(run: Run) -> str:
         "config = pipe.scheduler.config\n"
         "pipe.scheduler = DDIMScheduler.from_config(config, clip_sample=False, set_alpha_to_one=False)\n"
         'pipe.load_lora_weights("DIRECTORY OR HUB ID OF THIS ADAPTER")\n'
-        f'pipe("a prompt", {how})\n```\n\n'
+        f'pipe("a prompt", {arguments})\n```\n\n'
         'For PEFT alone: `PeftModel.from_pretrained(unet, "DIRECTORY/peft")`.\n'
     )
 
 
-def _table(before: Mapping[str, float], after: Mapping[str, float], num_images: int | None) -> str:
-    rows = [f"| {name} | {before[name]:.4f} | {after[name]:.4f} |" for name in before if name in after]
-    of = "" if num_images is None else f"Of {num_images} pictures.\n\n"
-    return "\n".join([f"## Before and after\n\n{of}| | before | after |", "|---|---|---|", *rows, ""])
+def _scores(evaluation: Evaluation) -> str:
+    rows = [
+        f"| {name} | {before:.4f} | {evaluation.after[name]:.4f} |"
+        for name, before in evaluation.before.items()
+        if name in evaluation.after
+    ]
+    basis = "" if evaluation.num_images is None else f"Measured on {evaluation.num_images} images.\n\n"
+    return "\n".join([f"## Before and after\n\n{basis}| | before | after |", "|---|---|---|", *rows, ""])
 
 
-def _citations(papers: Sequence[Paper]) -> str:
-    parts = "\n".join(f"- {paper.part}: [arXiv {paper.arxiv}](https://arxiv.org/abs/{paper.arxiv})" for paper in papers)
-    entries = "\n\n".join(paper.bibtex for paper in papers)
-    return f"## Citation\n\n{parts}\n\n```bibtex\n{entries}\n```\n"
+def _citations(citations: Sequence[Citation]) -> str:
+    items = "\n".join(
+        f"- {citation.description}: [arXiv {citation.arxiv}](https://arxiv.org/abs/{citation.arxiv})"
+        for citation in citations
+    )
+    entries = "\n\n".join(citation.bibtex for citation in citations)
+    return f"## Citation\n\n{items}\n\n```bibtex\n{entries}\n```\n"

@@ -1,69 +1,289 @@
-"""Reward curves: mean reward of the training pictures by reward queries, as a picture file."""
+"""All plots: the charts of the report as inline SVG, and line plots as image files.
 
-import json
-from collections.abc import Mapping, Sequence
+The charts follow the page's colors in light and dark mode: each is plotted in placeholder colors, which are then
+replaced by CSS variables in the SVG text. Figures are created without pyplot, so its state and backend do not change.
+Matplotlib is imported in functions, because it takes half a second to load.
+"""
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from io import StringIO
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
+from b2diffurl.reporting.metric_docs import reward_term, score_of
+from b2diffurl.reporting.text import format_duration, format_number
+from b2diffurl.run.records import RunRecord
 
-Curve = tuple[list[int], list[float]]
-_WINDOW_QUERIES = 192  # small rounds are noisy: what is drawn is the mean over at least so many pictures
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_INK, _GRID, _FIRST, _SECOND, _THIRD = "#010203", "#020304", "#030405", "#040506", "#050607"
+_CSS_VARIABLES = {_INK: "muted", _GRID: "line", _FIRST: "first", _SECOND: "second", _THIRD: "third"}
+_LARGE, _SMALL = (490, 240), (225, 165)  # in CSS pixels, as shown on a desktop page; the SVG scales
+_PHASES = {"rollout": _FIRST, "reward": _SECOND, "update": _THIRD}
+_MAX_MARKED_POINTS = 30
+_WINDOW_QUERIES = 192  # small rounds are noisy: curves show the mean over at least this many images
+_STYLE: dict[str, Any] = {
+    "svg.fonttype": "none", "font.size": 10.5, "text.color": _INK,
+    "axes.edgecolor": _GRID, "axes.labelcolor": _INK, "axes.labelsize": 10.5,
+    "axes.spines.top": False, "axes.spines.right": False, "axes.spines.left": False,
+    "axes.grid": True, "axes.grid.axis": "y", "axes.axisbelow": True, "grid.color": _GRID, "grid.linewidth": 1,
+    "axes.formatter.useoffset": False, "axes.formatter.limits": (-3, 5),
+    "xtick.color": _GRID, "ytick.color": _GRID, "xtick.labelcolor": _INK, "ytick.labelcolor": _INK,
+    "ytick.major.size": 0, "legend.frameon": False,
+}  # fmt: skip
 
 
-def reward_curve(metrics_file: Path) -> Curve:
-    """Reward queries and mean reward, rounds pooled until they hold enough pictures to tell something.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Chart:
+    """One chart of the report: title, last value as text, caption, and the plot as an SVG element."""
 
-    Pictures that are left over are dropped, unless there are no others.
+    title: str
+    latest: str
+    caption: str
+    svg: str
+
+
+def save_panels(
+    panels: Sequence[Callable[["Axes"], None]], file: Path, *, panel_inches: tuple[float, float], share_y: bool = False
+) -> None:
+    """Plot panels side by side into an image file; each function plots one."""
+    from matplotlib.figure import Figure
+
+    width, height = panel_inches
+    figure = Figure(figsize=(width * len(panels), height), layout="constrained")
+    for axes, plot in zip(figure.subplots(1, len(panels), sharey=share_y, squeeze=False)[0], panels, strict=True):
+        plot(axes)
+    figure.savefig(file, dpi=120)
+
+
+def save_reward_curves(variants: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]], file: Path) -> None:
+    """Plot the mean reward of each variant over its seeds, with the range of the seeds as a band.
+
+    Variants whose names begin with the same word share a panel.
+
+    Args:
+        variants: by name, the metrics of each round for each seed.
+        file: image file to write.
+    """
+    titles = list(dict.fromkeys(name.split(" ")[0] for name in variants))
+
+    def plot(axes: "Axes", *, title: str) -> None:
+        for name, seeds in variants.items():
+            if name.split(" ")[0] == title and seeds:
+                _plot_seeds(axes, seeds, label=name.removeprefix(title).strip() or name)
+        axes.set(title=title, xlabel="reward queries", ylabel="" if title != titles[0] else "mean training reward")
+        if len(variants) > 1:
+            axes.legend(fontsize=8)
+
+    save_panels([partial(plot, title=title) for title in titles], file, panel_inches=(3.2, 3.2), share_y=True)
+
+
+def _plot_seeds(axes: "Axes", seeds: Sequence[Sequence[Mapping[str, Any]]], *, label: str) -> None:
+    curves = [smoothed_rewards(rounds) for rounds in seeds]
+    queries = min((queries for queries, _ in curves), key=len)
+    by_point = list(zip(*(rewards[: len(queries)] for _, rewards in curves), strict=True))
+    means = [sum(rewards) / len(rewards) for rewards in by_point]
+    (line,) = axes.plot(queries, means, label=label, marker="o" if len(queries) == 1 else "")
+    axes.fill_between(queries, [*map(min, by_point)], [*map(max, by_point)], color=line.get_color(), alpha=0.15)
+
+
+def smoothed_rewards(rounds: Sequence[Mapping[str, Any]]) -> tuple[list[int], list[float]]:
+    """Return reward queries and mean rewards, averaged over consecutive rounds until a window has enough images.
+
+    The last, incomplete window is dropped unless it is the only one.
+
+    >>> smoothed_rewards([{"reward_queries": 128 * n, "reward/mean": float(n)} for n in (1, 2, 3)])
+    ([256], [1.5])
     """
     queries: list[int] = []
     means: list[float] = []
-    pooled: list[tuple[int, float]] = []
-    before = 0
-    for line in metrics_file.read_text(encoding="utf-8").splitlines():
-        told = json.loads(line)
-        pooled.append((told["reward_queries"] - before, told["reward/mean"]))
-        before = told["reward_queries"]
-        if sum(part for part, _ in pooled) >= _WINDOW_QUERIES:
-            queries.append(before)
-            means.append(_mean(pooled))
-            pooled = []
-    if pooled and not queries:
-        return [before], [_mean(pooled)]
+    window: list[tuple[int, float]] = []
+    previous = 0
+    for index, metrics in enumerate(rounds, start=1):
+        window.append((metrics["reward_queries"] - previous, metrics["reward/mean"]))
+        previous = metrics["reward_queries"]
+        num_images = sum(num for num, _ in window)
+        if num_images >= _WINDOW_QUERIES or (index == len(rounds) and not queries):
+            queries.append(previous)
+            means.append(sum(num * mean for num, mean in window) / num_images)
+            window = []
     return queries, means
 
 
-def _mean(pooled: Sequence[tuple[int, float]]) -> float:
-    return sum(num * mean for num, mean in pooled) / sum(num for num, _ in pooled)
+def large_charts(run: RunRecord) -> list[Chart]:
+    """Plot the reward and the interval length."""
+    num_steps = run.num_inference_steps()
+    caption = "Trained denoising steps" + ("; dashed: all steps." if num_steps else ".")
+    interval = _stairs_chart(run, "interval/length", "Interval length", caption, size=_LARGE, maximum=num_steps)
+    return [chart for chart in (_reward_chart(run), interval) if chart]
 
 
-def draw_curves(arms: Mapping[str, Sequence[Path]], file: Path) -> None:
-    """Draw every arm's mean over its seeds, the range between them shaded; arms share a panel by their first word.
+def small_charts(run: RunRecord) -> list[Chart]:
+    """Plot the selected trajectories, the size of the updates and the time per round."""
+    charts = (
+        _stairs_chart(run, "selection/num_trajectories", "Selected trajectories", "By round; 0: no update."),
+        _line_chart(run, "policy/kl_to_old", "KL to old policy", "Nats per element, by round.", from_zero=True),
+        _line_chart(run, "policy/grad_norm", "Gradient norm", "Before clipping, by round.", from_zero=True),
+        _time_chart(run),
+    )
+    return [chart for chart in charts if chart]
 
-    A single arm has its name as title alone.
 
-    Args:
-        arms: metrics files of every arm, a seed each.
-        file: the picture to write.
-    """
-    from matplotlib.figure import Figure  # takes a second, and only a few commands draw
+def score_charts(run: RunRecord) -> list[Chart]:
+    """Plot every score evaluated during training over reward queries; the first point is before training."""
+    before = run.evaluation.before if run.evaluation else {}
+    queries, charts = run.series("reward_queries"), list[Chart]()
+    for metric in run.metric_names():
+        name, points = metric.removeprefix("evaluation/"), _points(run, metric)
+        if name == metric or not points:
+            continue
+        curve = [(queries[index], value) for index, value in points.items()]
+        if math.isfinite(before.get(name, math.nan)):
+            curve.insert(0, (0.0, before[name]))
+        score = score_of(name)
+        plot = partial(_plot_line, xs=[x for x, _ in curve], ys=[y for _, y in curve])
+        title, latest = score.label if score else name, format_number(curve[-1][1])
+        svg = _svg(metric, plot, x_label="reward queries")
+        charts.append(Chart(title=title, latest=latest, caption="By reward queries.", svg=svg))
+    return charts
 
-    panels = list(dict.fromkeys(name.split(" ")[0] for name in arms))
-    figure = Figure(figsize=(3.2 * len(panels), 3.2), layout="constrained")
-    grid = figure.subplots(1, len(panels), sharey=True, squeeze=False)
-    for axes, panel in zip(grid[0], panels, strict=True):
-        for name, files in arms.items():
-            if name.split(" ")[0] != panel or not files:
-                continue
-            curves = [reward_curve(found) for found in files]
-            length = min(len(queries) for queries, _ in curves)
-            means = np.array([values[:length] for _, values in curves])
-            queries = curves[0][0][:length]
-            label = name.removeprefix(panel).strip() or name
-            (line,) = axes.plot(queries, means.mean(axis=0), label=label, marker="o" if len(queries) == 1 else "")
-            axes.fill_between(queries, means.min(axis=0), means.max(axis=0), color=line.get_color(), alpha=0.15)
-        axes.set_title(panel)
-        axes.set_xlabel("reward queries")
-        if len(arms) > 1:
-            axes.legend(fontsize=8)
-    figure.axes[0].set_ylabel("mean reward of training pictures")
-    figure.savefig(file, dpi=120)
+
+def term_charts(run: RunRecord) -> list[Chart]:
+    """Plot the mean of each reward term and of each watched reward by round."""
+    terms = [(metric, term) for metric in run.metric_names() if (term := reward_term(metric))]
+    charts = [_line_chart(run, metric, term, "Mean reward, by round.") for metric, term in terms]
+    return [chart for chart in charts if chart]
+
+
+def _reward_chart(run: RunRecord) -> Chart | None:
+    points, queries, stds = _points(run, "reward/mean"), run.series("reward_queries"), run.series("reward/std")
+    if not points:
+        return None
+    has_queries = all(math.isfinite(queries[index]) for index in points)
+    axis = queries if has_queries else [float(number) for number in run.round_numbers()]
+    xs, means = [axis[index] for index in points], list(points.values())
+    lows = [mean - _zero_if_nan(stds[index]) for index, mean in points.items()]
+    highs = [mean + _zero_if_nan(stds[index]) for index, mean in points.items()]
+
+    def plot(axes: "Axes") -> None:
+        axes.fill_between(xs, lows, highs, color=_FIRST, alpha=0.18, linewidth=0)
+        if len(xs) == 1:
+            axes.vlines(xs, lows, highs, color=_FIRST, alpha=0.4)
+        _plot_line(axes, xs=xs, ys=means)
+
+    svg = _svg("reward", plot, size=_LARGE, x_label="reward queries" if has_queries else "round")
+    caption = "Mean over the round's images; band: ± one standard deviation over them."
+    return Chart(title="Reward", latest=format_number(means[-1]), caption=caption, svg=svg)
+
+
+def _time_chart(run: RunRecord) -> Chart | None:
+    phases = [phase for phase in _PHASES if _points(run, f"time/{phase}_s")]
+    if not phases:
+        return None
+    edges, totals = _edges(run.round_numbers()), [0.0] * len(run.rounds)
+    layers: list[tuple[str, list[float], list[float]]] = []
+    for phase in phases:
+        seconds = map(_zero_if_nan, run.series(f"time/{phase}_s"))
+        bottoms, totals = totals, [total + value for total, value in zip(totals, seconds, strict=True)]
+        layers.append((phase, bottoms, totals))
+
+    def plot(axes: "Axes") -> None:
+        for phase, bottoms, tops in layers:
+            axes.stairs(tops, edges, baseline=bottoms, fill=True, color=_PHASES[phase], linewidth=0, label=phase)
+        axes.set_ylim(0, 1.3 * max(totals) or 1)
+        axes.legend(ncols=len(layers), loc="upper left", fontsize=9.5, handlelength=0.8, handleheight=0.8,
+                    columnspacing=0.9, handletextpad=0.4, borderpad=0, borderaxespad=0.1)  # fmt: skip
+
+    latest, caption = format_duration(totals[-1]), "Seconds by phase, stacked."
+    return Chart(title="Time per round", latest=latest, caption=caption, svg=_svg("time", plot))
+
+
+def _stairs_chart(
+    run: RunRecord, metric: str, title: str, caption: str, *, size: tuple[int, int] = _SMALL, maximum: int | None = None
+) -> Chart | None:
+    """Plot a count by round; `maximum` is shown as a dashed line."""
+    points, rounds = _points(run, metric), run.round_numbers()
+    if not points:
+        return None
+    values, edges = list(points.values()), _edges([rounds[index] for index in points])
+
+    def plot(axes: "Axes") -> None:
+        axes.stairs(values, edges, baseline=0, fill=True, color=_FIRST, alpha=0.18, linewidth=0)
+        axes.stairs(values, edges, baseline=None, color=_FIRST, linewidth=2)
+        if maximum:
+            axes.axhline(maximum, color=_INK, linewidth=1, linestyle=(0, (4, 3)))
+        axes.set_ylim(0, 1.15 * max(*values, maximum or 1))
+        _format_counts(axes.yaxis)
+
+    return Chart(title=title, latest=format_number(values[-1]), caption=caption, svg=_svg(metric, plot, size=size))
+
+
+def _line_chart(run: RunRecord, metric: str, title: str, caption: str, *, from_zero: bool = False) -> Chart | None:
+    points, rounds = _points(run, metric), run.round_numbers()
+    if not points:
+        return None
+    xs, ys = [float(rounds[index]) for index in points], list(points.values())
+    svg = _svg(metric, partial(_plot_line, xs=xs, ys=ys, from_zero=from_zero))
+    return Chart(title=title, latest=format_number(ys[-1]), caption=caption, svg=svg)
+
+
+def _points(run: RunRecord, metric: str) -> dict[int, float]:
+    """Return the finite values of a metric by their index in `run.rounds`."""
+    return {index: value for index, value in enumerate(run.series(metric)) if math.isfinite(value)}
+
+
+def _zero_if_nan(value: float) -> float:
+    return 0.0 if math.isnan(value) else value
+
+
+def _edges(rounds: Sequence[int]) -> list[float]:
+    return [*(number - 0.5 for number in rounds), rounds[-1] + 0.5]
+
+
+def _plot_line(axes: "Axes", *, xs: Sequence[float], ys: Sequence[float], from_zero: bool = False) -> None:
+    marker = "o" if len(xs) <= _MAX_MARKED_POINTS else ""
+    axes.plot(xs, ys, color=_FIRST, linewidth=2, marker=marker, markersize=3.5, solid_capstyle="round")
+    if from_zero:
+        axes.set_ylim(bottom=min(0.0, *ys))
+
+
+def _format_counts(axis: Any) -> None:
+    from matplotlib.ticker import MaxNLocator, StrMethodFormatter
+
+    axis.set_major_locator(MaxNLocator(nbins=6, integer=True, steps=[1, 2, 5, 10]))
+    axis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+
+
+def _svg(metric: str, plot: Callable[["Axes"], None], *, size: tuple[int, int] = _SMALL, x_label: str = "round") -> str:
+    """Plot into an SVG element whose ids begin with the metric's name and whose colors are CSS variables."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    buffer = StringIO()
+    style: Any = _STYLE | {"svg.hashsalt": metric}
+    with matplotlib.rc_context(style):
+        figure = Figure(figsize=(size[0] / 72, size[1] / 72), dpi=72, layout="constrained")
+        axes = figure.subplots()
+        axes.margins(x=0.02, y=0.08)
+        axes.locator_params(axis="y", nbins=5)
+        axes.set_xlabel(x_label)
+        plot(axes)
+        _format_counts(axes.xaxis)
+        no_metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        figure.savefig(buffer, format="svg", transparent=True, metadata=no_metadata)
+    return _inline(buffer.getvalue(), prefix=re.sub(r"[^\w]+", "-", metric))
+
+
+def _inline(document: str, *, prefix: str) -> str:
+    head, _, body = document[document.index("<svg") :].partition(">")
+    view_box = re.search(r'viewBox="[^"]*"', head)
+    assert view_box, "matplotlib writes a viewBox"
+    body = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{prefix}-", body)
+    for placeholder, variable in _CSS_VARIABLES.items():
+        body = body.replace(placeholder, f"var(--{variable})")
+    return f'<svg {view_box[0]} aria-hidden="true">{body.strip()}'

@@ -1,6 +1,6 @@
-"""The page itself: from a run folder to `report.html`.
+"""Write `report.html` from the files of a run.
 
-Everything that comes from the run passes `html.escape` before it meets the template.
+Everything that comes from the run is escaped by `html.escape` before it is inserted into the template.
 """
 
 import math
@@ -8,7 +8,6 @@ from html import escape
 from pathlib import Path
 from string import Template
 
-from b2diffurl.reporting.run_reader import RunFolder, read_run_folder
 from b2diffurl.reporting.sections import (
     curves_section,
     metrics_section,
@@ -17,28 +16,31 @@ from b2diffurl.reporting.sections import (
     strips_section,
 )
 from b2diffurl.reporting.text import count, format_duration, format_number
+from b2diffurl.run.records import RunRecord
 
-TAKEN_BACK_METRICS = ("update/step_reverted",)
 FACTS = ("model", "reward", "prompts", "seed")
 TIME_METRICS = ("time/rollout_s", "time/reward_s", "time/update_s")
 TEMPLATE_PATH = Path(__file__).with_name("template.html")
 
 
 def write_report(run_dir: Path) -> Path:
-    """Write `report.html`, one self-contained page, into a run folder.
+    """Write `report.html`, one self-contained page, into a run directory.
 
-    The run may be finished, still going on, or stopped; parts that do not exist yet are left out.
+    The run may be finished, in progress or stopped; sections without data are left out.
 
     Args:
-        run_dir: the run folder; only `run.toml` must be there.
+        run_dir: the run directory; only `run.toml` must exist.
 
     Returns:
-        The page's path, `run_dir / "report.html"`.
+        The path of the page, `run_dir / "report.html"`.
 
     Raises:
-        UserError: if `run_dir` has no `run.toml`, or if one of its files cannot be understood.
+        UserError: `run_dir` has no `run.toml`, or one of its files cannot be parsed.
     """
-    run = read_run_folder(run_dir)
+    from b2diffurl.run.directory import RunDirectory  # loads torch, which `note_of` does not need
+
+    directory = RunDirectory(run_dir)
+    run = directory.read()
     template = Template(TEMPLATE_PATH.read_text(encoding="utf-8"))
     html = template.substitute(
         title=escape(_title(run)),
@@ -50,70 +52,69 @@ def write_report(run_dir: Path) -> Path:
         pairs=pairs_section(run),
         strips=strips_section(run),
         metrics=metrics_section(run),
-        config=_details("run.toml", f"<pre>{escape(run.config_text)}</pre>"),
+        config=_details("run.toml", f"<pre>{escape(run.settings_text)}</pre>"),
         environment=_environment(run),
     )
-    path = run_dir / "report.html"
-    path.write_text(html, encoding="utf-8")
-    return path
+    directory.report_file.write_text(html, encoding="utf-8")
+    return directory.report_file
 
 
-def _title(run: RunFolder) -> str:
-    return str(run.config.get("recipe", run.name))
+def _title(run: RunRecord) -> str:
+    return str(run.settings.get("recipe", run.name))
 
 
-def _rounds_text(run: RunFolder) -> str:
+def _rounds_text(run: RunRecord) -> str:
     done, planned = len(run.rounds), run.num_rounds()
     if planned is None or done >= planned:
         return count(done, "round")
     return f"{done:,} of {count(planned, 'round')}"
 
 
-def _summary(run: RunFolder) -> str:
-    """Say in one sentence what happened."""
+def _summary(run: RunRecord) -> str:
+    """Summarize the run in one sentence."""
     if not run.rounds:
         return "No round has finished yet."
     rewards = _finite(run, "reward/mean")
     queries = _finite(run, "reward_queries")
     seconds = [value for metric in TIME_METRICS for value in _finite(run, metric)]
-    parts = [_rounds_text(run)]
+    facts = [_rounds_text(run)]
     if rewards:
         change = " → ".join(dict.fromkeys(format_number(value) for value in (rewards[0], rewards[-1])))
-        parts = [f"Reward {change} over {_rounds_text(run)}"]
+        facts = [f"Reward {change} over {_rounds_text(run)}"]
     if queries:
-        parts.append(count(int(queries[-1]), "reward query", plural="reward queries"))
+        facts.append(count(int(queries[-1]), "reward query", plural="reward queries"))
     if seconds:
-        parts.append(format_duration(sum(seconds)))
-    return ", ".join(parts) + "."
+        facts.append(format_duration(sum(seconds)))
+    return ", ".join(facts) + "."
 
 
-def _finite(run: RunFolder, metric: str) -> list[float]:
+def _finite(run: RunRecord, metric: str) -> list[float]:
     return [value for value in run.series(metric) if math.isfinite(value)]
 
 
-def _facts(run: RunFolder) -> str:
-    """List the settings that one looks for first, and the rounds in which nothing was learnt."""
-    facts = [f"{name} <b>{escape(str(run.config[name]))}</b>" for name in FACTS if name in run.config]
+def _facts(run: RunRecord) -> str:
+    """List the main settings, and the numbers of rounds without an update or with a reverted step."""
+    facts = [f"{name} <b>{escape(str(run.settings[name]))}</b>" for name in FACTS if name in run.settings]
     num_idle = _finite(run, "update/num_optimizer_steps").count(0)
-    num_taken_back = sum(_finite(run, metric).count(1) for metric in TAKEN_BACK_METRICS)
+    num_reverted = _finite(run, "update/step_reverted").count(1)
     if num_idle:
         facts.append(f"{count(num_idle, 'round')} without an update")
-    if num_taken_back:
-        facts.append(f"the trust region took back a step in {count(num_taken_back, 'round')}")
+    if num_reverted:
+        facts.append(f"step reverted by the trust region in {count(num_reverted, 'round')}")
     return "".join(f"<li>{fact}</li>" for fact in facts)
 
 
-def _banner(run: RunFolder) -> str:
+def _banner(run: RunRecord) -> str:
     if run.stop:
         where = "" if run.stop.round is None else f" in round {run.stop.round:,}"
         return f'<p class="banner stopped" role="alert"><b>Stopped{where}.</b> {escape(run.stop.cause)}</p>'
     planned = run.num_rounds()
     if planned is not None and len(run.rounds) < planned:
-        return f'<p class="banner"><b>Unfinished.</b> {_rounds_text(run)} so far; this page shows what there is.</p>'
+        return f'<p class="banner"><b>Unfinished.</b> {_rounds_text(run)} so far.</p>'
     return ""
 
 
-def _environment(run: RunFolder) -> str:
+def _environment(run: RunRecord) -> str:
     rows = "".join(
         f'<tr><th scope="row">{escape(name)}</th><td>{escape(value)}</td></tr>'
         for name, value in run.environment.items()

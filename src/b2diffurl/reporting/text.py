@@ -6,7 +6,7 @@ MISSING = "–"
 
 
 def format_number(value: float) -> str:
-    """Write a number with about three significant digits.
+    """Format a number with about three significant digits.
 
     >>> [format_number(value) for value in (5120.0, 0.7412, -12.345, 0.00031, 0.0, float("nan"))]
     ['5,120', '0.741', '−12.3', '3.1e−4', '0', '–']
@@ -26,7 +26,7 @@ def format_number(value: float) -> str:
 
 
 def format_change(value: float, *, decimals: int) -> str:
-    """Write a change with its sign.
+    """Format a change with its sign.
 
     >>> format_change(0.125, decimals=2), format_change(-0.5, decimals=1), format_change(-0.001, decimals=1)
     ('+0.12', '−0.5', '±0.0')
@@ -36,7 +36,7 @@ def format_change(value: float, *, decimals: int) -> str:
 
 
 def format_duration(seconds: float) -> str:
-    """Write a duration in its two largest units.
+    """Format a duration in its two largest units.
 
     >>> [format_duration(value) for value in (0.42, 7.25, 59.97, 250.0, 3725.0, 93600.0)]
     ['0.4 s', '7.2 s', '1 min 0 s', '4 min 10 s', '1 h 2 min', '26 h 0 min']
@@ -50,7 +50,7 @@ def format_duration(seconds: float) -> str:
 
 
 def count(number: int, noun: str, *, plural: str = "") -> str:
-    """Write a number of things.
+    """Format a number and its noun.
 
     >>> count(1, "round"), count(5120, "image"), count(0, "query", plural="queries")
     ('1 round', '5,120 images', '0 queries')

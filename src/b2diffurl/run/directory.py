@@ -1,10 +1,10 @@
-"""A run's folder: what is written into it, and where. Nothing that is there is overwritten by another run."""
+"""The directory of a run: this class reads and writes every file in it, and never overwrites those of another run."""
 
 import json
 import platform
+import tomllib
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -12,16 +12,21 @@ from b2diffurl.config import read_toml, to_toml
 from b2diffurl.errors import RunStopped, UserError
 from b2diffurl.evaluation.generate import GeneratedImages
 from b2diffurl.images import to_pil
+from b2diffurl.run import checkpoint as checkpoints
+from b2diffurl.run import records
+from b2diffurl.run.checkpoint import Checkpoint
+from b2diffurl.run.records import Evaluation, Json, RunRecord, Stop
+from b2diffurl.run.round_lines import RoundLines
 from b2diffurl.run.settings import Run
 
 _LIBRARIES = ("b2diffurl", "torch", "diffusers", "transformers", "peft")
 
 
-class RunFolder:
+class RunDirectory:
     """The files of one run.
 
     Args:
-        path: of the folder.
+        path: the directory; it need not exist.
     """
 
     def __init__(self, path: Path) -> None:
@@ -29,69 +34,154 @@ class RunFolder:
         self.run_file = path / "run.toml"
         self.metrics_file = path / "metrics.jsonl"
         self.scores_file = path / "scores.jsonl"
+        self.report_file = path / "report.html"
         self.checkpoints = path / "checkpoints"
         self.lora = path / "lora"
+        self._environment = path / "env.json"
         self._evaluation = path / "evaluation.json"
         self._stopped = path / "stopped.json"
         self._samples = path / "samples"
 
     def check(self, run: Run, *, resume: bool) -> None:
-        """See that the folder is free, or that it holds this very run. Nothing is written yet.
+        """Check that the directory is unused or, to resume, that it contains this run. Nothing is written.
 
         Raises:
-            UserError: the folder holds a run and `resume` is not asked for, or holds none or another one and it is.
+            UserError: the directory contains files and `resume` is False, or it does not contain this run and
+                `resume` is True.
         """
         if resume:
             self._check_same(run)
             return
-        if self.run_file.exists():
+        if self.is_started():
             raise UserError(f"output {self.path} already holds a run; give another folder, or --resume to continue it.")
         if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
-            raise UserError(f"output {self.path} is there and not an empty folder; give another folder.")
-
-    def begin(self, run: Run) -> None:
-        """Make the folder, and write what it will hold the results of."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        self.run_file.write_text(to_toml(run), encoding="utf-8")
+            raise UserError(f"output {self.path} exists and is not an empty folder; give another folder.")
 
     def _check_same(self, run: Run) -> None:
-        if not self.run_file.is_file():
+        if not self.is_started():
             raise UserError(f"output {self.path} holds no run to resume; leave out --resume.")
         if read_toml(self.run_file, Run) != run:
             raise UserError(
                 f"output {self.path} holds a run with other settings; resume it with `train {self.run_file} --resume`."
             )
 
-    def write_environment(self, device: torch.device) -> None:
-        """Write env.json: what the run's numbers may depend on besides its settings."""
-        known: dict[str, str] = {name: version(name) for name in _LIBRARIES}
-        known |= {"python": platform.python_version(), "machine": platform.platform(), "device": str(device)}
-        known["threads"] = str(torch.get_num_threads())
-        (self.path / "env.json").write_text(json.dumps(known, indent=2), encoding="utf-8")
+    def is_started(self) -> bool:
+        """Whether the directory contains a run."""
+        return self.run_file.is_file()
 
-    def write_samples(self, pictures: GeneratedImages, *, round_index: int) -> None:
-        """Write the sample pictures of a round; round 0 is before training."""
-        folder = self._samples / f"round_{round_index:05d}"
-        folder.mkdir(parents=True, exist_ok=True)
-        for index, image in enumerate(pictures.images):
-            to_pil(image).save(folder / f"{index:03d}.png")
-        (self._samples / "prompts.json").write_text(json.dumps(pictures.prompts), encoding="utf-8")
+    def is_ended(self) -> bool:
+        """Whether the run has saved its adapter or was stopped."""
+        return self.lora.is_dir() or self._stopped.is_file()
+
+    # Write
+
+    def begin(self, run: Run) -> None:
+        """Create the directory and write the settings of the run."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        self.run_file.write_text(to_toml(run), encoding="utf-8")
+
+    def write_environment(self, device: torch.device) -> None:
+        """Write env.json: everything besides the settings that may change the numbers."""
+        environment: dict[str, str] = {name: version(name) for name in _LIBRARIES}
+        environment |= {"python": platform.python_version(), "machine": platform.platform(), "device": str(device)}
+        environment["threads"] = str(torch.get_num_threads())
+        self._environment.write_text(json.dumps(environment, indent=2), encoding="utf-8")
+
+    def write_samples(self, samples: GeneratedImages, *, round_index: int) -> None:
+        """Write the sample images of a round; round 0 is before training."""
+        directory = self._samples / f"round_{round_index:05d}"
+        directory.mkdir(parents=True, exist_ok=True)
+        for index, image in enumerate(samples.images):
+            to_pil(image).save(directory / f"{index:03d}.png")
+        (self._samples / "prompts.json").write_text(json.dumps(samples.prompts), encoding="utf-8")
 
     def write_evaluation(self, when: str, numbers: dict[str, float], *, num_images: int, prompts: str) -> None:
-        """Add what was judged "before" or "after" training to evaluation.json."""
-        told = self.read_evaluation() | {when: numbers, "num_images": num_images, "prompts": prompts}
-        self._evaluation.write_text(json.dumps(told, indent=2), encoding="utf-8")
+        """Add scores to evaluation.json.
 
-    def read_evaluation(self) -> dict[str, Any]:
-        """What evaluation.json says so far."""
-        if not self._evaluation.is_file():
-            return {}
-        return json.loads(self._evaluation.read_text(encoding="utf-8"))
+        Args:
+            when: "before" or "after" training.
+            numbers: scores by metric name.
+            num_images: number of images per score.
+            prompts: name of the prompt list.
+        """
+        content = records.read_object(self._evaluation) or {}
+        content |= {when: numbers, "num_images": num_images, "prompts": prompts}
+        self._evaluation.write_text(json.dumps(content, indent=2), encoding="utf-8")
 
     def mark_stopped(self, stop: RunStopped | None) -> None:
-        """Write why the run was stopped, or take that back."""
+        """Write why the run was stopped; None removes the mark."""
         if stop is None:
             self._stopped.unlink(missing_ok=True)
             return
-        told = {"round": stop.round_index, "cause": stop.cause}
-        self._stopped.write_text(json.dumps(told), encoding="utf-8")
+        content = {"round": stop.round_index, "cause": stop.cause}
+        self._stopped.write_text(json.dumps(content), encoding="utf-8")
+
+    def open_metrics(self, *, first_round: int) -> RoundLines:
+        """Open metrics.jsonl to append one line per round; lines from `first_round` on are dropped."""
+        return RoundLines(self.metrics_file, first_round=first_round)
+
+    def open_scores(self, *, first_round: int) -> RoundLines:
+        """Open scores.jsonl to append one line per image; lines from `first_round` on are dropped."""
+        return RoundLines(self.scores_file, first_round=first_round)
+
+    def save_checkpoint(self, checkpoint: Checkpoint, *, num_kept: int) -> None:
+        """Write a checkpoint atomically, and remove all but the newest `num_kept`."""
+        checkpoints.save_checkpoint(self.checkpoints, checkpoint, num_kept=num_kept)
+
+    def remove_checkpoints(self, *, first_round: int) -> None:
+        """Remove the checkpoints of `first_round` and of later rounds."""
+        checkpoints.remove_checkpoints(self.checkpoints, first_round=first_round)
+
+    # Read
+
+    def load_checkpoint(self) -> Checkpoint | None:
+        """Load the newest checkpoint, or return None if there is none."""
+        return checkpoints.load_newest_checkpoint(self.checkpoints)
+
+    def read(self) -> RunRecord:
+        """Read everything that exists so far.
+
+        Raises:
+            UserError: there is no `run.toml`, or a file cannot be parsed.
+        """
+        if not self.is_started():
+            raise UserError(
+                f"run_dir={str(self.path)!r} is not a run folder: it has no run.toml; give the folder of a run."
+            )
+        settings_text = self.run_file.read_text(encoding="utf-8")
+        environment = records.read_object(self._environment) or {}
+        return RunRecord(
+            name=self.path.resolve().name,
+            settings_text=settings_text,
+            settings=tomllib.loads(settings_text),
+            environment={name: str(value) for name, value in environment.items()},
+            rounds=self.read_metrics(),
+            evaluation=self.read_evaluation(),
+            prompts=records.read_prompts(self._samples / "prompts.json"),
+            images=records.list_images(self._samples),
+            stop=self.read_stop(),
+        )
+
+    def read_metrics(self) -> tuple[Json, ...]:
+        """Return the metrics of each finished round; empty before the first.
+
+        Raises:
+            UserError: a complete line is not a JSON object.
+        """
+        return records.read_metrics(self.metrics_file)
+
+    def read_evaluation(self) -> Evaluation | None:
+        """Return the scores before and after training, or None before the first evaluation.
+
+        Raises:
+            UserError: evaluation.json is not a JSON object of scores.
+        """
+        return records.read_evaluation(self._evaluation)
+
+    def read_stop(self) -> Stop | None:
+        """Return why the run was stopped, or None.
+
+        Raises:
+            UserError: stopped.json is not a JSON object.
+        """
+        return records.read_stop(self._stopped)

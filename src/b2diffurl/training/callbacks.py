@@ -1,11 +1,9 @@
 """What a run tells the outside while it goes on: metrics to files, progress to whoever watches."""
 
-import json
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -54,33 +52,6 @@ class ProgressReporter:
         """A round is over."""
         for observer in self.observers:
             observer.on_round(metrics)
-
-
-class RoundLines:
-    """A file of JSON lines that say which round they are of. A resumed run drops those of rounds that it does again.
-
-    Args:
-        path: of the file.
-        first_round: lines of this round and later ones are dropped.
-    """
-
-    def __init__(self, path: Path, *, first_round: int) -> None:
-        self.path = path
-        kept = [line for line in self._lines() if json.loads(line)["round"] < first_round]
-        path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-
-    def append(self, lines: Iterable[Mapping[str, Any]]) -> None:
-        """Write lines at the end."""
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write("".join(json.dumps(line) + "\n" for line in lines))
-
-    def _lines(self) -> list[str]:
-        if not self.path.is_file():
-            return []
-        # A line without its newline was cut off when the run was killed.
-        return [
-            line[:-1] for line in self.path.read_text(encoding="utf-8").splitlines(keepends=True) if line[-1] == "\n"
-        ]
 
 
 class TensorBoard:

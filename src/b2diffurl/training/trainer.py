@@ -26,17 +26,12 @@ from b2diffurl.reporting.model_card import write_card
 from b2diffurl.rewards import load_reward, load_watched
 from b2diffurl.rewards.custom import name_of
 from b2diffurl.rewards.interface import Reward
-from b2diffurl.run.directory import RunFolder
+from b2diffurl.run.checkpoint import Checkpoint
+from b2diffurl.run.directory import RunDirectory
+from b2diffurl.run.round_lines import RoundLines
 from b2diffurl.run.settings import Run, check_run
-from b2diffurl.training.callbacks import Observer, ProgressReporter, RoundLines
-from b2diffurl.training.checkpoint import (
-    Checkpoint,
-    forget_checkpoints,
-    load_newest_checkpoint,
-    load_optimizer_tensors,
-    optimizer_tensors,
-    save_checkpoint,
-)
+from b2diffurl.training.callbacks import Observer, ProgressReporter
+from b2diffurl.training.checkpoint import load_optimizer_tensors, optimizer_tensors
 from b2diffurl.training.image_scorer import ImageScorer
 from b2diffurl.training.metrics import round_metrics, score_lines
 from b2diffurl.training.scorer import Scoring
@@ -58,7 +53,7 @@ class Trainer:
         self,
         run: Run,
         *,
-        folder: RunFolder,
+        folder: RunDirectory,
         device: torch.device | str = "cpu",
         observers: Sequence[Observer] = (),
         reward: Reward | None = None,
@@ -139,8 +134,9 @@ class Trainer:
             self.folder.begin(self.run)
             self.folder.mark_stopped(None)
             self.folder.write_environment(self.model.device)
-        metrics_lines = self._lines(self.folder.metrics_file)
-        lines = self._lines(self.folder.scores_file)
+        first_round = self.rounds_done + 1
+        metrics_lines = self.folder.open_metrics(first_round=first_round) if self.ranks.is_main else None
+        lines = self.folder.open_scores(first_round=first_round) if self.ranks.is_main else None
         try:
             if self.rounds_done == 0:
                 self._save_previews(0)
@@ -151,15 +147,15 @@ class Trainer:
                 self._save(result.round_number)
         except RunStopped as stop:
             if self.ranks.is_main:
-                forget_checkpoints(self.folder.checkpoints, first_round=stop.first_bad_round)
+                self.folder.remove_checkpoints(first_round=stop.first_bad_round)
                 self.folder.mark_stopped(stop)
                 write_report(self.folder.path)
             raise
         self._evaluate("after")
         if self.ranks.is_main:
             self.model.save_lora(self.folder.lora)
-            evaluation = self.folder.read_evaluation()
-            write_card(self.folder.lora, self.run, evaluation=evaluation, metrics_file=self.folder.metrics_file)
+            evaluation, rounds = self.folder.read_evaluation(), self.folder.read_metrics()
+            write_card(self.folder.lora, self.run, evaluation=evaluation, rounds=rounds)
             write_report(self.folder.path)
 
     def _round(self, round_number: int) -> RoundResult:
@@ -213,10 +209,6 @@ class Trainer:
             if self.ranks.is_main:
                 self.folder.write_evaluation(when, metrics, num_images=num_images, prompts=self.run.prompts)
 
-    def _lines(self, path: Path) -> RoundLines | None:
-        """Open a file of lines by round on rank 0; lines of rounds that will be done again are dropped."""
-        return RoundLines(path, first_round=self.rounds_done + 1) if self.ranks.is_main else None
-
     def _save(self, round_number: int) -> None:
         logging, is_last = self.run.logging, round_number == self.run.num_rounds
         if is_last or round_number % logging.samples_every_rounds == 0:
@@ -255,10 +247,10 @@ class Trainer:
             optimizer=optimizer_tensors(self.optimizer, self.model.trainable_parameters()),
             state=state,
         )
-        save_checkpoint(self.folder.checkpoints, checkpoint, num_kept=self.run.logging.num_checkpoints)
+        self.folder.save_checkpoint(checkpoint, num_kept=self.run.logging.num_checkpoints)
 
     def _restore(self) -> None:
-        checkpoint = load_newest_checkpoint(self.folder.checkpoints)
+        checkpoint = self.folder.load_checkpoint()
         if checkpoint is None:
             return
         self.model.load_adapter_state(checkpoint.adapter)
@@ -317,7 +309,7 @@ def train(
             f"{ranks.world_size} processes; raise it, so that each has one."
         )
     check_prompts(load_tokenizers(run.model), load_prompts(run.prompts))
-    folder = RunFolder(output)
+    folder = RunDirectory(output)
     ranks.run_on_all_ranks(lambda: folder.check(run, resume=resume))
     Trainer(run, folder=folder, device=device, observers=observers, reward=reward, ranks=ranks).train()
     return output

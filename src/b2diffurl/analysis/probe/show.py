@@ -1,31 +1,36 @@
-"""A probe as a table, a plot, a picture and a JSON file."""
+"""A probe as a table, a plot, an image grid and a JSON file."""
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from matplotlib.figure import Figure
 from PIL import Image
 from rich.table import Table
 
 from b2diffurl.analysis.probe.measure import Probe
 from b2diffurl.analysis.probe.suggest import Suggestion
 from b2diffurl.images import grid, to_pil
+from b2diffurl.reporting.plots import save_panels
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 _LEAST_PIXELS = 96
 
 
 def table(probe: Probe) -> Table:
-    """One row an interval length."""
+    """Return a table with one row per interval length."""
     names = list(probe.rows[0].differ)
     heads = ["tau", "std within", "between", *(f"pairs, K={num}" for num in _shown(probe)), "distance"]
     out = Table(
         *heads,
         *(f"differ in {name}" for name in names),
         title=f"{probe.num_trunks} trunks, {probe.num_branches} branches each, over the last tau steps",
-        caption="std: of the reward within and between branch groups; pairs and differ: share of groups; "
-        "distance: of pictures within groups",
+        caption="std: of the reward within and between branch groups; pairs and differ: fraction of groups; "
+        "distance: of images within groups",
     )
     for row in probe.rows:
         cells = [f"{row.std_within:.3g}", f"{row.std_between:.3g}"]
@@ -35,17 +40,17 @@ def table(probe: Probe) -> Table:
 
 
 def write_probe(probe: Probe, suggestion: Suggestion | None, folder: Path) -> None:
-    """Write probe.json, probe.png (the curves) and groups.png (one trunk's branches, a line an interval length)."""
+    """Write probe.json, probe.png (the curves) and groups.png (branches of one trunk, one row per interval length)."""
     folder.mkdir(parents=True, exist_ok=True)
-    told: dict[str, Any] = {
+    content: dict[str, Any] = {
         "num_inference_steps": probe.num_inference_steps,
         "num_trunks": probe.num_trunks,
         "num_branches": probe.num_branches,
         "suggestion": asdict(suggestion) if suggestion else None,
         "rows": [asdict(row) for row in probe.rows],
     }
-    (folder / "probe.json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
-    _plot(probe, suggestion).savefig(folder / "probe.png", dpi=150)
+    (folder / "probe.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    _save_plot(probe, suggestion, folder / "probe.png")
     images = [_enlarged(to_pil(image)) for image in probe.example.flatten(0, 1)]
     grid(images, num_columns=probe.num_branches).save(folder / "groups.png")
 
@@ -59,22 +64,29 @@ def _shown(probe: Probe) -> list[int]:
     return sorted({2, min(4, probe.num_branches), probe.num_branches})
 
 
-def _plot(probe: Probe, suggestion: Suggestion | None) -> Figure:
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
-    spread, share = figure.subplots(1, 2)
-    lengths = [row.interval_length for row in probe.rows]
-    spread.plot(lengths, [row.std_within for row in probe.rows], "o-", label="within groups: what the interval decides")
-    spread.plot(lengths, [row.std_between for row in probe.rows], "s--", label="between groups: what the trunk decided")
-    spread.set_ylabel("reward std")
-    for num in _shown(probe):
-        share.plot(lengths, [row.pair_fraction[num] for row in probe.rows], "o-", label=f"gives a pair, K={num}")
-    for name in probe.rows[0].differ:
-        share.plot(lengths, [row.differ[name] for row in probe.rows], ":", label=f"differs in {name}")
-    share.set_ylabel("share of branch groups")
-    share.set_ylim(0, 1)
-    for axes in (spread, share):
+def _save_plot(probe: Probe, suggestion: Suggestion | None, file: Path) -> None:
+    def plot(axes: "Axes", *, panel: Callable[..., None]) -> None:
+        panel(axes, probe=probe)
         if suggestion:
             axes.axvline(suggestion.tau_first, color="0.6", linewidth=1)
-        axes.set_xlabel(f"last steps branched, of {probe.num_inference_steps}")
+        axes.set_xlabel(f"interval length, of {probe.num_inference_steps} steps")
         axes.legend(fontsize=8)
-    return figure
+
+    panels = [partial(plot, panel=panel) for panel in (_plot_stds, _plot_fractions)]
+    save_panels(panels, file, panel_inches=(4.5, 3.6))
+
+
+def _plot_stds(axes: "Axes", *, probe: Probe) -> None:
+    lengths = [row.interval_length for row in probe.rows]
+    axes.plot(lengths, [row.std_within for row in probe.rows], "o-", label="within groups (interval)")
+    axes.plot(lengths, [row.std_between for row in probe.rows], "s--", label="between groups (trunk)")
+    axes.set_ylabel("reward std")
+
+
+def _plot_fractions(axes: "Axes", *, probe: Probe) -> None:
+    lengths = [row.interval_length for row in probe.rows]
+    for num in _shown(probe):
+        axes.plot(lengths, [row.pair_fraction[num] for row in probe.rows], "o-", label=f"gives a pair, K={num}")
+    for name in probe.rows[0].differ:
+        axes.plot(lengths, [row.differ[name] for row in probe.rows], ":", label=f"differs in {name}")
+    axes.set(ylabel="fraction of branch groups", ylim=(0, 1))
