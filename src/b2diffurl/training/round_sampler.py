@@ -51,7 +51,7 @@ class Drawn:
         """What scores.jsonl says of each picture."""
         scores, of = self.scores, self.trajectories
         rewards, groups = scores.rewards.tolist(), of.group_index.tolist()
-        parts = {name: part.tolist() for name, part in scores.parts.items()}
+        terms = {name: values.tolist() for name, values in scores.terms.items()}
         for index, prompt in enumerate(of.prompts):
             line: dict[str, Any] = {
                 "round": round_index,
@@ -59,7 +59,7 @@ class Drawn:
                 "prompt": prompt,
                 "reward": rewards[index],
             }
-            for name, columns in (("parts", parts), ("info", scores.info)):
+            for name, columns in (("terms", terms), ("info", scores.info)):
                 if columns:
                     line[name] = {key: column[index] for key, column in columns.items()}
             yield line

@@ -171,7 +171,7 @@ class Trainer:
             "selection/num_trajectories": len(selection),
             "selection/num_pairs": len(selection.pairs),
             **updated,
-            **{f"reward/{name}/mean": float(values.double().mean()) for name, values in drawn.scores.parts.items()},
+            **{f"reward/{name}/mean": float(values.double().mean()) for name, values in drawn.scores.terms.items()},
             "image/contrast": drawn.contrast,
             "network/rollout_evaluations": sum(self.processes.gather(of_rollout)),
             "network/update_evaluations": sum(self.processes.gather(of_update)),

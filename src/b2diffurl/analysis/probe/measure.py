@@ -27,7 +27,7 @@ from b2diffurl.evaluation.generate import PROBE_STREAM
 from b2diffurl.evaluation.judges import is_emoji_world, scene_is_right
 from b2diffurl.models.policy import Policy
 from b2diffurl.prompts.lists import draw_prompts, load_prompt_list, split_prompts
-from b2diffurl.rewards import load_reward, score_parts
+from b2diffurl.rewards import load_reward, score_images
 from b2diffurl.rewards.interface import Reward
 from b2diffurl.run.settings import Run
 
@@ -152,7 +152,7 @@ def measure(
         )
         images = policy.decode(rollout.final_latents)
         of = rollout.trajectories.prompts
-        scores = score_parts(score, images, of, prompt_list.metadata_of(of))[0].double()
+        scores = score_images(score, images, of, prompt_list.metadata_of(of)).scores
         check_finite_rewards(scores, len(images), round_index=0)
         pictures.append(images)
         rewards.append(scores)
