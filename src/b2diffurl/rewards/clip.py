@@ -1,7 +1,7 @@
 """CLIPScore: the raw cosine of image and prompt (no factor, no clamp), from any `CLIPModel`, in float32.
 
-The paper uses ViT-H-14 trained on LAION-2B, laion/CLIP-ViT-H-14-laion2B-s32B-b79K. Preprocessing is always by PIL, which
-is bit-identical to open_clip; torchvision differs, and scores would depend on whether it is installed.
+The paper uses ViT-H-14 trained on LAION-2B, laion/CLIP-ViT-H-14-laion2B-s32B-b79K. Preprocessing is PIL's, which is
+bit-identical to open_clip; torchvision differs, and scores would depend on whether it is installed.
 
 Shapes: B images of 3 x H x W in [0, 1]; D dimensions of the shared space.
 """
@@ -9,7 +9,6 @@ Shapes: B images of 3 x H x W in [0, 1]; D dimensions of the shared space.
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
@@ -20,9 +19,6 @@ from b2diffurl.errors import UserError
 from b2diffurl.images import to_pil
 from b2diffurl.rewards.builtin import RewardKind, RewardOptions
 from b2diffurl.rewards.spec import Term
-
-if TYPE_CHECKING:
-    from transformers import CLIPModel
 
 VIT_H_14 = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
 _EMOJI = "emoji"

@@ -116,7 +116,8 @@ def check_reward_contract(
     """
     if len(images) < 2 or len(images) != len(prompts):
         raise UserError(
-            f"there are {len(images)} images and {len(prompts)} prompts; give at least 2 images, and one prompt per image."
+            f"there are {len(images)} images and {len(prompts)} prompts; "
+            "give at least 2 images and one prompt per image."
         )
     scores = _Scores(reward, images, prompts)
     checks: dict[str, Callable[[_Scores], tuple[bool, str]]] = {

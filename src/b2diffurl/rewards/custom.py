@@ -25,7 +25,7 @@ _METADATA = "metadata"
 _DEVICE = "device"
 
 
-class OwnReward:
+class CustomReward:
     """A custom reward.
 
     Args:
@@ -88,8 +88,8 @@ def call_reward(
 
 
 def takes_metadata(reward: Callable[..., Any]) -> bool:
-    """Whether a reward, or the function behind an `OwnReward`, has a parameter `metadata`."""
-    return _METADATA in _parameters(reward.function if isinstance(reward, OwnReward) else reward)
+    """Whether a reward, or the function behind an `CustomReward`, has a parameter `metadata`."""
+    return _METADATA in _parameters(reward.function if isinstance(reward, CustomReward) else reward)
 
 
 def name_of(reward: Reward | Callable[..., Any]) -> str:
@@ -180,8 +180,8 @@ def _wait(output: Awaitable[Any]) -> Any:
         return thread.submit(asyncio.run, wait()).result()
 
 
-def _load(term: Term, options: RewardOptions) -> OwnReward:
-    return OwnReward(term.name, device=options.device)
+def _load(term: Term, options: RewardOptions) -> CustomReward:
+    return CustomReward(term.name, device=options.device)
 
 
 REWARD = RewardKind(forms="'FILE.py:FUNCTION' or 'MODULE:FUNCTION'", check=check_custom, load=_load)

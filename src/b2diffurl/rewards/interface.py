@@ -9,7 +9,7 @@ from torch import Tensor
 Metadata = Sequence[Mapping[str, Any]]
 """One mapping per prompt, from the prompts file."""
 
-RewardOutput = Tensor | tuple[Tensor, Mapping[str, Sequence[Any]]]
+RewardOutput = Tensor | tuple[Tensor, Mapping[str, Any]]
 """Scores, or scores and info: a mapping from a name, such as "caption", to one entry per image."""
 
 
