@@ -8,7 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, fields
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -57,7 +57,8 @@ def serve(answer: Callable[[Server, dict[str, Any]], Answer]) -> Generator[Serve
                 server.num_open -= 1
             self.send_response(status)
             self.end_headers()
-            self.wfile.write(body.encode())
+            with suppress(BrokenPipeError):
+                self.wfile.write(body.encode())
 
         def log_message(self, format: str, *args: object) -> None:
             pass
