@@ -307,9 +307,9 @@ def test_the_command_prints_findings_and_returns_the_exit_code(
 )
 @pytest.mark.usefixtures("here")
 def test_user_errors_are_one_sentence(words: list[str], message: str) -> None:
-    with pytest.raises(UserError) as refused:
+    with pytest.raises(UserError) as error:
         run(parse(*words))
-    assert message in str(refused.value)
+    assert message in str(error.value)
 
 
 def test_images_are_read_as_they_were_saved(here: Path) -> None:

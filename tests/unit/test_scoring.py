@@ -181,8 +181,8 @@ def test_a_score_that_is_not_finite_is_a_failure_that_names_the_image_of_the_rou
 
 
 def test_a_watched_score_may_be_nan_but_not_of_another_shape() -> None:
-    def nan(images: Tensor, _prompts: Sequence[str]) -> Tensor:
-        return torch.full((len(images),), float("nan"))
+    def nan(images: Tensor, prompts: Sequence[str]) -> Tensor:
+        return torch.full((len(images),), float("nan"), dtype=brightness(images, prompts).dtype)
 
     assert score(brightness, uniform(0.5), watched={"w": nan}).terms["w"].isnan().all()
     with pytest.raises(RewardFailed, match=r"^reward w returned shape \(1, 1\) for 1 images; "):

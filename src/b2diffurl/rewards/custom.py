@@ -42,9 +42,9 @@ class CustomReward:
     """
 
     def __init__(self, name: str, *, device: torch.device | str = "cpu") -> None:
-        found = find_named(name, kind="reward", what="function")
+        target = find_named(name, kind="reward", what="function")
         self.name = name
-        self.function = _instantiate(found, device) if inspect.isclass(found) else found
+        self.function = _instantiate(target, device) if inspect.isclass(target) else target
 
     def __call__(
         self, images: Float[Tensor, "B 3 H W"], prompts: Sequence[str], metadata: Metadata | None = None
@@ -112,12 +112,12 @@ def check_custom(term: Term, _: RewardOptions) -> None:
         UserError: the name does not exist, or cannot be called with images and prompts.
     """
     _check_form(term.name)
-    found = find_named(term.name, kind="reward", what="function")
-    if inspect.isclass(found):
-        _check_class(found, term.name)
-        _check_arguments(found.__call__, term.name, num=3)  # with self
+    target = find_named(term.name, kind="reward", what="function")
+    if inspect.isclass(target):
+        _check_class(target, term.name)
+        _check_arguments(target.__call__, term.name, num=3)  # with self
     else:
-        _check_arguments(found, term.name, num=2)
+        _check_arguments(target, term.name, num=2)
 
 
 def _check_form(name: str) -> None:
@@ -128,12 +128,12 @@ def _check_form(name: str) -> None:
         raise UserError(f"reward is {name!r}; give {reward_forms()}, or a sum such as 'clip + 0.5*FILE.py:FUNCTION'.")
 
 
-def _check_class(found: type, name: str) -> None:
-    if not any("__call__" in vars(base) for base in found.__mro__):
+def _check_class(target: type, name: str) -> None:
+    if not any("__call__" in vars(base) for base in target.__mro__):
         raise UserError(f"reward is {name!r}, a class without __call__; give it __call__(self, images, prompts).")
     missing = [
         parameter.name
-        for parameter in _parameters(found).values()
+        for parameter in _parameters(target).values()
         if parameter.default is parameter.empty
         and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
         and parameter.name != _DEVICE

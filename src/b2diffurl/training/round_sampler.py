@@ -109,7 +109,8 @@ class Drawing:
         mine = self.processes.share(run.num_trunks)
         num_pictures = len(mine) * run.rollout.num_branches
         self.progress.phase("sample", num_pictures)
-        with Scoring(self.reward, watched=self.watched) as scoring:
+        first_image = mine.start * run.rollout.num_branches
+        with Scoring(self.reward, watched=self.watched, first_image=first_image) as scoring:
 
             def finished(latents: Tensor, of: Sequence[str]) -> None:
                 images = self.policy.decode(latents)
