@@ -1,4 +1,4 @@
-"""A reward of your own: a function from pictures and prompts to one number a picture.
+"""A custom reward: a function from images and prompts to one number per image.
 
 Train on it, or serve it to a run elsewhere:
 
@@ -12,6 +12,6 @@ from torch import Tensor
 
 
 def redness(images: Tensor, prompts: Sequence[str]) -> Tensor:  # noqa: ARG001
-    """How much redder than green and blue each picture is; images (B, 3, H, W) in [0, 1], higher is better."""
+    """Return how much redder than green and blue each image (B, 3, H, W) in [0, 1] is; higher is better."""
     red, green, blue = images.mean(dim=(2, 3)).unbind(dim=1)
     return red - (green + blue) / 2

@@ -1,4 +1,4 @@
-"""The models of the BERT reward, real in every respect but size: a DeBERTa and a LLaVA with random weights."""
+"""Small models of the BERT reward with random weights: a DeBERTa and a LLaVA."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,7 @@ from transformers import (
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from b2diffurl.rewards.bert.captioner import QUESTION
+from b2diffurl.rewards.bert.settings import BertSettings
 
 SPECIAL = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]"]
 TEXTS = ["The image contains a cat riding a bike", "a dog playing chess", "a bear washing dishes"]
@@ -33,12 +33,12 @@ CHAT_TEMPLATE = (
 
 
 def make_deberta(folder: Path, *, max_length: int) -> Path:
-    """Save a small random DeBERTa, built as deberta-xlarge-mnli is, and a byte-level BPE tokenizer."""
+    """Save a small random DeBERTa with the architecture of deberta-xlarge-mnli, and a byte-level BPE tokenizer."""
     bpe = ByteLevelBPETokenizer()
     bpe.train_from_iterator(TEXTS, vocab_size=300, special_tokens=SPECIAL, show_progress=False)
-    learnt = json.loads(bpe.to_str())["model"]
-    merges: Any = [tuple(merge) for merge in learnt["merges"]]
-    tokenizer = DebertaTokenizer(vocab=learnt["vocab"], merges=merges, model_max_length=max_length)
+    learned = json.loads(bpe.to_str())["model"]
+    merges: Any = [tuple(merge) for merge in learned["merges"]]
+    tokenizer = DebertaTokenizer(vocab=learned["vocab"], merges=merges, model_max_length=max_length)
     tokenizer.save_pretrained(folder)
     torch.manual_seed(0)
     config = DebertaConfig(
@@ -58,8 +58,8 @@ def make_deberta(folder: Path, *, max_length: int) -> Path:
 
 
 def make_llava(folder: Path, *, chat_template: str | None = CHAT_TEMPLATE) -> Path:
-    """Save a small random LLaVA whose captions are a few words that depend on the picture."""
-    words = dict.fromkeys(f"<pad> <s> </s> <unk> <image> USER: ASSISTANT: {QUESTION} {WORDS}".split())
+    """Save a small random LLaVA whose captions are a few words that depend on the image."""
+    words = dict.fromkeys(f"<pad> <s> </s> <unk> <image> USER: ASSISTANT: {BertSettings().question} {WORDS}".split())
     vocabulary = {word: index for index, word in enumerate(words)}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
@@ -102,7 +102,7 @@ def make_llava(folder: Path, *, chat_template: str | None = CHAT_TEMPLATE) -> Pa
     torch.manual_seed(0)
     config = LlavaConfig(vision_config=vision, text_config=text, image_token_index=4, vision_feature_layer=-1)
     model = LlavaForConditionalGeneration(config)
-    ends = ("</s>", "bike", "chess", "big")  # several, so that captions are of different lengths
+    ends = ("</s>", "bike", "chess", "big")  # several, so that captions differ in length
     model.generation_config.eos_token_id = [vocabulary[word] for word in ends]
     model.generation_config.pad_token_id = 0
     model.save_pretrained(folder)

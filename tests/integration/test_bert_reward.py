@@ -1,4 +1,4 @@
-"""The BERT reward gives the same in this process and over a running `transformers serve`."""
+"""The BERT reward returns the same scores in this process and with a running `transformers serve`."""
 
 import os
 import socket
@@ -19,7 +19,8 @@ from transformers import AutoProcessor
 from b2diffurl.errors import RewardFailed, UserError
 from b2diffurl.rewards.bert.bertscore import BERTScore
 from b2diffurl.rewards.bert.captioner import Captioner, LocalCaptioner, to_jpeg
-from b2diffurl.rewards.bert.reward import BertReward, BertSettings
+from b2diffurl.rewards.bert.reward import BertReward
+from b2diffurl.rewards.bert.settings import BertSettings
 from b2diffurl.rewards.interface import Reward
 from tests.tiny_bert import CHAT_TEMPLATE, make_deberta, make_llava
 
@@ -39,7 +40,7 @@ def deberta(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @contextmanager
 def transformers_serve(model: Path, log: Path) -> Generator[str]:
-    """Serve a model on a free port of loopback; give its base_url."""
+    """Serve a model on a free port of the loopback interface; yield its base_url."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -68,22 +69,22 @@ def wait_for(health: str, server: subprocess.Popen[bytes], log: Path) -> None:
     pytest.fail(f"no server after {START_SECONDS} seconds: {log.read_text()}")
 
 
-def pictures(num: int) -> Tensor:
+def noise(num: int) -> Tensor:
     return torch.rand(num, 3, 24, 24, generator=torch.Generator().manual_seed(0))
 
 
 def test_captions_and_rewards_agree_in_process_and_over_http(llava: Path, deberta: Path, tmp_path: Path) -> None:
-    images, prompts = pictures(9), PROMPTS * 3
-    here = BertReward(BertSettings(captioner=str(llava), encoder=str(deberta), num_layers=2, batch_size=4))
-    in_process = here(images, prompts)
+    images, prompts = noise(9), PROMPTS * 3
+    local = BertReward(BertSettings(captioner=str(llava), encoder=str(deberta), num_layers=2, batch_size=4))
+    in_process, local_info = local(images, prompts)
     with transformers_serve(llava, tmp_path / "log") as base_url:
-        there = BertReward(
+        remote = BertReward(
             BertSettings(captioner=str(llava), base_url=base_url, encoder=str(deberta), num_layers=2, max_concurrency=3)
         )
-        served = there(images, prompts)
-    assert there.info == here.info
-    assert list(here.info) == ["caption", "precision", "f1"]
-    captions = here.info["caption"]
+        served, served_info = remote(images, prompts)
+    assert served_info == local_info
+    assert list(local_info) == ["caption", "precision", "f1"]
+    captions = local_info["caption"]
     assert len(captions) == 9
     assert len(set(captions)) >= 5
     assert len({len(caption.split()) for caption in captions}) >= 3
@@ -91,48 +92,46 @@ def test_captions_and_rewards_agree_in_process_and_over_http(llava: Path, debert
 
 
 def test_reward_is_the_recall_of_the_caption_against_the_reference(llava: Path, deberta: Path) -> None:
-    settings = BertSettings(
-        captioner=str(llava), encoder=str(deberta), num_layers=2, reference="A picture of {prompt}!"
-    )
+    settings = BertSettings(captioner=str(llava), encoder=str(deberta), num_layers=2, reference="An image of {prompt}!")
     reward = BertReward(settings)
     assert isinstance(reward, Reward)
-    assert reward.info == {}
-    scores = reward(pictures(3), PROMPTS)
-    captions = LocalCaptioner(str(llava))(pictures(3))
-    match = BERTScore(str(deberta), num_layers=2)(captions, [f"A picture of {prompt}!" for prompt in PROMPTS])
+    scores, info = reward(noise(3), PROMPTS)
+    captions = LocalCaptioner(settings)(noise(3))
+    match = BERTScore(str(deberta), num_layers=2)(captions, [f"An image of {prompt}!" for prompt in PROMPTS])
     assert scores.equal(match.recall)
     assert not scores.equal(match.precision)
-    assert reward.info == {"caption": captions, "precision": match.precision.tolist(), "f1": match.f1.tolist()}
+    assert info == {"caption": captions, "precision": match.precision.tolist(), "f1": match.f1.tolist()}
 
 
 def test_settings_reach_the_captioner(llava: Path, deberta: Path) -> None:
     settings = BertSettings(captioner=str(llava), encoder=str(deberta), num_layers=1, max_new_tokens=1, question="the")
     reward = BertReward(settings)
-    reward(pictures(4), ["a"] * 4)
-    assert max(len(caption.split()) for caption in reward.info["caption"]) == 1
+    _, info = reward(noise(4), ["a"] * 4)
+    assert max(len(caption.split()) for caption in info["caption"]) == 1
     assert isinstance(reward.captioner, LocalCaptioner)
     assert reward.captioner.prompt == "USER: <image> the ASSISTANT:"
 
 
-def test_a_server_that_is_gone_is_a_failure_and_no_score(llava: Path, deberta: Path) -> None:
+def test_a_missing_server_is_a_failure_and_not_a_score(llava: Path, deberta: Path) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         base_url = f"http://127.0.0.1:{unused.getsockname()[1]}/v1"
         settings = BertSettings(
             captioner=str(llava), base_url=base_url, encoder=str(deberta), num_layers=1, max_retries=0
         )
-        with pytest.raises(RewardFailed, match="1 tries"):
-            BertReward(settings)(pictures(2), PROMPTS[:2])
+        with pytest.raises(RewardFailed, match="1 attempts"):
+            BertReward(settings)(noise(2), PROMPTS[:2])
 
 
 def test_caption_does_not_depend_on_the_batch(llava: Path) -> None:
-    whole = LocalCaptioner(str(llava))
+    whole = LocalCaptioner(BertSettings(captioner=str(llava)))
     assert isinstance(whole, Captioner)
-    assert whole(pictures(9)) == LocalCaptioner(str(llava), batch_size=2)(pictures(9))
+    assert whole(noise(9)) == LocalCaptioner(BertSettings(captioner=str(llava), batch_size=2))(noise(9))
 
 
-def test_captions_are_cut_where_asked(llava: Path) -> None:
-    short, full = LocalCaptioner(str(llava), max_new_tokens=2)(pictures(9)), LocalCaptioner(str(llava))(pictures(9))
+def test_captions_are_truncated_at_max_new_tokens(llava: Path) -> None:
+    short = LocalCaptioner(BertSettings(captioner=str(llava), max_new_tokens=2))(noise(9))
+    full = LocalCaptioner(BertSettings(captioner=str(llava)))(noise(9))
     assert max(len(caption.split()) for caption in short) == 2
     assert all(caption.startswith(start) for start, caption in zip(short, full, strict=True))
     assert short != full
@@ -141,11 +140,11 @@ def test_captions_are_cut_where_asked(llava: Path) -> None:
 @pytest.mark.parametrize("start", ["", "{{ bos_token }} "])
 def test_inputs_are_those_of_the_chat_template(tmp_path: Path, start: str) -> None:
     folder = make_llava(tmp_path, chat_template=start + CHAT_TEMPLATE)
-    captioner = LocalCaptioner(str(folder), question="the cat")
-    found = captioner._inputs(pictures(1))
-    seen = tmp_path / "seen.jpg"
-    seen.write_bytes(to_jpeg(pictures(1)[0], quality=80))
-    content = [{"type": "image", "image": Image.open(seen)}, {"type": "text", "text": "the cat"}]
+    captioner = LocalCaptioner(BertSettings(captioner=str(folder), question="the cat"))
+    inputs = captioner._inputs(noise(1))
+    jpeg = tmp_path / "image.jpg"
+    jpeg.write_bytes(to_jpeg(noise(1)[0], quality=80))
+    content = [{"type": "image", "image": Image.open(jpeg)}, {"type": "text", "text": "the cat"}]
     expected = AutoProcessor.from_pretrained(folder).apply_chat_template(
         [{"role": "user", "content": content}],
         add_generation_prompt=True,
@@ -153,20 +152,20 @@ def test_inputs_are_those_of_the_chat_template(tmp_path: Path, start: str) -> No
         return_dict=True,
         return_tensors="pt",
     )
-    assert set(found) == set(expected)
-    assert all(found[name].equal(expected[name]) for name in expected)
-    assert found["input_ids"][0].tolist().count(1) == 1
+    assert set(inputs) == set(expected)
+    assert all(inputs[name].equal(expected[name]) for name in expected)
+    assert inputs["input_ids"][0].tolist().count(1) == 1
 
 
-def test_half_precision_is_for_gpus_alone_unless_asked_for(llava: Path) -> None:
-    assert LocalCaptioner(str(llava)).model.dtype == torch.float32
-    half = LocalCaptioner(str(llava), dtype=torch.float16)
+def test_half_precision_is_for_gpus_unless_it_is_requested(llava: Path) -> None:
+    assert LocalCaptioner(BertSettings(captioner=str(llava))).model.dtype == torch.float32
+    half = LocalCaptioner(BertSettings(captioner=str(llava)), dtype=torch.float16)
     assert half.model.dtype == torch.float16
-    assert len(half(pictures(2))) == 2
+    assert len(half(noise(2))) == 2
 
 
-def test_what_captions_no_pictures_is_refused(deberta: Path, tmp_path: Path) -> None:
+def test_a_model_that_cannot_caption_images_is_rejected(deberta: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"captioner .* could not be loaded"):
-        LocalCaptioner(str(deberta))
+        LocalCaptioner(BertSettings(captioner=str(deberta)))
     with pytest.raises(UserError, match=r"captioner .* could not be loaded: .*chat template"):
-        LocalCaptioner(str(make_llava(tmp_path, chat_template=None)))
+        LocalCaptioner(BertSettings(captioner=str(make_llava(tmp_path, chat_template=None))))

@@ -22,10 +22,10 @@ def test_score_is_the_raw_cosine() -> None:
     torch.testing.assert_close(CLIPScore("emoji")(images, PROMPTS), expected, atol=1e-6, rtol=0)
 
 
-def test_score_of_a_picture_does_not_depend_on_its_batch() -> None:
+def test_score_of_an_image_does_not_depend_on_its_batch() -> None:
     images = torch.rand(70, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     clip, prompts = CLIPScore("emoji"), (PROMPTS * 24)[:70]
     whole = clip(images, prompts)
-    alone = torch.cat([clip(images[i : i + 1], prompts[i : i + 1]) for i in (0, 33, 69)])
-    torch.testing.assert_close(whole[[0, 33, 69]], alone, atol=1e-6, rtol=0)
+    single = torch.cat([clip(images[i : i + 1], prompts[i : i + 1]) for i in (0, 33, 69)])
+    torch.testing.assert_close(whole[[0, 33, 69]], single, atol=1e-6, rtol=0)
     assert whole.dtype == torch.float32

@@ -66,15 +66,11 @@ def test_a_run_fills_its_folder(tmp_path: Path, small_run: MakeRun, prompts_file
 
 
 def test_scores_jsonl_tells_of_every_picture(tmp_path: Path, small_run: MakeRun) -> None:
-    class Describes:
-        info: dict[str, list[str]]
-
-        def __call__(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
-            self.info = {"caption": [f"not {prompt}" for prompt in prompts]}
-            return brightness(images, prompts)
+    def describes(images: Tensor, prompts: Sequence[str]) -> tuple[Tensor, dict[str, list[str]]]:
+        return brightness(images, prompts), {"caption": [f"not {prompt}" for prompt in prompts]}
 
     run = small_run(watch=("jpeg-size:compressible",))
-    folder = b2diffurl.train(run, output=tmp_path / "run", reward=Describes())
+    folder = b2diffurl.train(run, output=tmp_path / "run", reward=describes)
     lines = [json.loads(line) for line in (folder / "scores.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [line["round"] for line in lines] == [1] * 16 + [2] * 16
     num_branches = run.rollout.num_branches
@@ -83,9 +79,9 @@ def test_scores_jsonl_tells_of_every_picture(tmp_path: Path, small_run: MakeRun)
     for metrics, of_round in zip(metrics_of(folder), (lines[:16], lines[16:]), strict=True):
         for name, mean in (
             ("reward", metrics["reward/mean"]),
-            ("parts", metrics["reward/jpeg-size:compressible/mean"]),
+            ("terms", metrics["reward/jpeg-size:compressible/mean"]),
         ):
-            numbers = [line[name]["jpeg-size:compressible"] if name == "parts" else line[name] for line in of_round]
+            numbers = [line[name]["jpeg-size:compressible"] if name == "terms" else line[name] for line in of_round]
             assert sum(numbers) / 16 == pytest.approx(mean, rel=1e-6)
 
 
@@ -210,7 +206,7 @@ def test_a_reward_that_is_not_finite_stops_the_run(tmp_path: Path, small_run: Ma
             rewards[5] = bad
         return rewards
 
-    with pytest.raises(RunStopped, match=r"round 2: the reward of picture 5 is"):
+    with pytest.raises(RunStopped, match=r"round 2: the reward failed: the reward of image 5 is"):
         b2diffurl.train(small_run(), output=tmp_path / "run", reward=sick)
     assert json.loads((tmp_path / "run" / "stopped.json").read_text())["round"] == 2
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["round_00001"]

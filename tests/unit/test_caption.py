@@ -1,4 +1,4 @@
-"""A served captioner against a real HTTP server: order, retries, refusals, the key. JPEG. Settings."""
+"""The served captioner against a real HTTP server: order, retries, errors, the key. JPEG. Settings."""
 
 import base64
 import inspect
@@ -8,7 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, fields
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -22,14 +22,14 @@ from b2diffurl.config import from_tables, to_tables
 from b2diffurl.errors import RewardFailed, UserError
 from b2diffurl.images import to_pil
 from b2diffurl.rewards.bert.captioner import Captioner, LocalCaptioner, ServedCaptioner, to_jpeg
-from b2diffurl.rewards.bert.reward import BertSettings
+from b2diffurl.rewards.bert.settings import BertSettings
 
 Answer = tuple[int, str]
 
 
 @dataclass
 class Server:
-    """What was asked, and how many at a time."""
+    """The requests received, and how many were open at the same time."""
 
     base_url: str = ""
     requests: list[dict[str, Any]] = field(default_factory=list)
@@ -41,7 +41,7 @@ class Server:
 
 @contextmanager
 def serve(answer: Callable[[Server, dict[str, Any]], Answer]) -> Generator[Server]:
-    """A server on a free port of loopback; `answer` gives status and body."""
+    """Run a server on a free port of the loopback interface; `answer` returns status and body."""
     server = Server()
 
     class Handler(BaseHTTPRequestHandler):
@@ -57,7 +57,8 @@ def serve(answer: Callable[[Server, dict[str, Any]], Answer]) -> Generator[Serve
                 server.num_open -= 1
             self.send_response(status)
             self.end_headers()
-            self.wfile.write(body.encode())
+            with suppress(BrokenPipeError):
+                self.wfile.write(body.encode())
 
         def log_message(self, format: str, *args: object) -> None:
             pass
@@ -79,7 +80,7 @@ def completion(text: str | None) -> str:
 
 
 def red_of(request: dict[str, Any]) -> int:
-    """How red the first pixel is that a request shows."""
+    """Return the red value of the first pixel of a request's image."""
     image, _ = request["messages"][0]["content"]
     head, encoded = image["image_url"]["url"].split(",")
     assert head == "data:image/jpeg;base64"
@@ -94,15 +95,15 @@ def reds(*values: int) -> Tensor:
     return images
 
 
-def captioner(base_url: str, **changes: Any) -> ServedCaptioner:
-    defaults: dict[str, Any] = {"backoff_seconds": 0.01}
-    return ServedCaptioner(base_url, "a model", **(defaults | changes))
+def captioner(base_url: str, *, backoff_seconds: float = 0.01, **changes: Any) -> ServedCaptioner:
+    settings = BertSettings(base_url=base_url, captioner="a model", **changes)
+    return ServedCaptioner(settings, backoff_seconds=backoff_seconds)
 
 
 def test_order_is_kept_and_concurrency_limited() -> None:
     def answer(_: Server, request: dict[str, Any]) -> Answer:
         red = red_of(request)
-        time.sleep((255 - red) / 2000)  # the first asked is the last answered
+        time.sleep((255 - red) / 2000)  # the first request is answered last
         return 200, completion(f" {red // 10}\n")
 
     with serve(answer) as server:
@@ -111,12 +112,12 @@ def test_order_is_kept_and_concurrency_limited() -> None:
     assert server.max_open == 3
 
 
-def test_request_is_what_the_reward_says() -> None:
+def test_request_has_the_parameters_of_the_settings() -> None:
     with serve(lambda *_: (200, completion("a cat"))) as server:
-        ask = captioner(f"{server.base_url}/", question="What?", max_new_tokens=7, jpeg_quality=30)
+        served = captioner(f"{server.base_url}/", question="What?", max_new_tokens=7, jpeg_quality=30)
         image = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-        assert isinstance(ask, Captioner)
-        assert ask(image) == ["a cat"]
+        assert isinstance(served, Captioner)
+        assert served(image) == ["a cat"]
     url = f"data:image/jpeg;base64,{base64.b64encode(to_jpeg(image[0], quality=30)).decode()}"
     content = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": "What?"}]
     assert server.requests == [
@@ -130,7 +131,7 @@ def test_request_is_what_the_reward_says() -> None:
     ]
 
 
-def test_an_error_of_the_server_is_retried() -> None:
+def test_a_server_error_is_retried() -> None:
     def answer(server: Server, _: dict[str, Any]) -> Answer:
         return (500, "busy") if len(server.requests) < 3 else (200, completion("a cat"))
 
@@ -139,18 +140,18 @@ def test_an_error_of_the_server_is_retried() -> None:
     assert len(server.requests) == 3
 
 
-def test_the_last_error_is_told() -> None:
+def test_the_last_error_is_in_the_message() -> None:
     with serve(lambda *_: (503, "loading\nthe model")) as server, pytest.raises(RewardFailed) as failure:
         captioner(server.base_url, max_retries=2)(reds(0))
     assert len(server.requests) == 3
     assert str(failure.value) == (
-        f"the captioner at {server.base_url}/chat/completions gave no caption: "
-        "3 tries, the last: it answered 503: loading the model."
+        f"the captioner at {server.base_url}/chat/completions returned no caption: "
+        "3 attempts, the last: it answered 503: loading the model."
     )
 
 
 @pytest.mark.parametrize("status", [302, 400, 404, 429])
-def test_a_refusal_is_told_at_once(status: int) -> None:
+def test_a_client_error_fails_at_once(status: int) -> None:
     with (
         serve(lambda *_: (status, "no such model")) as server,
         pytest.raises(RewardFailed, match=f"it answered {status}: no such model"),
@@ -160,19 +161,19 @@ def test_a_refusal_is_told_at_once(status: int) -> None:
 
 
 @pytest.mark.parametrize("body", ["", "[]", '{"choices": []}', "null", completion(None)])
-def test_an_answer_without_a_text_is_a_failure_and_no_caption(body: str) -> None:
+def test_an_answer_without_a_text_is_a_failure_and_not_a_caption(body: str) -> None:
     with serve(lambda *_: (200, body)) as server, pytest.raises(RewardFailed, match="the answer"):
         captioner(server.base_url)(reds(0))
 
 
-def test_no_server_is_a_failure_after_the_retries() -> None:
+def test_a_missing_server_is_a_failure_after_the_retries() -> None:
     with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))  # taken, and nobody listens
+        unused.bind(("127.0.0.1", 0))  # in use, but not listening
         url = f"http://127.0.0.1:{unused.getsockname()[1]}/v1"
-        began = time.monotonic()
-        with pytest.raises(RewardFailed, match=r"3 tries, the last: .*connection"):
+        started = time.monotonic()
+        with pytest.raises(RewardFailed, match=r"3 attempts, the last: .*connection"):
             captioner(url, max_retries=2, backoff_seconds=0.1)(reds(0))
-        assert time.monotonic() - began >= 0.3
+        assert time.monotonic() - started >= 0.3
 
 
 def test_a_silent_server_is_a_failure_after_the_retries() -> None:
@@ -183,13 +184,13 @@ def test_a_silent_server_is_a_failure_after_the_retries() -> None:
         return 200, completion("too late")
 
     with serve(answer) as server:
-        with pytest.raises(RewardFailed, match=r"2 tries, the last: no answer within 0\.1 seconds"):
+        with pytest.raises(RewardFailed, match=r"2 attempts, the last: no answer within 0\.1 seconds"):
             captioner(server.base_url, max_retries=1, timeout_seconds=0.1)(reds(0))
         wake.set()
     assert len(server.requests) == 2
 
 
-def test_key_comes_from_the_environment_alone_and_is_never_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_key_is_read_from_the_environment_and_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     monkeypatch.setenv("OTHER_KEY", "sk-secret")
     with serve(lambda server, _: (200 if len(server.keys) < 3 else 401, completion(server.keys[-1] or ""))) as server:
@@ -201,14 +202,14 @@ def test_key_comes_from_the_environment_alone_and_is_never_told(monkeypatch: pyt
     assert "secret" not in str(failure.value)
 
 
-def test_a_key_that_no_header_carries_is_refused_without_being_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_key_is_rejected_without_being_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-secret\n")
-    with pytest.raises(UserError, match="OPENAI_API_KEY") as refused:
+    with pytest.raises(UserError, match="OPENAI_API_KEY") as error:
         captioner("http://127.0.0.1:1/v1")
-    assert "secret" not in str(refused.value)
+    assert "secret" not in str(error.value)
 
 
-def test_jpeg_is_pillows_of_the_rounded_picture() -> None:
+def test_jpeg_is_that_of_pillow_for_the_rounded_image() -> None:
     image = torch.rand(3, 20, 12, generator=torch.Generator().manual_seed(0))
     buffer = io.BytesIO()
     to_pil(image).save(buffer, format="JPEG", quality=80)
@@ -217,14 +218,14 @@ def test_jpeg_is_pillows_of_the_rounded_picture() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"captioner": " "}, "bert.captioner is empty"),
         ({"question": ""}, "bert.question is empty"),
         ({"base_url": "127.0.0.1:8000"}, "bert.base_url is"),
         ({"base_url": "ftp://host/v1"}, "bert.base_url is 'ftp://host/v1'"),
-        ({"base_url": "http://host:port/v1"}, "bert.base_url is no address"),
-        ({"base_url": "http://me:secret@host/v1"}, "bert.base_url has a user in it"),
+        ({"base_url": "http://host:port/v1"}, "bert.base_url is not a valid address"),
+        ({"base_url": "http://me:secret@host/v1"}, "bert.base_url contains a user"),
         ({"num_layers": 0}, "bert.num_layers is 0"),
         ({"max_new_tokens": 0}, "bert.max_new_tokens is 0"),
         ({"batch_size": 0}, "bert.batch_size is 0"),
@@ -239,11 +240,11 @@ def test_jpeg_is_pillows_of_the_rounded_picture() -> None:
         ({"batch_size": 4, "base_url": "http://host/v1"}, "bert.batch_size is 4 but base_url names a server"),
     ],
 )
-def test_settings_that_cannot_be_are_refused(changes: dict[str, Any], told: str) -> None:
-    with pytest.raises(UserError) as refused:
+def test_invalid_settings_are_rejected(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError) as error:
         BertSettings(**changes)
-    assert str(refused.value).startswith(told)
-    assert "secret" not in str(refused.value)
+    assert str(error.value).startswith(message)
+    assert "secret" not in str(error.value)
 
 
 def test_settings_of_a_server_survive_toml() -> None:
@@ -253,8 +254,41 @@ def test_settings_of_a_server_survive_toml() -> None:
 
 
 @pytest.mark.parametrize("kind", [LocalCaptioner, ServedCaptioner])
-def test_captioners_have_the_defaults_of_the_settings(kind: type) -> None:
-    defaults = {setting.name: setting.default for setting in fields(BertSettings)}
-    shared = [p for p in inspect.signature(kind).parameters.values() if p.name in defaults and p.default is not p.empty]
-    assert len(shared) >= 4
-    assert {p.name: p.default for p in shared} == {p.name: defaults[p.name] for p in shared}
+def test_captioners_have_no_options_beside_the_settings(kind: type) -> None:
+    """A default that is written twice could differ."""
+    settings = {setting.name for setting in fields(BertSettings)}
+    parameters = set(inspect.signature(kind).parameters)
+    assert "settings" in parameters
+    assert parameters & settings == set()
+
+
+def test_without_a_key_no_token_of_hugging_face_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """huggingface_hub's clients send it to any server."""
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    with serve(lambda *_: (200, completion("a cat"))) as server:
+        assert captioner(server.base_url)(reds(0)) == ["a cat"]
+    assert server.keys == [None]
+
+
+def test_a_proxy_of_the_environment_is_not_used_for_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    with serve(lambda *_: (200, completion("a cat"))) as server:
+        assert captioner(server.base_url)(reds(0)) == ["a cat"]
+
+
+def test_a_failure_ends_the_other_requests() -> None:
+    def answer(_: Server, request: dict[str, Any]) -> Answer:
+        if red_of(request) < 10:
+            return 400, "no"
+        time.sleep(3)
+        return 200, completion("too late")
+
+    started = time.monotonic()
+    with serve(answer) as server:
+        with pytest.raises(RewardFailed, match="it answered 400: no"):
+            captioner(server.base_url)(reds(0, 100, 200))
+        assert time.monotonic() - started < 2

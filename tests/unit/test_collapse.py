@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from b2diffurl.algorithm.collapse import Collapse, CollapseMonitor, check_finite_rewards, contrast
+from b2diffurl.algorithm.collapse import Collapse, CollapseMonitor, contrast
 from b2diffurl.algorithm.records import Scores
 from b2diffurl.algorithm.update import UpdateResult
 from b2diffurl.errors import RunStopped, UserError
@@ -130,24 +130,6 @@ def test_a_watch_through_json_goes_on_as_before() -> None:
     assert other == watched
     with pytest.raises(RunStopped):
         see(other, 0.5)
-
-
-@pytest.mark.parametrize("dtype", [torch.bool, torch.int64, torch.float16, torch.float32])
-def test_one_finite_number_a_picture_is_a_reward(dtype: torch.dtype) -> None:
-    check_finite_rewards(torch.ones(3, dtype=dtype), 3, round_index=1)
-
-
-@pytest.mark.parametrize("shape", [(), (2,), (3, 1), (1, 3)])
-def test_rewards_of_another_shape_stop_the_run(shape: tuple[int, ...]) -> None:
-    with pytest.raises(RunStopped) as stopped:
-        check_finite_rewards(torch.zeros(shape), 3, round_index=1)
-    assert stopped.value.cause == f"the reward gave shape {shape} for 3 images."
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-def test_a_reward_that_is_not_finite_stops_the_run(value: float) -> None:
-    with pytest.raises(RunStopped, match=f"^Stopped in round 5: the reward of image 1 is {value}"):
-        check_finite_rewards(torch.tensor([0.0, value, float("nan")]), 3, round_index=5)
 
 
 @pytest.mark.parametrize(

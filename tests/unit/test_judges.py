@@ -47,7 +47,7 @@ def test_another_judge_is_refused(judge: str) -> None:
 @pytest.mark.parametrize("reward", ["clip:emoji", "clip:emoji - 0.1*jpeg-size:compressible"])
 def test_the_rewards_own_clip_is_not_loaded_twice(reward: str, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = load_reward(reward)
-    monkeypatch.setattr("b2diffurl.rewards.clip.CLIPModel", None)
+    monkeypatch.setattr("transformers.CLIPModel", None)
     for prompts, kind in ((SCENES, EmojiJudge), (OTHERS, CLIPJudge)):
         choice = choose_judge("auto", model="emoji", prompts=prompts, reward=reward)
         judge = load_judge(choice, reward=loaded)

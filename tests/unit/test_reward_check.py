@@ -1,4 +1,4 @@
-"""The checker finds what breaks a reward's contract, each by its own finding, and passes what keeps it."""
+"""The contract check reports each broken promise by its own finding, and passes rewards that keep the contract."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -12,23 +12,20 @@ from PIL import Image
 from rich.console import Console
 from torch import Tensor
 
+from b2diffurl.cli.check import CheckReward, check, print_findings, run
 from b2diffurl.errors import UserError
 from b2diffurl.images import to_pil
 from b2diffurl.rewards import load_reward
-from b2diffurl.rewards.contract import (
-    PROMPTS,
-    CheckReward,
-    Finding,
-    check_reward_contract,
-    made_pictures,
-    print_findings,
-    read_pictures,
-    run,
-)
+from b2diffurl.rewards.contract import PROMPTS, Finding, check_reward_contract, read_images, synthetic_images
 
-SHAPE, FINITE, TWICE, ONE = "one score a picture", "finite", "same scores twice", "a batch of one"
-BATCH, INPUT, BETTER, KIND = "same scores in any batch", "leaves its input alone", "higher is better", "kind of numbers"
-IMAGES = made_pictures(size=16)
+SHAPE, FINITE, TWICE, ONE = "one score per image", "finite", "same scores twice", "a batch of one"
+BATCH, INPUT, BETTER, KIND = (
+    "same scores in any batch",
+    "leaves its input unchanged",
+    "higher is better",
+    "dtype and range",
+)
+IMAGES = synthetic_images(size=16)
 TEXTS = [PROMPTS[i % len(PROMPTS)] for i in range(len(IMAGES))]
 
 
@@ -38,42 +35,42 @@ def brightness(images: Tensor, prompts: Sequence[str]) -> Tensor:
 
 
 def findings(reward: Any, **changed: Any) -> dict[str, Finding]:
-    asked: dict[str, Any] = {"images": IMAGES, "prompts": TEXTS} | changed
-    return {finding.name: finding for finding in check_reward_contract(reward, **asked)}
+    arguments: dict[str, Any] = {"images": IMAGES, "prompts": TEXTS} | changed
+    return {finding.name: finding for finding in check_reward_contract(reward, **arguments)}
 
 
 def broken(reward: Any, **changed: Any) -> set[str]:
     return {name for name, finding in findings(reward, **changed).items() if not finding.ok}
 
 
-def test_a_sound_reward_keeps_every_promise() -> None:
-    found = findings(brightness)
-    assert list(found) == [SHAPE, FINITE, TWICE, ONE, BATCH, INPUT, KIND]
-    assert all(finding.ok for finding in found.values())
+def test_a_valid_reward_keeps_every_promise() -> None:
+    result = findings(brightness)
+    assert list(result) == [SHAPE, FINITE, TWICE, ONE, BATCH, INPUT, KIND]
+    assert all(finding.ok for finding in result.values())
     scores = brightness(IMAGES, TEXTS)
     low, high = float(scores.min()), float(scores.max())
-    assert re.fullmatch(rf"float32, \S+ ms a picture, {low:.6g} to {high:.6g}", found[KIND].told)
+    assert re.fullmatch(rf"float32, \S+ ms per image, {low:.6g} to {high:.6g}", result[KIND].detail)
 
 
 @pytest.mark.parametrize("name", ["clip:emoji", "clip:emoji - 0.1*jpeg-size:compressible"])
-def test_ours_keep_every_promise(name: str) -> None:
-    """Red is higher for a red picture's prompt than noise is for it, or lower: one of the two orders holds."""
+def test_built_in_rewards_keep_every_promise(name: str) -> None:
+    """A red image scores higher than noise for one prompt, or lower: exactly one of the two orders holds."""
     reward = load_reward(name)
     assert broken(reward) == set()
     pair = IMAGES[0], IMAGES[3], PROMPTS[0]
-    turned = IMAGES[3], IMAGES[0], PROMPTS[0]
-    assert [BETTER in broken(reward, better=given) for given in (pair, turned)] in ([True, False], [False, True])
+    swapped = IMAGES[3], IMAGES[0], PROMPTS[0]
+    assert [BETTER in broken(reward, better=images) for images in (pair, swapped)] in ([True, False], [False, True])
 
 
 class Shuffles:
-    """Gives the scores of the batch in another order, always the same."""
+    """Returns the scores of the batch in another order, always the same."""
 
     def __call__(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         return brightness(images, prompts).roll(1)
 
 
 class ByBatch:
-    """Normalises over the batch."""
+    """Normalizes over the batch."""
 
     def __call__(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         scores = brightness(images, prompts)
@@ -81,15 +78,15 @@ class ByBatch:
 
 
 class Slightly:
-    """Leans on the batch: whole and alone differ by a share of the scores' spread."""
+    """Depends on the batch: whole batches and single images differ by a fraction of the scores' range."""
 
-    def __init__(self, share: float) -> None:
-        self.share = share
+    def __init__(self, fraction: float) -> None:
+        self.fraction = fraction
 
     def __call__(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         scores = brightness(images, prompts).double()
         spread = float(brightness(IMAGES, TEXTS).max() - brightness(IMAGES, TEXTS).min())
-        return scores + self.share * spread * (len(scores) - 1) / (len(IMAGES) - 1)
+        return scores + self.fraction * spread * (len(scores) - 1) / (len(IMAGES) - 1)
 
 
 def random(images: Tensor, _prompts: Sequence[str]) -> Tensor:
@@ -100,7 +97,7 @@ def not_a_number(images: Tensor, prompts: Sequence[str]) -> Tensor:
     return brightness(images, prompts).masked_fill(images.flatten(2).std(dim=2).mean(dim=1) < 1e-3, float("nan"))
 
 
-def not_a_number_in_company(images: Tensor, prompts: Sequence[str]) -> Tensor:
+def not_a_number_in_batches(images: Tensor, prompts: Sequence[str]) -> Tensor:
     return brightness(images, prompts).masked_fill(torch.tensor(len(images) > 1), float("nan"))
 
 
@@ -131,47 +128,55 @@ def breaks_alone(images: Tensor, prompts: Sequence[str]) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    ("reward", "names", "told"),
+    ("reward", "names", "detail"),
     [
         (Shuffles(), {BATCH}, "; scores must keep the order."),
-        (ByBatch(), {BATCH}, "; a score must depend on its own picture and prompt alone."),
-        (Slightly(1e-3), {BATCH}, ", 0.001 of the scores' spread; a score must "),
+        (ByBatch(), {BATCH}, "; a score must depend only on its own image and prompt."),
+        (Slightly(1e-3), {BATCH}, ", 0.001 of the scores' range; a score must "),
         (Slightly(1e-5), set[str](), ""),
         (random, {TWICE, BATCH}, "; fix the seed"),
         (not_a_number, {FINITE}, "3 of 8 are not: score 3 is nan."),
         (
-            not_a_number_in_company,
+            not_a_number_in_batches,
             {FINITE, BATCH},
-            "one by one: a score is a finite number once and not the other time",
+            "one by one: a score is finite in one call and not in the other",
         ),
-        (writes, {INPUT}, "it writes into its pictures; work on a copy"),
+        (writes, {INPUT}, "it writes into its images; work on a copy"),
         (writes_prompts, {INPUT}, "it writes into its prompts; "),
-        (lambda images, prompts: brightness(images, prompts)[:, None], {SHAPE, ONE, BATCH}, "shape (8, 1) for 8 pict"),
-        (lambda images, prompts: brightness(images, prompts).mean(), {SHAPE, ONE, BATCH}, "shape () for 8 pictures; "),
-        (lambda images, prompts: brightness(images, prompts)[:3], {SHAPE, BATCH}, "shape (3,) for 8 pictures; "),
-        (wants_two, {ONE}, "shape () for 1 picture; return shape (1,)."),
+        (
+            lambda images, prompts: brightness(images, prompts)[:, None],
+            {SHAPE, ONE, BATCH},
+            "shape (8, 1) for 8 imag",
+        ),
+        (lambda images, prompts: brightness(images, prompts).mean(), {SHAPE, ONE, BATCH}, "shape () for 8 images; "),
+        (lambda images, prompts: brightness(images, prompts)[:3], {SHAPE, BATCH}, "shape (3,) for 8 images; "),
+        (wants_two, {ONE}, "shape () for 1 image; return shape (1,)."),
         (breaks_alone, {ONE, BATCH}, "IndexError: dimension"),
         (lambda images, prompts: brightness(images, prompts) + 1j, {KIND}, "complex64, "),
         (lambda *_: torch.zeros(0), {SHAPE, ONE, BATCH, KIND}, "no scores at all."),
-        (lambda *_: None, {SHAPE, FINITE, TWICE, ONE, BATCH, INPUT, KIND}, "UserError: reward of your"),
+        (
+            lambda *_: None,
+            {SHAPE, FINITE, TWICE, ONE, BATCH, INPUT, KIND},
+            "returned a NoneType that is ",
+        ),
     ],
 )
-def test_what_breaks_the_contract_is_found(reward: Callable[..., Any], names: set[str], told: str) -> None:
-    found = findings(reward)
-    assert {name for name, finding in found.items() if not finding.ok} == names
+def test_what_breaks_the_contract_is_reported(reward: Callable[..., Any], names: set[str], detail: str) -> None:
+    result = findings(reward)
+    assert {name for name, finding in result.items() if not finding.ok} == names
     if names:
-        assert any(told in found[name].told for name in names)
+        assert any(detail in result[name].detail for name in names)
 
 
-def test_an_exception_is_every_findings_cause_and_stops_none() -> None:
-    found = findings(breaks, better=(IMAGES[0], IMAGES[1], "a cat"))
-    assert len(found) == 8
-    assert {finding.told for finding in found.values()} == {"ValueError: no such layer"}
-    assert not any(finding.ok for finding in found.values())
+def test_an_exception_becomes_every_finding_and_stops_none() -> None:
+    result = findings(breaks, better=(IMAGES[0], IMAGES[1], "a cat"))
+    assert len(result) == 8
+    assert {finding.detail for finding in result.values()} == {"ValueError: no such layer"}
+    assert not any(finding.ok for finding in result.values())
 
 
-def test_a_reward_that_fails_is_not_asked_for_ever() -> None:
-    """A server that is not there takes its time to say so: once for the whole batch, once for a picture alone."""
+def test_a_reward_that_fails_is_called_twice_at_most() -> None:
+    """A missing server takes long to fail: it is tried once for the whole batch and once for a single image."""
     sizes: list[int] = []
 
     def fails(images: Tensor, _prompts: Sequence[str]) -> Tensor:
@@ -182,7 +187,7 @@ def test_a_reward_that_fails_is_not_asked_for_ever() -> None:
     assert sizes == [8, 1]
 
 
-def test_an_interruption_is_no_finding() -> None:
+def test_an_interrupt_is_not_a_finding() -> None:
     def interrupted(_images: Tensor, _prompts: Sequence[str]) -> Tensor:
         raise KeyboardInterrupt
 
@@ -193,21 +198,21 @@ def test_an_interruption_is_no_finding() -> None:
 @pytest.mark.parametrize(("sign", "holds"), [(1, True), (-1, False), (0, False)])
 def test_higher_is_better_on_a_pair(sign: int, holds: bool) -> None:
     pair = torch.full((3, 8, 8), 0.75), torch.full((3, 4, 6), 0.25), "a cat"
-    found = findings(lambda images, _: sign * images.mean(dim=(1, 2, 3)), better=pair)
-    assert found[BETTER].ok == holds
-    told = f"{sign * 0.75:.6g} for the better picture, {sign * 0.25:.6g} for the worse"
-    assert found[BETTER].told.removesuffix("; give it the other sign if low is good.") == told
+    result = findings(lambda images, _: sign * images.mean(dim=(1, 2, 3)), better=pair)
+    assert result[BETTER].ok == holds
+    detail = f"{sign * 0.75:.6g} for the better image, {sign * 0.25:.6g} for the worse"
+    assert result[BETTER].detail.removesuffix("; negate it if low is good.") == detail
 
 
-def test_a_constant_is_told() -> None:
-    found = findings(lambda images, _: [1] * len(images))
-    assert all(finding.ok for finding in found.values())
-    assert "int64" in found[KIND].told
-    assert "always 1: these pictures cannot tell scores apart" in found[KIND].told
+def test_a_constant_reward_is_reported() -> None:
+    result = findings(lambda images, _: [1] * len(images))
+    assert all(finding.ok for finding in result.values())
+    assert "int64" in result[KIND].detail
+    assert "always 1: these images do not separate scores" in result[KIND].detail
 
 
-def test_no_more_queries_than_needed() -> None:
-    """The whole batch, again, reversed, once more for the time, and each picture alone."""
+def test_there_are_no_more_queries_than_needed() -> None:
+    """The whole batch, again, reversed, once more for the time, and each image alone."""
     sizes: list[int] = []
 
     async def counted(images: Tensor, prompts: Sequence[str]) -> list[float]:
@@ -219,23 +224,23 @@ def test_no_more_queries_than_needed() -> None:
 
 
 @pytest.mark.parametrize(("num_images", "num_prompts"), [(1, 1), (8, 7)])
-def test_too_few_pictures_or_prompts_are_refused(num_images: int, num_prompts: int) -> None:
-    with pytest.raises(UserError, match="; give at least 2 pictures, and a prompt each"):
+def test_too_few_images_or_prompts_are_rejected(num_images: int, num_prompts: int) -> None:
+    with pytest.raises(UserError, match="; give at least 2 images and one prompt per image"):
         check_reward_contract(brightness, images=IMAGES[:num_images], prompts=TEXTS[:num_prompts])
 
 
-def test_made_pictures_are_pictures_and_always_the_same() -> None:
-    assert torch.equal(made_pictures(size=16), IMAGES)
+def test_synthetic_images_are_in_range_and_always_the_same() -> None:
+    assert torch.equal(synthetic_images(size=16), IMAGES)
     assert IMAGES.shape == (8, 3, 16, 16)
     assert float(IMAGES.min()) >= 0
     assert float(IMAGES.max()) <= 1
     assert len({tuple(image.flatten().tolist()) for image in IMAGES}) == 8
 
 
-def test_findings_are_printed_whole() -> None:
+def test_findings_are_printed_completely() -> None:
     console = Console(width=100, record=True)
-    found = [Finding(name="finite", ok=True, told="all [8]"), Finding(name=BATCH, ok=False, told="they differ.")]
-    print_findings(console, found)
+    result = [Finding(name="finite", ok=True, detail="all [8]"), Finding(name=BATCH, ok=False, detail="they differ.")]
+    print_findings(console, result)
     lines = [line.split() for line in console.export_text().splitlines()]
     assert lines[0] == ["holds", "finite", "all", "[8]"]
     assert lines[1][0] == "BROKEN"
@@ -257,56 +262,67 @@ def by_batch(images, prompts):
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "own.py").write_text(OWN, encoding="utf-8")
-    for name, colour in (("red", (250, 10, 10)), ("blue", (10, 10, 250))):
-        Image.new("RGB", (20, 12), colour).save(tmp_path / f"{name}.png")
+    for name, color in (("red", (250, 10, 10)), ("blue", (10, 10, 250))):
+        Image.new("RGB", (20, 12), color).save(tmp_path / f"{name}.png")
     to_pil(IMAGES[0]).save(tmp_path / "noise.png")
     return tmp_path
 
 
-def asked(*words: str) -> CheckReward:
+def parse(*words: str) -> CheckReward:
     return tyro.cli(CheckReward, args=words)
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "said"),
+    ("words", "code", "output"),
     [
         (["own.py:redness"], 0, "7 of 7 hold."),
         (["own.py:by_batch"], 1, "6 of 7 hold."),
         (["own.py:redness", "--better", "red.png", "--worse", "blue.png", "--prompt", "a cat"], 0, "8 of 8 hold."),
-        (["own.py:redness", "--better", "blue.png", "--worse", "red.png", "--prompt", "a cat"], 1, "other sign"),
-        (["own.py:redness", "--images", "red.png", "blue.png", "--prompts", "a cat"], 0, "shape (2,) for 2 pictures"),
+        (["own.py:redness", "--better", "blue.png", "--worse", "red.png", "--prompt", "a cat"], 1, "negate it"),
+        (["own.py:redness", "--images", "red.png", "blue.png", "--prompts", "a cat"], 0, "shape (2,) for 2 images"),
         (["0.5*own.py:redness - jpeg-size:compressible", "--size", "8"], 0, "float64"),
     ],
 )
 @pytest.mark.usefixtures("here")
-def test_the_command_tells_and_its_exit_code_says_so(
-    words: list[str], code: int, said: str, capsys: pytest.CaptureFixture[str]
+def test_the_command_prints_findings_and_returns_the_exit_code(
+    words: list[str], code: int, output: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(asked(*words)) == code
-    assert said in " ".join(capsys.readouterr().out.split())
+    assert run(parse(*words)) == code
+    assert output in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["own.py:green"], "file own.py has no function 'green'."),
         (["own.py:redness", "--better", "red.png"], "worse is missing; give --better, --worse and --prompt together"),
         (["own.py:redness", "--prompt", "a cat"], "better is missing; give "),
-        (["own.py:redness", "--images", "red.png", "own.py"], "own.py is no picture that can be read; give "),
-        (["own.py:redness", "--images", "red.png", "nowhere.png"], "nowhere.png is no picture that can be read; "),
+        (["own.py:redness", "--images", "red.png", "own.py"], "own.py cannot be read as an image; give "),
+        (["own.py:redness", "--images", "red.png", "nowhere.png"], "nowhere.png cannot be read as an image; "),
         (["own.py:redness", "--images", "red.png", "noise.png"], "red.png is 20 x 12 but noise.png is 16 x 16; give "),
-        (["own.py:redness", "--images", "red.png"], "there are 1 pictures and 1 prompts; give at least 2"),
+        (["own.py:redness", "--images", "red.png"], "there are 1 images and 1 prompts; give at least 2"),
         (["own.py:redness", "--size", "0"], "size is 0; give "),
         (["own.py:redness", "--prompts"], "prompts is empty; give "),
     ],
 )
 @pytest.mark.usefixtures("here")
-def test_mistakes_are_told_in_one_sentence(words: list[str], said: str) -> None:
-    with pytest.raises(UserError) as refused:
-        run(asked(*words))
-    assert said in str(refused.value)
+def test_user_errors_are_one_sentence(words: list[str], message: str) -> None:
+    with pytest.raises(UserError) as error:
+        run(parse(*words))
+    assert message in str(error.value)
 
 
-def test_pictures_are_read_as_they_were_saved(here: Path) -> None:
-    read = read_pictures([here / "noise.png", here / "noise.png"])
+def test_images_are_read_as_they_were_saved(here: Path) -> None:
+    read = read_images([here / "noise.png", here / "noise.png"])
     assert (read[0] - IMAGES[0]).abs().max() <= 0.5 / 255 + 1e-6
+
+
+def test_only_rewards_can_be_checked() -> None:
+    for words in ([], ["schedule", "x"]):
+        with pytest.raises(UserError, match="needs a component; give `b2diffurl check reward"):
+            check(words)
+
+
+def test_a_reward_that_returns_info_is_checked_on_its_scores() -> None:
+    result = findings(lambda images, prompts: (brightness(images, prompts), {"prompt": list(prompts)}))
+    assert all(finding.ok for finding in result.values())

@@ -9,7 +9,6 @@ Shapes: B images of 3 x H x W in [0, 1]; G branch groups of K trajectories.
 from dataclasses import dataclass, field
 from typing import Annotated
 
-import torch
 from annotated_types import Gt
 from jaxtyping import Float
 from torch import Tensor
@@ -116,19 +115,3 @@ class CollapseMonitor:
         """Restore what `state` returned."""
         for name in self._names:
             setattr(self, name, state[name])
-
-
-def check_finite_rewards(rewards: Tensor, num: int, *, round_index: int) -> None:
-    """Check that rewards are one finite number per image.
-
-    Raises:
-        RunStopped: they are not.
-    """
-    if tuple(rewards.shape) != (num,):
-        raise RunStopped(
-            round_index=round_index, cause=f"the reward gave shape {tuple(rewards.shape)} for {num} images."
-        )
-    bad = ~torch.isfinite(rewards.double())
-    if bool(bad.any()):
-        first = int(bad.nonzero()[0])
-        raise RunStopped(round_index=round_index, cause=f"the reward of image {first} is {float(rewards[first])}.")

@@ -17,8 +17,8 @@ _COMMANDS = {
     "plan": ("plan", "plan"),
     "probe": ("probe", "probe"),
     "study": ("study", "study"),
-    "check": ("rewards", "check"),
-    "serve-reward": ("rewards", "serve"),
+    "check": ("check", "check"),
+    "serve-reward": ("serve_reward", "serve"),
     "show": ("show", "show"),
 }
 _HELP = """\

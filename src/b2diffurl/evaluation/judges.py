@@ -26,7 +26,7 @@ from b2diffurl.emoji.world import ACTIVITIES, ANIMALS, parse_prompt
 from b2diffurl.errors import UserError
 from b2diffurl.evaluation.metrics import entropy, inception_score
 from b2diffurl.models import EMOJI
-from b2diffurl.rewards import WeightedSum, parse_reward, score_parts
+from b2diffurl.rewards import WeightedSum, parse_reward, score_images
 from b2diffurl.rewards.interface import Reward
 
 if TYPE_CHECKING:
@@ -201,7 +201,7 @@ class RewardJudge:
 
     def __call__(self, images: Float[Tensor, "B 3 H W"], prompts: Sequence[str]) -> dict[str, float]:
         """Compute the mean reward."""
-        return {"reward": float(score_parts(self._reward, images, prompts)[0].double().mean())}
+        return {"reward": float(score_images(self._reward, images, prompts, require_finite=False).scores.mean())}
 
 
 def is_emoji_world(prompts: Sequence[str]) -> bool:

@@ -1,11 +1,12 @@
-"""Rewards: pictures and prompts in, one number a picture out. Higher is better."""
+"""Rewards: images and prompts to one score per image, higher is better."""
 
-from b2diffurl.rewards.info import Info, picture_info
+from b2diffurl.rewards.interface import Reward
 from b2diffurl.rewards.load import check_reward, check_watched, load_reward, load_watched
+from b2diffurl.rewards.scores import Info, InvalidScoresError, ScoredImages
 from b2diffurl.rewards.spec import Term, parse_reward
-from b2diffurl.rewards.weighted_sum import WeightedSum, score_parts
+from b2diffurl.rewards.weighted_sum import WeightedSum, score_images
 
 __all__ = [
-    "Info", "Term", "WeightedSum", "check_reward", "check_watched", "load_reward", "load_watched", "parse_reward",
-    "picture_info", "score_parts",
+    "Info", "InvalidScoresError", "Reward", "ScoredImages", "Term", "WeightedSum", "check_reward", "check_watched",
+    "load_reward", "load_watched", "parse_reward", "score_images",
 ]  # fmt: skip

@@ -1,27 +1,30 @@
-"""CLIPScore: the raw cosine between picture and prompt (no factor, no clamp), over any `CLIPModel`, in float32.
+"""CLIPScore: the raw cosine of image and prompt (no factor, no clamp), from any `CLIPModel`, in float32.
 
-The paper's is ViT-H-14 trained on LAION-2B, laion/CLIP-ViT-H-14-laion2B-s32B-b79K. Preprocessing is pinned to PIL,
-which equals open_clip's to the bit; torchvision's differs, and scores would depend on what is installed.
+The paper uses ViT-H-14 trained on LAION-2B, laion/CLIP-ViT-H-14-laion2B-s32B-b79K. Preprocessing is PIL's, which is
+bit-identical to open_clip; torchvision differs, and scores would depend on whether it is installed.
 
-Shapes: B pictures of 3 x H x W in [0, 1]; D dimensions of the shared space.
+Shapes: B images of 3 x H x W in [0, 1]; D dimensions of the shared space.
 """
 
+import re
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformers import CLIPModel, CLIPTokenizer
-from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from b2diffurl import emoji
 from b2diffurl.errors import UserError
 from b2diffurl.images import to_pil
+from b2diffurl.rewards.builtin import RewardKind, RewardOptions
+from b2diffurl.rewards.spec import Term
 
 VIT_H_14 = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
 _EMOJI = "emoji"
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _CHUNK_SIZE = 64
-# Each byte has two tokens, within a word and at its end. Without files, transformers makes up a tokenizer of 2.
+# Each byte has two tokens, within a word and at its end. Without files, transformers creates a tokenizer of 2 tokens.
 _MIN_TOKENS = 512
 
 
@@ -30,12 +33,12 @@ class CLIPScore:
 
     Args:
         model: "emoji", a local directory in transformers format, or a hub id.
-        device: where it runs.
-        processor: where image processor and tokenizer come from, if not from the model.
-        name: of the reward, for messages, if it is not clip:MODEL.
+        device: where the model runs.
+        processor: source of the image processor and tokenizer, if not the model.
+        name: name of the reward for messages, if not clip:MODEL.
 
     Attributes:
-        name: of the reward.
+        name: name of the reward.
 
     Raises:
         UserError: the model cannot be loaded.
@@ -44,37 +47,43 @@ class CLIPScore:
     def __init__(
         self, model: str, *, device: torch.device | str = "cpu", processor: str | None = None, name: str | None = None
     ) -> None:
-        name = self.name = name or f"clip:{model}"
-        source, of_processor = _source(model), _source(processor or model)
+        from transformers import CLIPModel, CLIPTokenizer
+        from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+        self.name = name or f"clip:{model}"
+        model_source = _source(model)
+        processor_source = _source(processor or model)
         try:
-            self.clip: CLIPModel = CLIPModel.from_pretrained(source, dtype=torch.float32)
-            self.processor = CLIPImageProcessorPil.from_pretrained(of_processor)
-            self.tokenizer = CLIPTokenizer.from_pretrained(of_processor)
+            self.clip: CLIPModel = CLIPModel.from_pretrained(model_source, dtype=torch.float32)
+            self.processor = CLIPImageProcessorPil.from_pretrained(processor_source)
+            self.tokenizer = CLIPTokenizer.from_pretrained(processor_source)
         except (OSError, ValueError) as error:
-            raise UserError(f"reward {name} could not be loaded: {str(error).splitlines()[0]}") from error
+            raise UserError(f"reward {self.name} could not be loaded: {str(error).splitlines()[0]}") from error
         if len(self.tokenizer) < _MIN_TOKENS:
-            raise UserError(f"reward {name} could not be loaded: {of_processor} has no tokenizer; save it there.")
+            raise UserError(
+                f"reward {self.name} could not be loaded: {processor_source} has no tokenizer; save it there."
+            )
         self.clip.requires_grad_(False).eval()
         self.clip.to(torch.device(device))  # pyright: ignore[reportArgumentType]
 
     def __call__(self, images: Float[Tensor, "B 3 H W"], prompts: Sequence[str]) -> Float[Tensor, " B"]:
-        """Cosine of each picture with its own prompt, -1 to 1."""
+        """Return the cosine of each image with its own prompt, -1 to 1."""
         text = self.embed_texts(prompts)
         return (self.embed_images(images) * text).sum(-1).cpu()
 
     @torch.no_grad()
     def embed_images(self, images: Float[Tensor, "B 3 H W"], *, unit: bool = True) -> Float[Tensor, "B D"]:
-        """Embed pictures; at unit length, or as the projection gives them."""
-        parts = []
+        """Embed images: normalized to unit length, or the output of the projection."""
+        embedded = []
         for chunk in images.split(_CHUNK_SIZE):
             pixels = self.processor([to_pil(image) for image in chunk], return_tensors="pt").pixel_values
-            parts.append(self._project_images(pixels.to(self.clip.device)))
-        embedded = torch.cat(parts)
-        return _unit(embedded) if unit else embedded
+            embedded.append(self._project_images(pixels.to(self.clip.device)))
+        whole = torch.cat(embedded)
+        return _unit(whole) if unit else whole
 
     @torch.no_grad()
     def embed_texts(self, texts: Sequence[str]) -> Float[Tensor, "B D"]:
-        """Embed texts at unit length; each different text once."""
+        """Embed texts, normalized to unit length; equal texts are embedded once."""
         unique = sorted(set(texts))
         tokens = self.tokenizer(unique, padding=True, truncation=True, return_tensors="pt").to(self.clip.device)
         pooled = self.clip.text_model(**tokens).pooler_output
@@ -91,3 +100,37 @@ def _source(model: str) -> str:
 
 def _unit(x: Float[Tensor, "B D"]) -> Float[Tensor, "B D"]:
     return x / x.norm(dim=-1, keepdim=True)
+
+
+def check_clip_term(term: Term, _: RewardOptions) -> None:
+    """Check a term KIND or KIND:MODEL whose model is a `CLIPModel`.
+
+    Raises:
+        UserError: the model is missing, is not a directory in transformers format, or is not a hub id.
+    """
+    model = term.rest
+    path = Path(model)
+    if not model:
+        if ":" in term.name:
+            raise UserError(
+                f"reward is {term.name!r}, whose model is missing; give '{term.name}MODEL', or {term.kind!r}."
+            )
+    elif path.is_dir():
+        if not (path / "config.json").is_file():
+            raise UserError(
+                f"reward is {term.name!r}, but {path} has no config.json; give a directory in transformers format."
+            )
+    elif model != _EMOJI and (path.exists() or model.startswith(".") or not _HUB_ID.fullmatch(model)):
+        raise UserError(
+            f"reward is {term.name!r}, whose model is not a directory; give 'emoji', a directory in transformers "
+            "format, or a hub id, and write ' + ' between the terms of a sum."
+        )
+
+
+def _load(term: Term, options: RewardOptions) -> CLIPScore:
+    return CLIPScore(term.rest or VIT_H_14, device=options.device)
+
+
+REWARD = RewardKind(
+    forms="'clip:emoji', 'clip:MODEL', 'clip' (the paper's ViT-H-14)", check=check_clip_term, load=_load
+)

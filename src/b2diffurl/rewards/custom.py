@@ -1,7 +1,7 @@
-"""A reward of the user's own: a function, an async function or a class, in a module or in a file.
+"""Custom rewards: a function, an async function or a class, in a module or in a file.
 
-What it gives may be a tensor, an array or a list; it becomes a tensor here. It may take `metadata`, a mapping a
-picture.
+A custom reward returns a tensor, an array or a list, or a pair of one of these and info. It may have a parameter
+`metadata`, one mapping per image.
 """
 
 import asyncio
@@ -10,22 +10,90 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from b2diffurl.errors import UserError
 from b2diffurl.plugins import find_named
-from b2diffurl.rewards.interface import Reward
+from b2diffurl.rewards.builtin import RewardKind, RewardOptions, reward_forms
+from b2diffurl.rewards.interface import Metadata, Reward, RewardOutput
+from b2diffurl.rewards.scores import split_output, to_tensor
+from b2diffurl.rewards.spec import Term
 
-Metadata = Sequence[Mapping[str, Any]]
 _METADATA = "metadata"
 _DEVICE = "device"
 
 
-def name_of(reward: Reward) -> str:
-    """The "MODULE:NAME" of a reward that is given from Python; of an object, its class's.
+class CustomReward:
+    """A custom reward.
+
+    Args:
+        name: "MODULE:NAME", or "path/to/FILE.py:NAME" relative to the current directory. NAME is a function, or a class
+            that is instantiated once, without arguments other than `device` if it has that parameter, and then called.
+        device: where a model runs.
+
+    Attributes:
+        name: the name as given.
+        function: the function, or the instance of the class.
+
+    Raises:
+        UserError: the name does not exist or is not callable.
+    """
+
+    def __init__(self, name: str, *, device: torch.device | str = "cpu") -> None:
+        target = find_named(name, kind="reward", what="function")
+        self.name = name
+        self.function = _instantiate(target, device) if inspect.isclass(target) else target
+
+    def __call__(
+        self, images: Float[Tensor, "B 3 H W"], prompts: Sequence[str], metadata: Metadata | None = None
+    ) -> RewardOutput:
+        """Call the function.
+
+        Returns:
+            Its scores as a tensor on the CPU, of the dtype and shape that it returned; with info if it returned a pair.
+
+        Raises:
+            InvalidScoresError: the scores are not numbers.
+        """
+        scores, info = split_output(call_reward(self.function, images, prompts, metadata=metadata))
+        tensor = to_tensor(scores, name=self.name)
+        return tensor if info is None else (tensor, info)
+
+
+def call_reward(
+    function: Callable[..., Any],
+    images: Float[Tensor, "B 3 H W"],
+    prompts: Sequence[str],
+    *,
+    metadata: Metadata | None = None,
+) -> Any:
+    """Call a reward, and wait for the result if it is async.
+
+    Args:
+        function: called with (images, prompts), and with `metadata=` if it has that parameter.
+        images: in [0, 1].
+        prompts: one per image.
+        metadata: one mapping per image; empty mappings by default.
+
+    Returns:
+        The unchanged output of the function.
+    """
+    if takes_metadata(function):
+        output = function(images, prompts, metadata=metadata if metadata is not None else [{} for _ in prompts])
+    else:
+        output = function(images, prompts)
+    return _wait(output) if inspect.isawaitable(output) else output
+
+
+def takes_metadata(reward: Callable[..., Any]) -> bool:
+    """Whether a reward, or the function behind an `CustomReward`, has a parameter `metadata`."""
+    return _METADATA in _parameters(reward.function if isinstance(reward, CustomReward) else reward)
+
+
+def name_of(reward: Reward | Callable[..., Any]) -> str:
+    """Return the "MODULE:NAME" of a reward that is passed from Python; of an object, that of its class.
 
     >>> name_of(lambda images, prompts: images.mean(dim=(1, 2, 3))).rpartition(":")[2]
     'lambda'
@@ -34,91 +102,45 @@ def name_of(reward: Reward) -> str:
     return f"{reward.__module__}:{name.strip('<>')}"
 
 
-class OwnReward:
-    """The user's own reward as the trainer calls one.
+# Checks
 
-    Args:
-        name: "MODULE:NAME", or "path/to/FILE.py:NAME" relative to the current directory. NAME is a function, or a class
-            that is made once, without arguments but for `device` if it takes one, and then called.
-        device: where a model runs.
+
+def check_custom(term: Term, _: RewardOptions) -> None:
+    """Check that a custom reward can be called. Its module is imported; a class is not instantiated.
 
     Raises:
-        UserError: there is nothing of that name, or it cannot be called as a reward is.
+        UserError: the name does not exist, or cannot be called with images and prompts.
     """
-
-    def __init__(self, name: str, *, device: torch.device | str = "cpu") -> None:
-        found = find_named(name, kind="reward", what="function")
-        self.name = name
-        self.function = _make(found, device) if inspect.isclass(found) else found
-
-    @property
-    def info(self) -> Any:
-        """What the function or object says of the pictures scored last, if it has `info`."""
-        return getattr(self.function, "info", None)
-
-    def __call__(
-        self, images: Float[Tensor, "B 3 H W"], prompts: Sequence[str], metadata: Metadata | None = None
-    ) -> Tensor:
-        """Score pictures: whatever numbers the function gives, of its type and shape, on the CPU."""
-        return call(self.function, images, prompts, metadata=metadata, name=self.name)
-
-
-def call(
-    function: Callable[..., Any],
-    images: Float[Tensor, "B 3 H W"],
-    prompts: Sequence[str],
-    *,
-    metadata: Metadata | None = None,
-    name: str = "of your own",
-) -> Tensor:
-    """Call anything that is a reward, wait for it if it is async, and make what it gives a tensor.
-
-    Args:
-        function: called with (images, prompts), and with `metadata=` if it takes that.
-        images: in [0, 1].
-        prompts: one a picture.
-        metadata: one mapping a picture; by default empty ones.
-        name: for messages.
-
-    Raises:
-        UserError: what it gives is no numbers.
-    """
-    if _METADATA in _parameters(function):
-        given = metadata if metadata is not None else [{} for _ in prompts]
-        scores = function(images, prompts, metadata=given)
+    _check_form(term.name)
+    target = find_named(term.name, kind="reward", what="function")
+    if inspect.isclass(target):
+        _check_class(target, term.name)
+        _check_arguments(target.__call__, term.name, num=3)  # with self
     else:
-        scores = function(images, prompts)
-    return _to_tensor(_wait(scores) if inspect.isawaitable(scores) else scores, name)
+        _check_arguments(target, term.name, num=2)
 
 
-def check_own(name: str) -> None:
-    """Refuse an own reward that cannot be called. Its module is imported; a class is not made.
-
-    Raises:
-        UserError: as `OwnReward`.
-    """
-    found = find_named(name, kind="reward", what="function")
-    if inspect.isclass(found):
-        _check_class(found, name)
-        _check_arguments(found.__call__, name, num=3)  # with self
-    else:
-        _check_arguments(found, name, num=2)
+def _check_form(name: str) -> None:
+    where, colon, attribute = name.rpartition(":")
+    if name.endswith(".py"):
+        raise UserError(f"reward is {name!r}; add the function in that file: '{name}:FUNCTION'.")
+    if not (colon and where and attribute.isidentifier()):
+        raise UserError(f"reward is {name!r}; give {reward_forms()}, or a sum such as 'clip + 0.5*FILE.py:FUNCTION'.")
 
 
-def _check_class(found: type, name: str) -> None:
-    if not any("__call__" in vars(base) for base in found.__mro__):
+def _check_class(target: type, name: str) -> None:
+    if not any("__call__" in vars(base) for base in target.__mro__):
         raise UserError(f"reward is {name!r}, a class without __call__; give it __call__(self, images, prompts).")
-    parameters = _parameters(found)
     missing = [
         parameter.name
-        for parameter in parameters.values()
+        for parameter in _parameters(target).values()
         if parameter.default is parameter.empty
         and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
         and parameter.name != _DEVICE
     ]
     if missing:
         raise UserError(
-            f"reward is {name!r}, a class that cannot be made without {missing[0]!r}; give every argument but "
+            f"reward is {name!r}, a class that cannot be instantiated without {missing[0]!r}; give every argument but "
             "`device` a default, or name a function."
         )
 
@@ -130,7 +152,7 @@ def _check_arguments(function: Callable[..., Any], name: str, *, num: int) -> No
         inspect.Signature(list(parameters.values())).bind(*[None] * num, **named)
     except TypeError as error:
         raise UserError(
-            f"reward is {name!r}, which cannot be called with pictures and prompts ({error}); "
+            f"reward is {name!r}, which cannot be called with images and prompts ({error}); "
             "write it as f(images, prompts)."
         ) from error
 
@@ -138,38 +160,28 @@ def _check_arguments(function: Callable[..., Any], name: str, *, num: int) -> No
 def _parameters(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
     try:
         return inspect.signature(function).parameters
-    except ValueError:  # some functions written in C do not say
+    except ValueError:  # some functions written in C have no signature
         return inspect.signature(lambda *_: None).parameters
 
 
-# Calling it
-
-
-def _make(cls: Callable[..., Any], device: torch.device | str) -> Callable[..., Any]:
+def _instantiate(cls: Callable[..., Any], device: torch.device | str) -> Callable[..., Any]:
     return cls(device=device) if _DEVICE in _parameters(cls) else cls()
 
 
-def _wait(scores: Awaitable[Any]) -> Any:
-    async def waited() -> Any:
-        return await scores
+def _wait(output: Awaitable[Any]) -> Any:
+    async def wait() -> Any:
+        return await output
 
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        return asyncio.run(waited())
-    with ThreadPoolExecutor(max_workers=1) as thread:  # a notebook has a loop of its own, which must not be entered
-        return thread.submit(asyncio.run, waited()).result()
+        return asyncio.run(wait())
+    with ThreadPoolExecutor(max_workers=1) as thread:  # a notebook runs an event loop, which cannot be entered again
+        return thread.submit(asyncio.run, wait()).result()
 
 
-def _to_tensor(scores: Any, name: str) -> Tensor:
-    if isinstance(scores, Tensor):
-        return scores.detach().cpu()
-    if isinstance(scores, (list, tuple)):
-        scores = [score.tolist() if isinstance(score, Tensor) else score for score in scores]
-    try:
-        return torch.as_tensor(np.array(scores, order="C"))
-    except (TypeError, ValueError) as error:
-        raise UserError(
-            f"reward {name} gave a {type(scores).__name__} that is no row of numbers; "
-            "return a tensor, an array or a list with one number a picture."
-        ) from error
+def _load(term: Term, options: RewardOptions) -> CustomReward:
+    return CustomReward(term.name, device=options.device)
+
+
+REWARD = RewardKind(forms="'FILE.py:FUNCTION' or 'MODULE:FUNCTION'", check=check_custom, load=_load)

@@ -1,7 +1,7 @@
-"""PickScore: what people prefer, from a `CLIPModel` tuned on their choices (arXiv 2305.01569), in float32.
+"""PickScore: human preference, from a `CLIPModel` fine-tuned on choices between images (arXiv 2305.01569), in float32.
 
-cosine(picture, prompt) * exp(logit_scale), as its model card computes it; about 20 for its ViT-H-14. A reward of its
-own, no kind of CLIPScore, which the evaluation takes for a measure of alignment.
+cosine(image, prompt) * exp(logit_scale), as in its model card; about 20 for its ViT-H-14. It is not a subclass of
+CLIPScore, which the evaluation uses as a measure of alignment.
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from b2diffurl.rewards.clip import VIT_H_14, CLIPScore
+from b2diffurl.rewards.builtin import RewardKind, RewardOptions
+from b2diffurl.rewards.clip import VIT_H_14, CLIPScore, check_clip_term
+from b2diffurl.rewards.spec import Term
 
 PICKSCORE_V1 = "yuvalkirstain/PickScore_v1"
 
@@ -20,8 +22,8 @@ class PickScore:
 
     Args:
         model: a hub id, or a local directory in transformers format with its processor. The published model has no
-            processor of its own and takes that of the CLIP it was tuned from.
-        device: where it runs.
+            processor and uses that of the CLIP model it was fine-tuned from.
+        device: where the model runs.
 
     Raises:
         UserError: the model cannot be loaded.
@@ -32,5 +34,12 @@ class PickScore:
         self._clip = CLIPScore(model, processor=processor, device=device, name=f"pickscore:{model}")
 
     def __call__(self, images: Float[Tensor, "B 3 H W"], prompts: Sequence[str]) -> Float[Tensor, " B"]:
-        """Scaled cosine of each picture with its own prompt."""
+        """Return the scaled cosine of each image with its own prompt."""
         return self._clip(images, prompts) * self._clip.clip.logit_scale.exp().cpu()
+
+
+def _load(term: Term, options: RewardOptions) -> PickScore:
+    return PickScore(term.rest or PICKSCORE_V1, device=options.device)
+
+
+REWARD = RewardKind(forms="'pickscore'", check=check_clip_term, load=_load)

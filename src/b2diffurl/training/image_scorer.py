@@ -72,8 +72,8 @@ class ImageScorer:
             return values.view(-1, self._num_branches)
 
         return Scores(
-            rewards=grouped(scores.rewards.double()),
+            rewards=grouped(scores.rewards),
             contrast=grouped(torch.cat(self._contrast)),
-            terms={name: grouped(values) for name, values in scores.parts.items()},
+            terms={name: grouped(values) for name, values in scores.terms.items()},
             info=scores.info,
         )

@@ -1,6 +1,6 @@
-"""Score a round's pictures while the next ones are still being sampled; order and exceptions are kept.
+"""Score a round's images while the next ones are being generated; order and exceptions are kept.
 
-Shapes: B pictures of 3 x H x W in [0, 1].
+Shapes: B images of 3 x H x W in [0, 1].
 """
 
 import time
@@ -8,57 +8,58 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from types import TracebackType
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from b2diffurl.errors import RewardFailed, UserError
-from b2diffurl.rewards import Info, picture_info, score_parts
-from b2diffurl.rewards.interface import Reward
+from b2diffurl.rewards import Info, InvalidScoresError, Reward, ScoredImages, score_images
+from b2diffurl.rewards.scores import prefix_info
 
-_NUM_TRIES = 3
+_NUM_ATTEMPTS = 3
 _PAUSE_SECONDS = 1.0
-Parts = dict[str, Tensor]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Scores:
-    """A round's scores, in the order the pictures were given.
+class ImageScores:
+    """Scores of several images, in the order in which they were submitted.
 
     Attributes:
-        rewards: what is trained on; of the type and shape that the reward gave.
-        parts: scores of a sum's parts and of watched rewards, by name.
-        info: what the rewards say of the pictures besides; None where a reward has nothing to say of one.
+        rewards: scores of the reward that is trained on.
+        terms: scores of the terms of a weighted sum and of watched rewards, by name.
+        info: additional outputs of the rewards, such as captions; None for images without one.
     """
 
-    rewards: Tensor
-    parts: dict[str, Float[Tensor, " B"]]
+    rewards: Float64[Tensor, " B"]
+    terms: dict[str, Float64[Tensor, " B"]]
     info: Info = field(default_factory=dict[str, list[Any]])
 
     @staticmethod
-    def join(found: "Sequence[Scores]") -> "Scores":
-        """Scores of several batches as if they had been one."""
-        names = dict.fromkeys(name for scores in found for name in scores.info)
-        return Scores(
-            rewards=torch.cat([scores.rewards.reshape(-1) for scores in found]),
-            parts={name: torch.cat([scores.parts[name] for scores in found]) for name in found[0].parts},
+    def join(batches: "Sequence[ImageScores]") -> "ImageScores":
+        """Concatenate the scores of several batches."""
+        names = dict.fromkeys(name for scores in batches for name in scores.info)
+        return ImageScores(
+            rewards=torch.cat([scores.rewards for scores in batches]),
+            terms={name: torch.cat([scores.terms[name] for scores in batches]) for name in batches[0].terms},
             info={
-                name: [entry for scores in found for entry in scores.info.get(name, [None] * len(scores.rewards))]
+                name: [entry for scores in batches for entry in scores.info.get(name, [None] * len(scores.rewards))]
                 for name in names
             },
         )
 
 
 class Scoring:
-    """One round's scoring, in a thread of its own; a context manager.
+    """Scoring of one round in a thread of its own; a context manager.
 
     Args:
-        reward: what is trained on.
-        watched: what is scored besides and only logged, by name.
-        pause_seconds: before a reward that raised is tried again; doubled each time.
+        reward: the reward that is trained on.
+        watched: rewards that are only logged, by name.
+        pause_seconds: wait before a reward that raised is called again; it doubles each time.
+        first_image: index in the round of the first image that is submitted, for messages.
     """
 
     def __init__(
@@ -67,11 +68,14 @@ class Scoring:
         *,
         watched: Mapping[str, Reward],
         pause_seconds: float = _PAUSE_SECONDS,
+        first_image: int = 0,
     ) -> None:
-        self.reward, self.watched = reward, watched
+        self.reward = reward
+        self.watched = watched
         self.pause_seconds = pause_seconds
+        self._next_image = first_image
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="reward")
-        self._batches: list[Future[Scores]] = []
+        self._batches: list[Future[ImageScores]] = []
 
     def __enter__(self) -> "Scoring":
         return self
@@ -84,65 +88,68 @@ class Scoring:
     def submit(
         self, images: Float[Tensor, "B 3 H W"], prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]
     ) -> None:
-        """Score a batch of pictures as soon as those before it are done.
+        """Score a batch of images once the batches before it are scored.
 
         Raises:
-            RewardFailed: a batch before this one has failed.
+            RewardFailed: an earlier batch has failed.
         """
-        for done in self._batches:
-            if done.done():
-                done.result()
-        self._batches.append(self._thread.submit(self._score, images, prompts, metadata))
+        for batch in self._batches:
+            if batch.done():
+                batch.result()
+        self._batches.append(self._thread.submit(self._score, images, prompts, metadata, self._next_image))
+        self._next_image += len(images)
 
-    def result(self, on_progress: Callable[[int], None] = lambda _: None) -> Scores:
+    def result(self, on_progress: Callable[[int], None] = lambda _: None) -> ImageScores:
         """Wait for all batches.
 
         Args:
-            on_progress: called with the number of pictures of each batch that is done.
+            on_progress: called with the number of images of each batch that is scored.
 
         Raises:
-            RewardFailed: the reward kept raising, in its own words.
-            UserError: the reward is none.
+            RewardFailed: the reward raised in every attempt, or did not return one finite number per image.
+            UserError: raised by the reward.
         """
-        found: list[Scores] = []
+        scores: list[ImageScores] = []
         for batch in self._batches:
-            found.append(batch.result())
-            on_progress(len(found[-1].rewards))
-        return Scores.join(found)
+            scores.append(batch.result())
+            on_progress(len(scores[-1].rewards))
+        return ImageScores.join(scores)
 
     @torch.no_grad()
-    def _score(self, images: Tensor, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]) -> Scores:
-        rewards, parts = self._patiently(self.reward, images, prompts, metadata)
-        info = picture_info(self.reward, len(images))
+    def _score(
+        self, images: Tensor, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]], first_image: int
+    ) -> ImageScores:
+        scored = self._score_with_retries(
+            partial(score_images, self.reward, images, prompts, metadata, first_image=first_image)
+        )
+        terms = dict(scored.terms)
+        info = dict(scored.info)
         for name, reward in self.watched.items():
-            parts = parts | {name: self._patiently(reward, images, prompts, metadata)[0]}
-            info |= {f"{name}/{key}": entries for key, entries in picture_info(reward, len(images)).items()}
-        return Scores(rewards=rewards, parts=parts, info=info)
+            # A score that is only logged may be infinite or NaN.
+            watched = self._score_with_retries(
+                partial(score_images, reward, images, prompts, metadata, name=name, require_finite=False)
+            )
+            terms[name] = watched.scores
+            info |= prefix_info(watched.info, name)
+        return ImageScores(rewards=scored.scores, terms=terms, info=info)
 
-    def _patiently(
-        self, reward: Reward, images: Tensor, prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]
-    ) -> tuple[Tensor, Parts]:
-        """Try a reward of anybody's making again before it counts as failed."""
-        for left in range(_NUM_TRIES - 1, -1, -1):
+    def _score_with_retries(self, score: Callable[[], ScoredImages]) -> ScoredImages:
+        """Call a reward; retry, since user code may fail transiently."""
+        for attempt in range(_NUM_ATTEMPTS):
+            if attempt:
+                time.sleep(self.pause_seconds * 2 ** (attempt - 1))
             try:
-                rewards, parts = score_parts(reward, images, prompts, metadata)
-            except (RewardFailed, UserError):  # it has been patient itself; or patience does not help
+                return score()
+            except InvalidScoresError as error:
+                raise RewardFailed(str(error)) from error
+            except (RewardFailed, UserError):  # it has retried already, or retrying does not help
                 raise
-            except Exception as error:  # whatever a foreign function may raise
-                if not left:
-                    raise RewardFailed(_told(error)) from error
-                time.sleep(self.pause_seconds * 2 ** (_NUM_TRIES - 1 - left))
-            else:
-                _check_shape(rewards, len(images))
-                return rewards, parts
+            except Exception as error:  # user code may raise anything
+                if attempt == _NUM_ATTEMPTS - 1:
+                    raise RewardFailed(_describe(error)) from error
         raise AssertionError
 
 
-def _check_shape(rewards: Tensor, num: int) -> None:
-    if tuple(rewards.shape) != (num,):
-        raise RewardFailed(f"it gave shape {tuple(rewards.shape)} for {num} pictures; give one number a picture.")
-
-
-def _told(error: Exception) -> str:
+def _describe(error: Exception) -> str:
     last = traceback.extract_tb(error.__traceback__)[-1]
     return f"{type(error).__name__}: {error} ({last.filename}, line {last.lineno})"

@@ -162,7 +162,8 @@ class Trainer:
         run = self.run
         prompts = draw_prompts(self.prompts, run.num_trunks, seed=run.seed, round_index=round_number)
         try:
-            with Scoring(self.reward, watched=self.watched) as scoring:
+            first_image = self.ranks.shard(run.num_trunks).start * run.rollout.num_branches
+            with Scoring(self.reward, watched=self.watched, first_image=first_image) as scoring:
                 scorer = ImageScorer(
                     scoring,
                     decode=self.model.decode,

@@ -28,7 +28,7 @@ from b2diffurl.errors import UserError
 from b2diffurl.evaluation.judges import is_emoji_world, scene_is_right
 from b2diffurl.models.policy import Policy
 from b2diffurl.prompts.lists import PromptList, draw_prompts, load_prompt_list, split_prompts
-from b2diffurl.rewards import load_reward, score_parts
+from b2diffurl.rewards import load_reward, score_images
 from b2diffurl.rewards.interface import Reward
 from b2diffurl.run.settings import Run
 
@@ -137,8 +137,7 @@ def measure(
         on_progress: called with the number of finished images.
 
     Raises:
-        UserError: a number is out of range, or the run is invalid.
-        RunStopped: the reward is not one finite number per image.
+        UserError: a number is out of range, the run is invalid, or the reward is not one finite number per image.
     """
     lengths = settings.checked_lengths(run.sampler.num_inference_steps)
     prompt_list = load_prompt_list(run.prompts)
@@ -196,7 +195,7 @@ def _score(
     num_branches = latents.shape[1]
     images = policy.denoiser.decode(latents.flatten(0, 1))
     repeated = [prompt for prompt in prompts for _ in range(num_branches)]
-    scores = score_parts(reward, images, repeated, prompt_list.metadata_of(repeated))[0].double()
+    scores = score_images(reward, images, repeated, prompt_list.metadata_of(repeated)).scores
     return _Branched(images=images.unflatten(0, (-1, num_branches)), rewards=scores.view(-1, num_branches))
 
 

@@ -1,11 +1,11 @@
-"""BERTScore (arXiv 1904.09675, section 3) over DeBERTa, as DDPO's code has it: no idf, no baseline rescaling.
+"""BERTScore (arXiv 1904.09675, section 3) over DeBERTa, as in DDPO's code: no idf, no baseline rescaling.
 
 Every token of one text is matched with the most similar token of the other, by the cosine of their contextual
-embeddings. Recall is the mean over the reference's tokens, precision over the candidate's. [CLS] and [SEP] are matched
-with, as any other token, but have no part in the means. An empty text scores 0. Pair by pair this equals the package
-bert-score within 1e-7; like it, texts are stripped first.
+embeddings. Recall is the mean over the reference's tokens, precision over the candidate's. [CLS] and [SEP] can be
+matched like any other token, but are excluded from the means. An empty text scores 0. For each pair this equals the
+package bert-score within 1e-7; as there, texts are stripped first.
 
-Shapes: B pairs of texts; L tokens of a text, [CLS] and [SEP] included; D dimensions of an embedding.
+Shapes: B pairs of texts; L tokens per text, [CLS] and [SEP] included; D dimensions of an embedding.
 """
 
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ _CHUNK_SIZE = 32
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TextMatch:
-    """How well candidates match their references, on the CPU; higher is better, 1 is the same text."""
+    """Similarity of candidates to their references, on the CPU; higher is better, equal texts have 1."""
 
     precision: Float[Tensor, " B"]
     recall: Float[Tensor, " B"]
@@ -34,23 +34,23 @@ class TextMatch:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Embedded:
-    """A text's tokens at unit length, and which of them count in a mean."""
+    """Token embeddings of a text, normalized to unit length, and which of them count in the means."""
 
     tokens: Float[Tensor, "L D"]
     counts: Bool[Tensor, " L"]
 
 
 class BERTScore:
-    """A DeBERTa (v1) encoder that compares texts, in float32.
+    """BERTScore with a DeBERTa (v1) encoder, in float32.
 
     Args:
-        model: a local directory in transformers format, or a hub id. The default is DDPO's.
-        num_layers: the encoder layer whose output is taken, counted from 1; bert-score's choice for the default is 40.
-            Later layers are dropped.
-        device: where it runs.
+        model: a local directory in transformers format, or a hub id; by default DDPO's.
+        num_layers: the encoder layer whose output is used, counted from 1; bert-score uses 40 for the default model.
+            Later layers are removed.
+        device: where the encoder runs.
 
     Raises:
-        UserError: the model cannot be loaded, is another than DeBERTa, or has fewer layers.
+        UserError: the model cannot be loaded, is not a DeBERTa model, or has fewer layers.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class BERTScore:
         self.encoder = encoder.to(torch.device(device))  # pyright: ignore[reportArgumentType]
 
     def __call__(self, candidates: Sequence[str], references: Sequence[str]) -> TextMatch:
-        """Compare each candidate with its own reference, order kept."""
+        """Compare each candidate with its own reference, in order."""
         embedded = self._embed({text.strip() for text in (*candidates, *references)})
         pairs = zip(candidates, references, strict=True)
         scores = [_match(embedded[candidate.strip()], embedded[reference.strip()]) for candidate, reference in pairs]
@@ -84,7 +84,7 @@ class BERTScore:
 
     @torch.no_grad()
     def _embed(self, texts: set[str]) -> dict[str, _Embedded]:
-        """Embed texts, neighbours in length together, so that little is padded."""
+        """Embed texts in batches of similar length, which need little padding."""
         embedded: dict[str, _Embedded] = {}
         max_length = min(_MAX_LENGTH, self.tokenizer.model_max_length)
         ordered = sorted(texts, key=lambda text: (len(text), text))
@@ -101,7 +101,7 @@ class BERTScore:
 
 
 def _match(candidate: _Embedded, reference: _Embedded) -> tuple[float, float]:
-    """Precision and recall of one pair."""
+    """Return precision and recall of one pair."""
     if not (candidate.counts.any() and reference.counts.any()):
         return 0.0, 0.0
     cosine = candidate.tokens @ reference.tokens.T

@@ -1,18 +1,16 @@
-"""Captioners: from pictures to what a vision-language model says they show.
+"""Captioners: images to short descriptions by a vision-language model, in this process or over HTTP.
 
-One runs in this process, one is asked over HTTP. Both see the same JPEG, are asked the same question and decode
-greedily, so that their captions agree. The question and the JPEG's quality are DDPO's.
+Both see the same JPEG, ask the same question and decode greedily, so that their captions agree. The question and the
+JPEG quality are DDPO's.
 
-Shapes: B pictures of 3 x H x W in [0, 1].
+Shapes: B images of 3 x H x W in [0, 1].
 """
 
 import base64
 import io
-from collections.abc import Sequence
+import json
 from typing import Any, Protocol, runtime_checkable
 
-import anyio
-import anyio.from_thread
 import httpx2
 import torch
 from jaxtyping import Float
@@ -21,95 +19,80 @@ from torch import Tensor
 
 from b2diffurl.errors import RewardFailed, UserError
 from b2diffurl.images import to_pil
-from b2diffurl.rewards.remote.client import is_loopback, read_token
-
-QUESTION = "Answer concisely: what is going on in this image?"
-_MAX_BACKOFF_SECONDS = 30.0
+from b2diffurl.rewards.bert.settings import BertSettings
+from b2diffurl.rewards.http import Connection, RequestFailedError, Retry, describe_answer, read_token
 
 
 @runtime_checkable
 class Captioner(Protocol):
-    """Say what pictures show."""
+    """Describe images."""
 
     def __call__(self, images: Float[Tensor, "B 3 H W"]) -> list[str]:
-        """Give one caption a picture, order kept."""
+        """Return one caption per image in the same order."""
         ...
 
 
 def to_jpeg(image: Float[Tensor, "3 H W"], *, quality: int) -> bytes:
-    """Compress a picture; quality from 1 to 100."""
+    """Compress an image; quality from 1 to 100."""
     buffer = io.BytesIO()
     to_pil(image).save(buffer, format="JPEG", quality=quality)
     return buffer.getvalue()
 
 
 class LocalCaptioner:
-    """Any image-text-to-text model of transformers, in this process.
+    """An image-text-to-text model of transformers in this process.
 
     Args:
-        model: a local directory in transformers format, or a hub id.
-        device: where it runs.
-        dtype: its precision; None is float16 on a GPU, as in the paper, and float32 elsewhere.
-        question: what is asked of each picture.
-        max_new_tokens: where a caption is cut.
-        jpeg_quality: of the JPEG that the model sees.
-        batch_size: pictures at a time.
+        settings: model, question, lengths and batch size.
+        device: where the model runs.
+        dtype: precision; by default float16 on a GPU, as in the paper, and float32 elsewhere.
 
     Raises:
-        UserError: the model cannot be loaded, takes no pictures, or has no chat template.
+        UserError: the model cannot be loaded, does not accept images, or has no chat template.
     """
 
     def __init__(
-        self,
-        model: str,
-        *,
-        device: torch.device | str = "cpu",
-        dtype: torch.dtype | None = None,
-        question: str = QUESTION,
-        max_new_tokens: int = 64,
-        jpeg_quality: int = 80,
-        batch_size: int = 16,
+        self, settings: BertSettings, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
     ) -> None:
         from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoProcessor
 
+        self.settings = settings
         device = torch.device(device)
         self.dtype = dtype or (torch.float16 if device.type == "cuda" else torch.float32)
-        self.max_new_tokens = max_new_tokens
-        self.jpeg_quality = jpeg_quality
-        self.batch_size = batch_size
+        model = settings.captioner
         try:
             loaded = AutoModelForImageTextToText.from_pretrained(model, dtype=self.dtype)
             self.processor: Any = AutoProcessor.from_pretrained(model)
-            # torchvision's differs, and captions would depend on what is installed.
+            # torchvision preprocesses differently, and captions would depend on whether it is installed.
             self.processor.image_processor = AutoImageProcessor.from_pretrained(model, backend="pil")
-            self.prompt = self._prompt(question)
+            self.prompt = self._prompt(settings.question)
         except (OSError, ValueError) as error:
             raise UserError(f"captioner {model} could not be loaded: {str(error).splitlines()[0]}") from error
         self.model: Any = loaded.requires_grad_(False).eval().to(device)  # pyright: ignore[reportArgumentType]
         tokenizer = self.processor.tokenizer
         tokenizer.padding_side = "left"
         if tokenizer.pad_token is None:
-            tokenizer.pad_token = tokenizer.eos_token  # masked out, so any will do
+            tokenizer.pad_token = tokenizer.eos_token  # masked out, so that any token will do
 
     def __call__(self, images: Float[Tensor, "B 3 H W"]) -> list[str]:
-        """Caption pictures, at most `batch_size` at a time."""
-        return [caption for batch in images.split(self.batch_size) for caption in self._caption(batch)]
+        """Caption images in batches of `settings.batch_size`."""
+        return [caption for batch in images.split(self.settings.batch_size) for caption in self._caption(batch)]
 
     @torch.no_grad()
     def _caption(self, images: Float[Tensor, "B 3 H W"]) -> list[str]:
         inputs = self._inputs(images).to(self.model.device, self.dtype)
         greedy = {"do_sample": False, "num_beams": 1, "temperature": None, "top_p": None, "top_k": None}
-        written = self.model.generate(**inputs, max_new_tokens=self.max_new_tokens, **greedy)
-        new = written[:, inputs["input_ids"].shape[1] :]
-        return [caption.strip() for caption in self.processor.batch_decode(new, skip_special_tokens=True)]
+        generated = self.model.generate(**inputs, max_new_tokens=self.settings.max_new_tokens, **greedy)
+        new_tokens = generated[:, inputs["input_ids"].shape[1] :]
+        return [caption.strip() for caption in self.processor.batch_decode(new_tokens, skip_special_tokens=True)]
 
     def _inputs(self, images: Float[Tensor, "B 3 H W"]) -> Any:
-        seen = [[Image.open(io.BytesIO(to_jpeg(image, quality=self.jpeg_quality)))] for image in images]
-        # A chat template that writes the first token itself leaves none to add, as in transformers' own use of it.
+        jpegs = [[Image.open(io.BytesIO(to_jpeg(image, quality=self.settings.jpeg_quality)))] for image in images]
+        # If the chat template writes the first special token, the tokenizer must not add it, as in transformers itself.
         bos = self.processor.tokenizer.bos_token
-        added = {"add_special_tokens": False} if bos and self.prompt.startswith(bos) else {}
-        texts = [self.prompt] * len(seen)
-        return self.processor(text=texts, images=seen, padding=True, return_tensors="pt", **added)
+        options = {"add_special_tokens": False} if bos and self.prompt.startswith(bos) else {}
+        texts = [self.prompt] * len(jpegs)
+        return self.processor(text=texts, images=jpegs, padding=True, return_tensors="pt", **options)
 
     def _prompt(self, question: str) -> str:
         content = [{"type": "image"}, {"type": "text", "text": question}]
@@ -117,154 +100,73 @@ class LocalCaptioner:
 
 
 class ServedCaptioner:
-    """Any server that speaks OpenAI's chat completions: vLLM, SGLang, `transformers serve`, or one on the internet.
+    """A server with OpenAI's chat completions API: vLLM, SGLang, `transformers serve`, or a public one.
 
-    Lost connections, timeouts and 5xx are retried. What the server refuses, 4xx, is told at once.
+    Lost connections, timeouts and 5xx are retried; 4xx fails at once. Not huggingface_hub.AsyncInferenceClient: without
+    a key it sends the user's Hugging Face token to the server, and it uses proxies and follows redirects.
 
     Args:
-        base_url: up to the version, such as http://127.0.0.1:8000/v1.
-        model: the name that the server knows it by.
-        question: what is asked of each picture.
-        max_new_tokens: where a caption is cut.
-        jpeg_quality: of the JPEG that is sent.
-        max_concurrency: requests on their way at the same time.
-        max_retries: further tries of one request.
-        timeout_seconds: for one request, sending and waiting included.
+        settings: server, model, question, lengths and limits.
         backoff_seconds: wait before the first retry; it doubles each time, up to 30 seconds.
-        api_key_variable: environment variable that has the server's key; unset or empty is no key.
 
     Raises:
-        UserError: the address or the key cannot be one; nothing is sent yet.
+        UserError: the key is invalid; no request is sent.
     """
 
-    def __init__(
-        self,
-        base_url: str,
-        model: str,
-        *,
-        question: str = QUESTION,
-        max_new_tokens: int = 64,
-        jpeg_quality: int = 80,
-        max_concurrency: int = 8,
-        max_retries: int = 3,
-        timeout_seconds: float = 60.0,
-        backoff_seconds: float = 1.0,
-        api_key_variable: str = "OPENAI_API_KEY",
-    ) -> None:
-        host = check_base_url(base_url)
-        self.url = f"{base_url.rstrip('/')}/chat/completions"
-        self.model = model
-        self.question = question
-        self.max_new_tokens = max_new_tokens
-        self.jpeg_quality = jpeg_quality
-        self.max_concurrency = max_concurrency
-        self.max_retries = max_retries
-        self.timeout_seconds = timeout_seconds
-        self.backoff_seconds = backoff_seconds
-        key = read_token(api_key_variable)
-        self._headers = {} if key is None else {"Authorization": f"Bearer {key}"}
-        # A proxy of the environment is for other machines, whether or not no_proxy says so.
-        self._trust_env = not is_loopback(host)
+    def __init__(self, settings: BertSettings, *, backoff_seconds: float = 1.0) -> None:
+        assert settings.base_url
+        self.settings = settings
+        self._connection = Connection(
+            url=f"{settings.base_url.rstrip('/')}/chat/completions",
+            token=read_token(settings.api_key_variable),
+            retry=Retry(
+                max_retries=settings.max_retries,
+                timeout_seconds=settings.timeout_seconds,
+                backoff_seconds=backoff_seconds,
+            ),
+            max_concurrency=settings.max_concurrency,
+        )
 
     def __call__(self, images: Float[Tensor, "B 3 H W"]) -> list[str]:
-        """Caption pictures.
+        """Caption images.
 
         Raises:
-            RewardFailed: a request failed after its retries, was refused, or was answered with anything but a text.
+            RewardFailed: a request failed after its retries, was rejected, or was not answered with a text.
         """
-        jpegs = [to_jpeg(image, quality=self.jpeg_quality) for image in images]
-        # An event loop in a thread of its own works inside a notebook's too, and Ctrl-C cuts off what is under way.
-        with anyio.from_thread.start_blocking_portal() as portal:
-            return portal.call(self._caption_all, jpegs)
+        jpegs = [to_jpeg(image, quality=self.settings.jpeg_quality) for image in images]
 
-    async def _caption_all(self, jpegs: Sequence[bytes]) -> list[str]:
-        captions: dict[int, str] = {}
-        failed: list[RewardFailed] = []
-        turn = anyio.Semaphore(self.max_concurrency)
-
-        async def caption(index: int) -> None:
-            async with turn:
-                try:
-                    captions[index] = self._read(await self._post(client, jpegs[index]))
-                except RewardFailed as error:
-                    failed.append(error)
-                    group.cancel_scope.cancel()
-
-        async with (
-            httpx2.AsyncClient(headers=self._headers, timeout=None, trust_env=self._trust_env) as client,
-            anyio.create_task_group() as group,
-        ):
-            for index in range(len(jpegs)):
-                group.start_soon(caption, index)
-        if failed:
-            raise failed[0]
-        return [captions[index] for index in range(len(jpegs))]
-
-    async def _post(self, client: httpx2.AsyncClient, jpeg: bytes) -> httpx2.Response:
-        """Send until there is an answer below 500."""
-        cause = ""
-        for retry in range(1 + self.max_retries):
-            if retry:
-                await anyio.sleep(min(self.backoff_seconds * 2.0 ** (retry - 1), _MAX_BACKOFF_SECONDS))
+        async def caption(client: httpx2.AsyncClient, index: int) -> str:
             try:
-                with anyio.fail_after(self.timeout_seconds):
-                    response = await client.post(self.url, json=self._request(jpeg))
-            except TimeoutError:
-                cause = f"no answer within {self.timeout_seconds:g} seconds"
-            except httpx2.TransportError as error:
-                cause = str(error) or type(error).__name__
-            except httpx2.RequestError as error:
-                raise self._failed(str(error)) from error
-            else:
-                if response.status_code < 500:
-                    return response
-                cause = _refusal(response)
-        raise self._failed(f"{1 + self.max_retries} tries, the last: {cause}")
+                return self._read_answer(await self._connection.post(client, self._request(jpegs[index])))
+            except RequestFailedError as failure:
+                cause = str(failure).rstrip(".")
+                raise RewardFailed(
+                    f"the captioner at {self._connection.url} returned no caption: {cause}."
+                ) from failure
 
-    def _request(self, jpeg: bytes) -> dict[str, Any]:
+        return self._connection.map(caption, len(jpegs))
+
+    def _request(self, jpeg: bytes) -> bytes:
         url = f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"
-        content = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": self.question}]
-        return {
-            "model": self.model,
+        content = [
+            {"type": "image_url", "image_url": {"url": url}},
+            {"type": "text", "text": self.settings.question},
+        ]
+        request = {
+            "model": self.settings.captioner,
             "messages": [{"role": "user", "content": content}],
             "temperature": 0,
-            "max_tokens": self.max_new_tokens,
+            "max_tokens": self.settings.max_new_tokens,
         }
+        return json.dumps(request).encode()
 
-    def _read(self, response: httpx2.Response) -> str:
+    def _read_answer(self, response: httpx2.Response) -> str:
         if response.status_code != 200:
-            raise self._failed(_refusal(response))
+            raise RequestFailedError(describe_answer(response, secret=self._connection.token))
         try:
             caption = response.json()["choices"][0]["message"]["content"]
         except (ValueError, LookupError, TypeError) as error:
-            raise self._failed("the answer is no chat completion") from error
+            raise RequestFailedError("the answer is not a chat completion") from error
         if not isinstance(caption, str):
-            raise self._failed("the answer has no text")
+            raise RequestFailedError("the answer has no text")
         return caption.strip()
-
-    def _failed(self, cause: str) -> RewardFailed:
-        return RewardFailed(f"the captioner at {self.url} gave no caption: {cause.rstrip('.')}.")
-
-
-def check_base_url(base_url: str) -> str:
-    """Give a server's host; an address with a user or password in it is refused without being repeated.
-
-    Raises:
-        UserError: it is no address.
-    """
-    try:
-        url = httpx2.URL(base_url)
-    except httpx2.InvalidURL as error:
-        raise UserError(f"base_url is no address ({error}); give one such as http://127.0.0.1:8000/v1.") from error
-    if url.userinfo:
-        raise UserError("base_url has a user in it; give a key in the environment instead.")
-    if url.scheme not in ("http", "https") or not url.host or url.query or url.fragment:
-        raise UserError(f"base_url is {base_url!r}; give one such as http://127.0.0.1:8000/v1.")
-    return url.host
-
-
-def _refusal(response: httpx2.Response) -> str:
-    """What the server says, on one line, without the key if it repeats it."""
-    key = response.request.headers.get("Authorization", "").removeprefix("Bearer ")
-    said = response.text.replace(key, "...") if key else response.text
-    return f"it answered {response.status_code}: {' '.join(said.split())[:200] or response.reason_phrase}"

@@ -1,0 +1,31 @@
+"""Settings of the rewards "remote:URL"."""
+
+from b2diffurl.config import NonNegativeInt, PositiveFloat, PositiveInt, settings
+from b2diffurl.errors import UserError
+
+TOKEN_VARIABLE = "B2DIFFURL_REWARD_TOKEN"
+
+
+@settings(table="remote")
+class RemoteSettings:
+    """How requests are sent to a reward server (ours).
+
+    Attributes:
+        timeout_seconds: limit for one request, sending and waiting included.
+        max_retries: retries of one request after a lost connection, a timeout or an answer of 500 and above.
+        backoff_seconds: wait before the first retry; it doubles each time, up to 30 seconds.
+        batch_size: images per request.
+        max_concurrency: requests in flight at the same time.
+        token_variable: environment variable with the server's token; unset or empty means no token.
+    """
+
+    timeout_seconds: PositiveFloat = 300.0
+    max_retries: NonNegativeInt = 5
+    backoff_seconds: PositiveFloat = 1.0
+    batch_size: PositiveInt = 16
+    max_concurrency: PositiveInt = 2
+    token_variable: str = TOKEN_VARIABLE
+
+    def __post_init__(self) -> None:
+        if not self.token_variable:
+            raise UserError("remote.token_variable is empty; give the name of an environment variable.")
