@@ -44,7 +44,7 @@ class Figure:
         value: the result, as printed.
         limit: the limit, as printed.
         holds: whether the value is within the limit.
-        details: where the value comes from, one place per line; printed if the limit is broken.
+        details: source places behind the value, one per line; printed if the limit is broken.
     """
 
     name: str
@@ -359,7 +359,7 @@ def check_call_depth(modules: Modules, target: str, limit: int) -> Figure:
     """Count the calls from `run_round` to `target`, that of `target` included, through algorithm/ and diffusion/.
 
     Args:
-        modules: of the package.
+        modules: modules of the package.
         target: a function or class, or a method with a dot before its name.
         limit: most calls.
     """
