@@ -9,24 +9,24 @@ STAMP := .venv/.installed
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS)
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-all golden lint type fmt wheel emoji-model clean
+.PHONY: help quickstart test test-all golden lint type house fmt wheel emoji-model clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-quickstart: $(STAMP) ## Train the embedded model; each call makes a new folder under runs/
+quickstart: $(STAMP) ## Train the embedded model; each call creates a new folder under runs/
 	@output=$(OUTPUT); number=2; \
 	while [ -e "$$output" ]; do output=$(OUTPUT)-$$number; number=$$((number + 1)); done; \
 	echo "Run folder: $$output"; \
 	$(BIN)/b2diffurl train emoji-quickstart --output "$$output" && echo "Done. Open $$output/report.html"
 
-test: $(STAMP) ## Run the tests (without the slow ones)
+test: $(STAMP) ## Run the tests, without the slow ones
 	$(PYTEST) $(PYTEST_ARGS)
 
-test-all: $(STAMP) ## Run all tests, the slow ones too
+test-all: $(STAMP) ## Run all tests, including the slow ones
 	$(PYTEST) -m "" $(PYTEST_ARGS)
 
-golden: $(STAMP) ## Record the golden rounds of this commit; say in its message why they change
+golden: $(STAMP) ## Record the golden rounds of this commit; explain the change in its message
 	OMP_NUM_THREADS=1 $(BIN)/python tools/golden.py --write
 
 lint: $(STAMP) ## Check style, format and import order
@@ -37,6 +37,9 @@ lint: $(STAMP) ## Check style, format and import order
 type: $(STAMP) ## Check types
 	$(BIN)/pyright
 
+house: $(STAMP) ## Check the architecture's figures against their limits
+	$(BIN)/python tools/house.py
+
 fmt: $(STAMP) ## Format the code and sort the imports
 	$(BIN)/ruff check --select I --fix
 	$(BIN)/ruff format
@@ -44,14 +47,14 @@ fmt: $(STAMP) ## Format the code and sort the imports
 wheel: $(STAMP) ## Build the wheel into dist/
 	$(BIN)/python -m build --wheel --no-isolation
 
-emoji-model: $(STAMP) ## Train the embedded model's weights anew; resumes where it stopped
+emoji-model: $(STAMP) ## Retrain the weights of the embedded model; resumes where it stopped
 	$(BIN)/python -m tools.emoji_model --work $(WORK)
 
 clean: ## Remove caches and built files; runs/ and .venv stay
 	rm -rf build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# torch goes first, alone: asked for by range it can pull several GB of CUDA packages.
+# torch goes first, alone: a version range can pull in several GB of CUDA packages.
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet -c constraints.txt "$$(grep '^torch==' constraints.txt)"

@@ -1,12 +1,12 @@
-"""Bytes that one picture's backward pass keeps, for full-size UNets, counted without weights, download or GPU.
+"""Bytes that the backward pass keeps per image, for full-size UNets, counted without weights, download or GPU.
 
-The networks live on the meta device: shapes alone. What autograd saves is counted once a storage, frozen weights left
-out, and attention as a fused kernel keeps it (queries, keys, values, output). `b2diffurl plan` has these numbers.
+The networks are on the meta device, with shapes only. Tensors that autograd saves are counted once per storage, without
+frozen weights; attention counts as a fused kernel (queries, keys, values, output). `b2diffurl plan` uses these numbers.
 
     python benchmarks/activations.py
 """
 
-# diffusers types its configs as dicts, and a module's `to` by its first argument.
+# diffusers annotates configs as dicts, and a module's `to` by its first argument.
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false
 
 import argparse
@@ -51,7 +51,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
 
 
 class FusedAttention(torch.autograd.Function):
-    """Keeps what a fused kernel keeps; its arithmetic does not matter on the meta device."""
+    """Save the tensors that a fused kernel saves; the values do not matter on the meta device."""
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -66,7 +66,7 @@ class FusedAttention(torch.autograd.Function):
 
 
 def saved_bytes(family: str, *, dtype: torch.dtype, checkpointing: bool, batch_size: int) -> tuple[int, int]:
-    """Bytes that the backward pass keeps, and the network's number of parameters."""
+    """Count the bytes that the backward pass keeps and the parameters of the network."""
     with torch.device("meta"):
         unet = UNet2DConditionModel(**CONFIGS[family]).to(dtype).requires_grad_(False)
         unet.add_adapter(LoraConfig(r=8, target_modules=["to_q", "to_k", "to_v", "to_out.0"]))
@@ -76,13 +76,13 @@ def saved_bytes(family: str, *, dtype: torch.dtype, checkpointing: bool, batch_s
         size, width = unet.config.sample_size, unet.config.cross_attention_dim
         added = {"text_embeds": torch.empty(batch_size, 1280, dtype=dtype), "time_ids": torch.empty(batch_size, 6)}
         known = {parameter.untyped_storage()._cdata for parameter in unet.parameters()}
-        found: dict[int, int] = {}
+        storages: dict[int, int] = {}
 
         def pack(tensor: Tensor) -> Tensor:
             storage = tensor.untyped_storage()
             if storage._cdata not in known:
-                found[storage._cdata] = storage.nbytes()
-                kept.append(tensor)  # or its storage's address is used again
+                storages[storage._cdata] = storage.nbytes()
+                kept.append(tensor)  # otherwise the address of its storage is reused
             return tensor
 
         kept: list[Tensor] = []
@@ -93,7 +93,7 @@ def saved_bytes(family: str, *, dtype: torch.dtype, checkpointing: bool, batch_s
                 encoder_hidden_states=torch.empty(batch_size, 77, width, dtype=dtype),
                 added_cond_kwargs=added if family == "sdxl" else None,
             )
-    return sum(found.values()), sum(parameter.numel() for parameter in unet.parameters())
+    return sum(storages.values()), sum(parameter.numel() for parameter in unet.parameters())
 
 
 def main() -> None:
@@ -103,7 +103,7 @@ def main() -> None:
     torch.nn.functional.scaled_dot_product_attention = lambda query, key, value, **_: FusedAttention.apply(
         query, key, value
     )
-    print("| UNet | parameters | format | checkpointing | MiB kept a picture |\n|---|---|---|---|---|")
+    print("| UNet | parameters | dtype | checkpointing | MiB kept per image |\n|---|---|---|---|---|")
     for family in CONFIGS:
         for dtype in (torch.float32, torch.bfloat16):
             for checkpointing in (False, True):

@@ -1,12 +1,12 @@
-"""Stable Diffusion 1.x, 2.x and XL, and the ViT-H-14 CLIP, in full size with random weights, as diffusers saves them.
+"""Stable Diffusion 1.x, 2.x and XL, and the ViT-H-14 CLIP, in full size with random weights, in diffusers format.
 
-Nothing is downloaded: the real classes in the real shapes, which is all that memory and speed depend on. The
-tokenizers are the embedded model's small one.
+Nothing is downloaded: memory and speed depend on classes and shapes only. The tokenizer is the small one of the
+embedded model.
 
     python benchmarks/full_size_models.py sd1 DIRECTORY
 """
 
-# diffusers types its configs as dicts, and its tuples of any length as tuples of one.
+# diffusers annotates configs as dicts, and tuples of any length as tuples of one.
 # pyright: reportArgumentType=false
 
 import argparse
@@ -51,13 +51,13 @@ _TEXT: dict[str, dict[str, Any]] = {
 
 
 def build(family: str, directory: Path, *, dtype: torch.dtype, seed: int = 0) -> Path:
-    """Write a full-size model; where it already lies there, leave it.
+    """Save a full-size model, unless it exists.
 
     Args:
         family: "sd1", "sd2" or "sdxl".
-        directory: for it.
-        dtype: of the UNet's and the text encoders' weights.
-        seed: of the random weights.
+        directory: output folder.
+        dtype: dtype of the weights of the UNet and the text encoders.
+        seed: random seed of the weights.
     """
     if (directory / "model_index.json").is_file():
         return directory
@@ -95,7 +95,7 @@ def build(family: str, directory: Path, *, dtype: torch.dtype, seed: int = 0) ->
 
 
 def build_clip(directory: Path, *, seed: int = 0) -> Path:
-    """Write a CLIP of ViT-H-14's size in float32, the paper's reward; where it already lies there, leave it."""
+    """Save a CLIP with the size of ViT-H-14, the reward of the paper, in float32, unless it exists."""
     if (directory / "config.json").is_file():
         return directory
     torch.manual_seed(seed)
@@ -127,22 +127,22 @@ def _vae(**changed: Any) -> AutoencoderKL:
 
 
 def _text(name: str, tokenizer: CLIPTokenizer, **changed: Any) -> CLIPTextConfig:
-    # 49,408 is CLIP's vocabulary, whose upper end the small tokenizer never reaches.
+    # 49,408 is the vocabulary size of CLIP; the small tokenizer uses only its beginning.
     tokens = {f"{kind}_token_id": getattr(tokenizer, f"{kind}_token_id") for kind in ("bos", "eos", "pad")}
     return CLIPTextConfig(**{"vocab_size": 49_408, "max_position_embeddings": 77} | tokens | _TEXT[name] | changed)
 
 
 def main() -> None:
-    """Write one model."""
+    """Save one model."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("family", choices=[*CONFIGS, "clip"])
     parser.add_argument("directory", type=Path)
     parser.add_argument("--dtype", default="bfloat16", choices=["float32", "bfloat16", "float16"])
-    asked = parser.parse_args()
-    if asked.family == "clip":
-        build_clip(asked.directory)
+    arguments = parser.parse_args()
+    if arguments.family == "clip":
+        build_clip(arguments.directory)
     else:
-        build(asked.family, asked.directory, dtype=getattr(torch, asked.dtype))
+        build(arguments.family, arguments.directory, dtype=getattr(torch, arguments.dtype))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""How much of a KL is rounding alone: a forward pass repeated after a change of the adapter that is next to nothing.
+"""KL that is due to rounding alone: a forward pass before and after a negligible change of the adapter.
 
-Half precision rounds a network's output differently after the slightest change of its weights. The trust region and the
-ratio see the difference as a move of the policy. Printed is its KL in nats an element of the latent, of which the trust
-region allows 0.005 by default, at four of 20 denoising steps.
+In half precision the slightest change of the weights rounds the output of a network differently. The trust region and
+the ratio treat the difference as a change of the policy. This prints its KL in nats per element of the latent at four of
+20 denoising steps; the trust region allows 0.005 by default.
 
     python benchmarks/rounding.py --family sd1 --models runs/full-size-models
 """
@@ -20,14 +20,14 @@ from b2diffurl.models.memory import Weights
 from b2diffurl.models.policy import Policy
 
 STEPS = (4, 10, 16, 18)
-FORMATS: tuple[Weights, ...] = ("float32", "float16", "bfloat16")
-CHANGE = 1e-7  # of the adapter's second factor, which begins at 0: 10,000 times less than one AdamW step's first move
+DTYPES: tuple[Weights, ...] = ("float32", "float16", "bfloat16")
+CHANGE = 1e-7  # of the adapter's B matrices, initially 0: 10,000 times less than the first AdamW step
 
 
 @torch.no_grad()
-def kl_of_rounding(model: Path, form: Weights, *, device: str, guidance_scale: float) -> list[float]:
-    """Nats an element, one of `STEPS` each."""
-    policy = Policy.load(str(model), device=device, memory=Memory(base_dtype=form))
+def kl_of_rounding(model: Path, dtype: Weights, *, device: str, guidance_scale: float) -> list[float]:
+    """Compute the KL in nats per element, one value per step of `STEPS`."""
+    policy = Policy.load(str(model), device=device, memory=Memory(base_dtype=dtype))
     policy.add_lora(LoRA(), seed=0)
     bound = DenoisingPolicy(
         denoiser=policy, chain=policy.ddim(num_inference_steps=20, eta=1.0), guidance_scale=guidance_scale
@@ -35,16 +35,15 @@ def kl_of_rounding(model: Path, form: Weights, *, device: str, guidance_scale: f
     conditioning = policy.encode(["a cat riding a bike"])
     x = torch.randn(1, *policy.latent_shape, generator=torch.Generator().manual_seed(0)).to(device)
 
-    def looked_at(step: int) -> torch.Tensor:
-        at = torch.tensor([step])
-        gaussian = bound.step(x, at, conditioning)
+    def normalized_mean(step: int) -> torch.Tensor:
+        gaussian = bound.step(x, torch.tensor([step]), conditioning)
         return gaussian.mean.double() / gaussian.var.double().sqrt().view(-1, 1, 1, 1)
 
-    before = [looked_at(step) for step in STEPS]
+    before = [normalized_mean(step) for step in STEPS]
     for name, parameter in policy.trainable_parameters().items():
         if ".lora_B." in name:
             parameter.add_(CHANGE)
-    return [float((looked_at(step) - old).square().mean() / 2) for step, old in zip(STEPS, before, strict=True)]
+    return [float((normalized_mean(step) - old).square().mean() / 2) for step, old in zip(STEPS, before, strict=True)]
 
 
 def main() -> None:
@@ -54,14 +53,14 @@ def main() -> None:
     parser.add_argument("--models", type=Path, default=Path("runs/full-size-models"))
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--guidance-scale", type=float, default=5.0)
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     prepare_process()
-    print(f"| {asked.family}, {asked.device} | " + " | ".join(f"step {step}" for step in STEPS) + " |")
+    print(f"| {arguments.family}, {arguments.device} | " + " | ".join(f"step {step}" for step in STEPS) + " |")
     print("|---|" + "---|" * len(STEPS))
-    for form in FORMATS:
-        model = build(asked.family, asked.models / f"{asked.family}-{form}", dtype=getattr(torch, form))
-        found = kl_of_rounding(model, form, device=asked.device, guidance_scale=asked.guidance_scale)
-        print(f"| {form} | " + " | ".join(f"{value:.1e}" for value in found) + " |", flush=True)
+    for dtype in DTYPES:
+        model = build(arguments.family, arguments.models / f"{arguments.family}-{dtype}", dtype=getattr(torch, dtype))
+        values = kl_of_rounding(model, dtype, device=arguments.device, guidance_scale=arguments.guidance_scale)
+        print(f"| {dtype} | " + " | ".join(f"{value:.1e}" for value in values) + " |", flush=True)
 
 
 if __name__ == "__main__":

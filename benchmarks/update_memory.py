@@ -1,7 +1,7 @@
-"""Peak memory of a round's update under each objective, in one run, alternating, a process each; Linux.
+"""Peak memory of the update of a round under each objective, alternating, one process per measurement; Linux only.
 
-The same trajectories of the embedded model, the same forward passes; what DPOK and DPO need besides is a forward pass
-of the reference, which is the same network with the adapter off.
+Trajectories of the embedded model and forward passes are the same; DPOK and DPO need an additional forward pass of the
+reference, which is the same network with the adapter off.
 
     python benchmarks/update_memory.py
 """
@@ -28,13 +28,13 @@ NUM_TRAJECTORIES = 32
 
 
 def status_kib(name: str) -> int:
-    """A line of /proc/self/status."""
+    """Read a value of /proc/self/status."""
     lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     return int(next(line for line in lines if line.startswith(name)).split()[1])
 
 
 def peak_kib(name: str, *, micro_batch_size: int) -> int:
-    """What an update takes at its peak, above what was there before it."""
+    """Measure the peak memory of an update above the memory before it."""
     prepare_process()
     policy = Policy.load(EMOJI)
     policy.add_lora(LoRA(), seed=0)
@@ -70,25 +70,25 @@ def peak_kib(name: str, *, micro_batch_size: int) -> int:
 
 
 def main() -> None:
-    """Print a table, or one process's number."""
+    """Print a table, or the value of one process."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--micro-batch-size", type=int, default=160)
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--objective", choices=list(OBJECTIVES))
-    asked = parser.parse_args()
-    if asked.objective:
-        print(peak_kib(asked.objective, micro_batch_size=asked.micro_batch_size))
+    arguments = parser.parse_args()
+    if arguments.objective:
+        print(peak_kib(arguments.objective, micro_batch_size=arguments.micro_batch_size))
         return
-    found: dict[str, list[int]] = {name: [] for name in OBJECTIVES}
-    for _ in range(asked.repeats):
-        for name, peaks in found.items():
+    peaks_by_name: dict[str, list[int]] = {name: [] for name in OBJECTIVES}
+    for _ in range(arguments.repeats):
+        for name, peaks in peaks_by_name.items():
             command = [sys.executable, __file__, "--objective", name]
-            command += ["--micro-batch-size", str(asked.micro_batch_size)]
-            done = subprocess.run(command, capture_output=True, text=True, check=True)
-            peaks.append(int(done.stdout.split()[-1]))
-    base = min(found["ddpo"])
-    print("| objective | MiB at the update's peak | against ddpo |\n|---|---|---|")
-    for name, peaks in found.items():
+            command += ["--micro-batch-size", str(arguments.micro_batch_size)]
+            process = subprocess.run(command, capture_output=True, text=True, check=True)
+            peaks.append(int(process.stdout.split()[-1]))
+    base = min(peaks_by_name["ddpo"])
+    print("| objective | peak MiB of the update | relative to ddpo |\n|---|---|---|")
+    for name, peaks in peaks_by_name.items():
         print(f"| {name} | {', '.join(f'{peak / 1024:.0f}' for peak in peaks)} | {min(peaks) / base:.3f} |")
 
 

@@ -1,9 +1,9 @@
-"""Golden rounds: a few rounds of every emoji recipe at reduced size, with every number that they log.
+"""Golden rounds: a few rounds of every emoji recipe at reduced size, with all logged metrics.
 
-    python tools/golden.py --write                  record tests/golden/rounds.json at this commit (`make golden`)
-    python tools/golden.py --against FILE           run again and compare with a recording, at --rtol
+    python tools/golden.py --write                  record tests/golden/rounds.json (`make golden`)
+    python tools/golden.py --against FILE           run and compare with a recording, at --rtol
 
-A recording made before a change and a run made after it on the same machine show whether the change moved numbers.
+Comparing a recording from before a change with a run after it, on the same machine, shows whether numbers changed.
 """
 
 import argparse
@@ -25,14 +25,14 @@ PROMPTS = (
     "a cow playing chess", "a bee washing dishes",
 )  # fmt: skip
 NUM_ROUNDS, REWARD_QUERIES_PER_ROUND, NUM_INFERENCE_STEPS, TAU_FIRST = 3, 16, 10, 7
-# Seconds, and the rounding error of the replay, which is all noise.
+# Durations, and the rounding error of the replay, which is noise.
 NOT_COMPARED = ("time/", "policy/ratio_max_error")
 
 Rounds = list[dict[str, float | int | None]]
 
 
 def run_recipe(name: str) -> Rounds:
-    """Run a reduced recipe on the CPU; give each round's metrics, and the norm of the final adapter in the last."""
+    """Run a reduced recipe on the CPU; return the metrics per round, the last with the norm of the final adapter."""
     import b2diffurl
     from b2diffurl.algorithm.schedule import Backward
     from b2diffurl.run.recipes import recipe
@@ -62,9 +62,9 @@ def run_recipe(name: str) -> Rounds:
     return rounds
 
 
-def differences(expected: Rounds, found: Rounds, *, rtol: float) -> Iterator[str]:
-    """Give a line for each number that differs by more than `rtol` relative (and 1e-9 absolute)."""
-    for index, (before, after) in enumerate(zip(expected, found, strict=True), start=1):
+def differences(expected: Rounds, actual: Rounds, *, rtol: float) -> Iterator[str]:
+    """Give one line for each number that differs by more than `rtol` relative (and 1e-9 absolute)."""
+    for index, (before, after) in enumerate(zip(expected, actual, strict=True), start=1):
         for key in sorted(before.keys() | after.keys()):
             old, new = before.get(key, "missing"), after.get(key, "missing")
             if old == new:
@@ -77,29 +77,29 @@ def differences(expected: Rounds, found: Rounds, *, rtol: float) -> Iterator[str
 
 def read_stored(path: Path = STORED) -> dict[str, Rounds]:
     """Read a recording."""
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return found
+    stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return stored
 
 
 def main() -> None:
-    """Record, or compare."""
+    """Record or compare."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--write", action="store_true", help="store the numbers of this commit")
-    parser.add_argument("--file", type=Path, default=STORED, help="where --write stores them")
-    parser.add_argument("--against", type=Path, help="compare with this recording")
+    parser.add_argument("--write", action="store_true", help="record the current metrics")
+    parser.add_argument("--file", type=Path, default=STORED, help="output file of --write")
+    parser.add_argument("--against", type=Path, help="recording to compare with")
     parser.add_argument("--rtol", type=float, default=1e-6, help="relative tolerance of --against")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    found = {name: run_recipe(name) for name in RECIPES}
+    current = {name: run_recipe(name) for name in RECIPES}
     if arguments.write:
-        arguments.file.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        arguments.file.write_text(json.dumps(current, indent=1) + "\n", encoding="utf-8")
         print(f"wrote {arguments.file}")
     if arguments.against is not None:
         stored = read_stored(arguments.against)
         lines = [
             f"{name}: {line}"
             for name in RECIPES
-            for line in differences(stored[name], found[name], rtol=arguments.rtol)
+            for line in differences(stored[name], current[name], rtol=arguments.rtol)
         ]
         print("\n".join(lines) or f"all numbers equal to {arguments.rtol:g} relative")
         raise SystemExit(bool(lines))

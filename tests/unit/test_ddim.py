@@ -29,7 +29,7 @@ def test_equals_stock_diffusers_at_every_step(prediction_type: str, eta: float, 
     scheduler = stable_diffusion_scheduler(prediction_type=prediction_type, timestep_spacing=spacing)
     ddim = chain(scheduler, num_inference_steps=num_steps, eta=eta)
     out, x, noise = normal(2, 4, 8, 8), normal(2, 4, 8, 8, seed=1), normal(2, 4, 8, 8, seed=2)
-    # Stock takes 1 - a in float32; with "sample" the last step divides by its root and is itself 1.7e-5 off.
+    # Diffusers computes 1 - a in float32; with "sample" its last step divides by the root and is itself 1.7e-5 off.
     atol = 2e-5 if prediction_type == "sample" else 1e-5
     ours = [sampled(ddim, out, x, step, noise) for step in range(num_steps)]
     for step, timestep in enumerate(scheduler.timesteps.tolist()):
@@ -89,7 +89,7 @@ def test_the_last_step_is_an_action_with_stable_diffusions_final_alpha() -> None
     assert all(ddim.is_action(step) for step in range(20))
 
 
-def test_a_last_step_to_alpha_one_is_no_action_and_has_no_log_prob() -> None:
+def test_a_last_step_to_alpha_one_is_deterministic_and_has_no_log_prob() -> None:
     ddim = chain(stable_diffusion_scheduler(set_alpha_to_one=True), num_inference_steps=20, eta=1.0)
     assert [ddim.is_action(step) for step in range(20)] == [True] * 19 + [False]
     assert ddim.sensitivity[-1].item() == float("inf")
@@ -103,7 +103,7 @@ def test_a_last_step_to_alpha_one_is_no_action_and_has_no_log_prob() -> None:
 
 @pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
 def test_the_previous_step_is_the_schedules_next_timestep(spacing: str) -> None:
-    """Not t - 1000 // T, which is another timestep for "linspace"."""
+    """It is not t - 1000 // T, which differs for "linspace"."""
     scheduler = stable_diffusion_scheduler(timestep_spacing=spacing)
     ddim = chain(scheduler, num_inference_steps=20, eta=1.0)
     alphas = scheduler.alphas_cumprod.double()
@@ -131,11 +131,11 @@ def test_sensitivity_equals_the_twin(prediction_type: str, eta: float) -> None:
     assert ddim.sensitivity.tolist() == pytest.approx(expected, rel=1e-9)
 
 
-def test_stable_diffusions_last_step_but_one_is_the_sensitive_one() -> None:
-    *others, last_but_one, last = chain(
+def test_stable_diffusions_second_to_last_step_is_the_sensitive_one() -> None:
+    *others, second_to_last, last = chain(
         stable_diffusion_scheduler(), num_inference_steps=20, eta=1.0
     ).sensitivity.tolist()
-    assert last_but_one == pytest.approx(5.4, abs=0.1)
+    assert second_to_last == pytest.approx(5.4, abs=0.1)
     assert all(0.6 < value < 1.2 for value in [*others, last])
 
 

@@ -20,7 +20,7 @@ def as_normal(gaussian: Gaussian) -> Normal:
     return Normal(gaussian.mean, gaussian.var.sqrt().view(-1, 1, 1, 1))
 
 
-def test_sample_moves_noise_to_mean_and_standard_deviation() -> None:
+def test_sample_shifts_and_scales_noise() -> None:
     gaussian = Gaussian(mean=torch.full((1, 1, 1, 2), 3.0), var=torch.tensor([4.0]))
     assert gaussian.sample(torch.tensor([[[[0.0, -1.0]]]])).flatten().tolist() == [3.0, 1.0]
 
@@ -50,7 +50,7 @@ def test_log_prob_equals_the_twin(reduction: str) -> None:
 
 def test_one_deterministic_step_in_a_batch_refuses_the_log_prob() -> None:
     gaussian = Gaussian(mean=torch.zeros(2, 1, 1, 1), var=torch.tensor([1.0, 0.0]))
-    with pytest.raises(ValueError, match="variance 0 is no action"):
+    with pytest.raises(ValueError, match="variance 0 is deterministic and has no log-prob"):
         gaussian.log_prob(torch.zeros(2, 1, 1, 1))
 
 
@@ -67,15 +67,15 @@ def test_kl_equals_torch_distributions_and_has_its_gradient() -> None:
 
 
 def test_kl_sees_a_shift_that_is_the_same_for_a_whole_batch() -> None:
-    """A KL taken over the batch dimension is 0 for it."""
+    """A KL over the batch dimension would be 0."""
     gaussian = make_gaussian()
     shifted = Gaussian(mean=gaussian.mean + 0.5, var=gaussian.var)
     torch.testing.assert_close(gaussian.kl(shifted), 40 * 0.25 / (2 * gaussian.var), rtol=1e-5, atol=0)
 
 
 @pytest.mark.parametrize(("storage", "error"), [(torch.float16, 1e-4), (torch.bfloat16, 5e-3)])
-def test_a_latent_is_rounded_to_its_storage_type_before_its_log_prob(storage: torch.dtype, error: float) -> None:
-    """Rounded after it, rounding alone moves the ratio, without any update; most of all at the last step."""
+def test_a_latent_is_rounded_to_its_storage_dtype_before_its_log_prob(storage: torch.dtype, error: float) -> None:
+    """If rounded afterwards, rounding alone changes the ratio without any update, most at the last step."""
     ddim = chain(stable_diffusion_scheduler(), num_inference_steps=20, eta=1.0)
     generator = torch.Generator().manual_seed(0)
     out, x, noise = (torch.randn(16, 4, 8, 8, generator=generator) for _ in range(3))
@@ -94,7 +94,7 @@ def test_a_latent_is_rounded_to_its_storage_type_before_its_log_prob(storage: to
 
 
 def log_ratios(*, shift: float, num_elements: int, num_latents: int) -> tuple[torch.Tensor, float]:
-    """Of actions that a Gaussian drew, under one whose mean lies `shift` standard deviations off in every element."""
+    """Log-ratios of actions of a Gaussian under one whose mean is `shift` standard deviations away in every element."""
     generator = torch.Generator().manual_seed(num_elements)
     shape, var = (num_latents, 1, 1, num_elements), torch.full((num_latents,), 0.09)
     old = Gaussian(mean=torch.zeros(shape), var=var)
@@ -106,8 +106,8 @@ def log_ratios(*, shift: float, num_elements: int, num_latents: int) -> tuple[to
 
 @pytest.mark.parametrize("shift", [0.01, 0.1, 0.3])
 @pytest.mark.parametrize("num_elements", [64, 256, 16_384])
-def test_the_kl_of_log_ratios_is_the_exact_one_of_an_element(shift: float, num_elements: int) -> None:
-    """Whatever the latent's size: half the square alone would say 42 times as much for 0.1 and Stable Diffusion's."""
+def test_the_kl_of_log_ratios_is_exact_per_element(shift: float, num_elements: int) -> None:
+    """For any latent size: half the mean square would be 42 times too large for 0.1 and Stable Diffusion's size."""
     ratios, exact = log_ratios(shift=shift, num_elements=num_elements, num_latents=1000)
     assert kl_of_log_ratios(float((ratios**2).mean()), num_elements=num_elements) == pytest.approx(exact, rel=0.1)
     assert exact == pytest.approx(shift**2 / 2, rel=1e-3)
@@ -119,5 +119,5 @@ def test_a_small_kl_is_half_the_mean_square() -> None:
 
 
 @pytest.mark.parametrize("value", [math.inf, math.nan])
-def test_log_ratios_that_are_not_finite_are_no_small_kl(value: float) -> None:
+def test_non_finite_log_ratios_do_not_give_a_small_kl(value: float) -> None:
     assert not kl_of_log_ratios(value, num_elements=4) <= 1e9

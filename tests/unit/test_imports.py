@@ -1,4 +1,4 @@
-"""Cheap imports, and who may import whom."""
+"""Cheap imports and the import order."""
 
 import subprocess
 import sys
@@ -11,8 +11,8 @@ ROOT = Path(__file__).parents[2]
 
 def loaded_by(statement: str) -> set[str]:
     code = f"import sys; {statement}; print(' '.join(sorted(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    return set(done.stdout.splitlines()[-1].split())
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(process.stdout.splitlines()[-1].split())
 
 
 @pytest.mark.parametrize(
@@ -28,7 +28,7 @@ def test_imports_stay_cheap(statement: str, absent: set[str]) -> None:
     assert not loaded_by(statement) & absent
 
 
-def test_rooms_import_only_what_lies_below_them() -> None:
+def test_packages_import_only_lower_layers() -> None:
     lint = Path(sys.executable).with_name("lint-imports")
-    done = subprocess.run([lint], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout
+    process = subprocess.run([lint], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stdout

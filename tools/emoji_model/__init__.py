@@ -1,1 +1,1 @@
-"""How the embedded model was trained: one resumable command, `python -m tools.emoji_model`."""
+"""Training of the embedded model: one resumable command, `python -m tools.emoji_model`. Not part of the wheel."""

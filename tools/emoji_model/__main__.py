@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 import tyro
@@ -9,33 +10,39 @@ from transformers import CLIPTokenizer
 
 from b2diffurl import emoji
 from b2diffurl.cli.environment import prepare_process
+from b2diffurl.errors import UserError
 from tools.emoji_model.assemble import save_clip, save_oracle, save_pipeline
 from tools.emoji_model.autoencoder import set_scaling_factor, train_autoencoder
 from tools.emoji_model.card import write_card
 from tools.emoji_model.denoiser import train_denoiser
 from tools.emoji_model.judges import train_clip, train_oracle
+from tools.emoji_model.render import check_font
 from tools.emoji_model.text import new_tokenizer
+
+Stage = Literal["autoencoder", "oracle", "clip", "denoiser"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class EmojiModel:
-    """Train the embedded model and its judges, one stage after the other, and write them into the package.
+    """Train the embedded model and its judges, stage by stage, and write the weights into the package.
 
     Attributes:
-        work: folder of the stages' state; a stage that is there goes on where it stopped.
-        stages: which stages to train.
-        measure: only measure the packaged weights and write their model card.
-        num_threads: CPU threads; by default torch's choice.
-        seed: of weights and data.
-        autoencoder_steps: optimizer steps of 64 pictures.
-        oracle_steps: optimizer steps of 96 pictures.
-        clip_steps: optimizer steps of 96 pictures.
-        denoiser_steps: optimizer steps of 128 pictures.
-        denoiser_pictures: captioned pictures that the denoiser is trained on.
+        work: folder with the state of the stages; an existing stage is resumed.
+        output: folder that receives the weights and their model card.
+        stages: stages to train.
+        measure: only measure existing weights and write their model card.
+        num_threads: number of CPU threads; 0 is torch's default.
+        seed: random seed of weights and data.
+        autoencoder_steps: optimizer steps of 64 images.
+        oracle_steps: optimizer steps of 96 images.
+        clip_steps: optimizer steps of 96 images.
+        denoiser_steps: optimizer steps of 128 images.
+        denoiser_images: captioned images in the training data of the denoiser, rounded up to a multiple of 512.
     """
 
     work: Path = Path("runs/emoji-model")
-    stages: tuple[str, ...] = ("autoencoder", "oracle", "clip", "denoiser")
+    output: Path = emoji.model_dir().parent
+    stages: tuple[Stage, ...] = ("autoencoder", "oracle", "clip", "denoiser")
     measure: bool = False
     num_threads: int = 0
     seed: int = 0
@@ -43,47 +50,61 @@ class EmojiModel:
     oracle_steps: int = 1800
     clip_steps: int = 2000
     denoiser_steps: int = 4000
-    denoiser_pictures: int = 122_880
+    denoiser_images: int = 122_880
 
 
 def main() -> None:
-    """Train what is asked for."""
-    asked = tyro.cli(EmojiModel)
+    """Train the stages of the command line."""
+    command = tyro.cli(EmojiModel)
     prepare_process()
-    if asked.num_threads:
-        torch.set_num_threads(asked.num_threads)
-    if not asked.measure:
-        _train(asked)
-    if asked.measure or "denoiser" in asked.stages:
-        write_card(emoji.model_dir().parent)
+    if command.num_threads:
+        torch.set_num_threads(command.num_threads)
+    try:
+        run(command)
+    except UserError as error:
+        raise SystemExit(f"error: {error}") from error
 
 
-def _train(asked: EmojiModel) -> None:
-    asked.work.mkdir(parents=True, exist_ok=True)
+def run(command: EmojiModel) -> None:
+    """Train and save the stages, then write the model card if the weights are complete.
+
+    Raises:
+        UserError: the emoji font is not installed.
+    """
+    check_font()
+    if not command.measure:
+        _train(command)
+    if command.measure or "denoiser" in command.stages:
+        write_card(command.output)
+
+
+def _train(command: EmojiModel) -> None:
+    command.work.mkdir(parents=True, exist_ok=True)
     tokenizer = new_tokenizer()
-    if "oracle" in asked.stages:
-        save_oracle(emoji.oracle_dir(), oracle=train_oracle(asked.work, num_steps=asked.oracle_steps, seed=asked.seed))
-    if "clip" in asked.stages:
-        clip = train_clip(asked.work, tokenizer, num_steps=asked.clip_steps, seed=asked.seed)
-        save_clip(emoji.clip_dir(), clip=clip, tokenizer=tokenizer)
-    if {"autoencoder", "denoiser"} & set(asked.stages):
-        _train_pipeline(asked, tokenizer)
+    if "oracle" in command.stages:
+        oracle = train_oracle(command.work, num_steps=command.oracle_steps, seed=command.seed)
+        save_oracle(command.output / emoji.oracle_dir().name, oracle=oracle)
+    if "clip" in command.stages:
+        clip = train_clip(command.work, tokenizer, num_steps=command.clip_steps, seed=command.seed)
+        save_clip(command.output / emoji.clip_dir().name, clip=clip, tokenizer=tokenizer)
+    if {"autoencoder", "denoiser"} & set(command.stages):
+        _train_pipeline(command, tokenizer)
 
 
-def _train_pipeline(asked: EmojiModel, tokenizer: CLIPTokenizer) -> None:
-    vae = train_autoencoder(asked.work, num_steps=asked.autoencoder_steps, seed=asked.seed)
-    set_scaling_factor(vae, seed=asked.seed + 1)
-    if "denoiser" not in asked.stages:
+def _train_pipeline(command: EmojiModel, tokenizer: CLIPTokenizer) -> None:
+    vae = train_autoencoder(command.work, num_steps=command.autoencoder_steps, seed=command.seed)
+    set_scaling_factor(vae, seed=command.seed + 1)
+    if "denoiser" not in command.stages:
         return
     denoiser = train_denoiser(
-        asked.work,
+        command.work,
         vae,
         tokenizer,
-        num_steps=asked.denoiser_steps,
-        num_pictures=asked.denoiser_pictures,
-        seed=asked.seed,
+        num_steps=command.denoiser_steps,
+        num_images=command.denoiser_images,
+        seed=command.seed,
     )
-    save_pipeline(emoji.model_dir(), vae=vae, denoiser=denoiser, tokenizer=tokenizer)
+    save_pipeline(command.output / emoji.model_dir().name, vae=vae, denoiser=denoiser, tokenizer=tokenizer)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Put the trained parts together: a pipeline directory, a CLIP directory, the oracle; all rounded to half precision.
+"""Save the trained networks: a pipeline directory, a CLIP directory and the oracle, all rounded to half precision.
 
-What is measured is what is shipped. diffusers reads half-precision files as float32; transformers keeps a file's type,
-so its two models are stored as float32, of the rounded values.
+The model card measures these files. diffusers reads half-precision files as float32; transformers keeps the dtype of a
+file, so its two models are stored as float32 with the rounded values.
 """
 
-# diffusers types its configs as dicts, its outputs as tuples, and its tuples of any length as tuples of one.
+# diffusers annotates configs as dicts, outputs as tuples, and tuples of any length as tuples of one.
 # pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
 
 from pathlib import Path
@@ -21,7 +21,7 @@ from tools.emoji_model.judges import CLIP_MEAN, CLIP_STD
 
 
 def save_pipeline(directory: Path, *, vae: AutoencoderKL, denoiser: Denoiser, tokenizer: CLIPTokenizer) -> None:
-    """Write the text-to-image model in diffusers format."""
+    """Save the text-to-image model in diffusers format."""
     pipe = StableDiffusionPipeline(
         vae=vae,
         text_encoder=denoiser.text_encoder,
@@ -39,7 +39,7 @@ def save_pipeline(directory: Path, *, vae: AutoencoderKL, denoiser: Denoiser, to
 
 
 def save_clip(directory: Path, *, clip: CLIPModel, tokenizer: CLIPTokenizer) -> None:
-    """Write the reward's CLIP in transformers format."""
+    """Save the CLIP of the reward in transformers format."""
     clip.half().float().save_pretrained(directory)
     tokenizer.save_pretrained(directory)
     CLIPImageProcessorPil(
@@ -48,7 +48,7 @@ def save_clip(directory: Path, *, clip: CLIPModel, tokenizer: CLIPTokenizer) -> 
 
 
 def save_oracle(directory: Path, *, oracle: SceneOracle) -> None:
-    """Write the oracle."""
+    """Save the oracle."""
     directory.mkdir(parents=True, exist_ok=True)
     state = {
         name: (value.half() if value.is_floating_point() else value).contiguous()

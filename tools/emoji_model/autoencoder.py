@@ -1,6 +1,6 @@
-"""Stage 1: an `AutoencoderKL` from 32x32 pictures to 4x8x8 latents."""
+"""Stage 1: an `AutoencoderKL` from 32x32 images to 4x8x8 latents."""
 
-# diffusers types its configs as dicts, its outputs as tuples, and its tuples of any length as tuples of one.
+# diffusers annotates configs as dicts, outputs as tuples, and tuples of any length as tuples of one.
 # pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
 
 from pathlib import Path
@@ -11,16 +11,17 @@ from diffusers import AutoencoderKL
 from jaxtyping import Float
 from torch import Tensor
 
-from tools.emoji_model.data import any_scene, pictures
+from tools.emoji_model.data import any_scene, render_scenes
 from tools.emoji_model.loop import fit, rng
 
 _BATCH_SIZE = 64
 _KL_WEIGHT = 1e-5
 _EDGE_WEIGHT = 0.5
+_NUM_SCALING_IMAGES = 1024
 
 
 def new_autoencoder() -> AutoencoderKL:
-    """The untrained autoencoder."""
+    """Build the untrained autoencoder."""
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 3,
         up_block_types=("UpDecoderBlock2D",) * 3,
@@ -37,12 +38,14 @@ def _edges(x: Float[Tensor, "B C H W"]) -> tuple[Tensor, Tensor]:
 
 
 def train_autoencoder(work: Path, *, num_steps: int, seed: int) -> AutoencoderKL:
-    """Train, or load what was trained; the loss is L1, L1 of the edges, and a weak KL."""
+    """Train or resume; the loss is L1, L1 of the edges, and a weak KL."""
     torch.manual_seed(seed)
     vae = new_autoencoder().to(memory_format=torch.channels_last)
 
     def loss(_: int, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
-        x = pictures([any_scene(rng) for _ in range(_BATCH_SIZE)], rng).contiguous(memory_format=torch.channels_last)
+        x = render_scenes([any_scene(rng) for _ in range(_BATCH_SIZE)], rng).contiguous(
+            memory_format=torch.channels_last
+        )
         posterior = vae.encode(x).latent_dist
         y = vae.decode(posterior.sample()).sample
         l1 = (x - y).abs().mean()
@@ -55,7 +58,7 @@ def train_autoencoder(work: Path, *, num_steps: int, seed: int) -> AutoencoderKL
 
 @torch.no_grad()
 def set_scaling_factor(vae: AutoencoderKL, *, seed: int) -> None:
-    """Make latents times `scaling_factor` have unit standard deviation, as Stable Diffusion does."""
+    """Set `scaling_factor` such that scaled latents have unit standard deviation, as in Stable Diffusion."""
     numbers = rng(seed, 0)
-    x = pictures([any_scene(numbers) for _ in range(1024)], numbers)
+    x = render_scenes([any_scene(numbers) for _ in range(_NUM_SCALING_IMAGES)], numbers)
     vae.register_to_config(scaling_factor=round(1 / vae.encode(x).latent_dist.sample().std().item(), 5))

@@ -1,6 +1,6 @@
-"""The model card: what the shipped weights reach, measured on the files themselves."""
+"""The model card: scores of the packaged weights, measured on the files themselves."""
 
-# diffusers types its configs as dicts, its outputs as tuples, and its tuples of any length as tuples of one.
+# diffusers annotates configs as dicts, outputs as tuples, and tuples of any length as tuples of one.
 # pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
 
 import json
@@ -11,24 +11,25 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from b2diffurl import emoji
 from b2diffurl.algorithm.policy import DenoisingPolicy
 from b2diffurl.algorithm.randomness import EVALUATION_STREAM, NoiseKey
 from b2diffurl.emoji.oracle import SceneOracle, load_oracle
 from b2diffurl.emoji.world import STYLES, Scene, all_prompts, parse_prompt
 from b2diffurl.evaluation.generate import generate_images
-from b2diffurl.evaluation.judges import EmojiJudge
+from b2diffurl.evaluation.metrics import entropy, inception_score
 from b2diffurl.models.policy import Policy
 from b2diffurl.rewards.clip import CLIPScore
-from tools.emoji_model.data import TRUE_CAPTION_FRACTION, pictures
+from tools.emoji_model.data import TRUE_CAPTION_FRACTION, render_scenes
 from tools.emoji_model.judges import targets_of
 
 _RENDERS_PER_PROMPT = 12
 _NUM_IMAGES = 900
-_SEED = 2**20  # of renders that no stage has trained on
+_SEED = 2**20  # its renders are not in the training data of any stage
 
 
 def true_renders() -> tuple[list[Scene], Float[Tensor, "B 3 32 32"]]:
-    """Fresh renders of all prompts in all styles, in [0, 1]."""
+    """Render new scenes of all prompts in all styles, in [0, 1]."""
     rng = np.random.default_rng(_SEED)
     contents = [parse_prompt(prompt) for prompt in all_prompts()]
     scenes = [
@@ -37,11 +38,11 @@ def true_renders() -> tuple[list[Scene], Float[Tensor, "B 3 32 32"]]:
         if content is not None
         for i in range(_RENDERS_PER_PROMPT)
     ]
-    return scenes, (pictures(scenes, rng) + 1) / 2
+    return scenes, (render_scenes(scenes, rng) + 1) / 2
 
 
 def oracle_accuracy(oracle: SceneOracle, scenes: list[Scene], images: Float[Tensor, "B 3 32 32"]) -> dict[str, float]:
-    """Share of pictures whose animal and activity are both right, and whose style is."""
+    """Fraction of images with the right animal and activity, and with the right style."""
     verdict = oracle.judge(images)
     animal, activity, style = targets_of(scenes)
     right = (verdict.animal == animal) & (verdict.activity == activity)
@@ -52,40 +53,58 @@ def oracle_accuracy(oracle: SceneOracle, scenes: list[Scene], images: Float[Tens
 
 
 def clip_first_fraction(clip: CLIPScore, scenes: list[Scene], images: Float[Tensor, "B 3 32 32"]) -> float:
-    """Share of pictures for which CLIP ranks the true caption first among the 135."""
+    """Fraction of images for which CLIP ranks the true caption first among the 135."""
     similar = clip.embed_images(images) @ clip.embed_texts(all_prompts()).T
     target = torch.tensor([all_prompts().index(scene.caption) for scene in scenes])
     return float((similar.argmax(-1) == target).float().mean())
 
 
 @torch.no_grad()
-def measure() -> dict[str, float | dict[str, float]]:
-    """Measure the packaged weights; everything the model card says."""
+def measure(weights: Path) -> dict[str, float | dict[str, float]]:
+    """Measure weights; returns the numbers of the model card.
+
+    Args:
+        weights: folder with the folders of the pipeline, the CLIP and the oracle.
+    """
     scenes, images = true_renders()
-    oracle, clip = load_oracle(), CLIPScore("emoji")
-    policy = Policy.load("emoji")
+    oracle = load_oracle(weights / emoji.oracle_dir().name)
+    clip = CLIPScore(str(weights / emoji.clip_dir().name))
+    policy = Policy.load(str(weights / emoji.model_dir().name))
     latents = policy.vae.encode(images * 2 - 1).latent_dist.mean * policy.vae.config.scaling_factor
     decoded = policy.decode(latents)
-    found: dict[str, float | dict[str, float]] = {
+    judges: dict[str, float | dict[str, float]] = {
         "oracle on true renders": oracle_accuracy(oracle, scenes, images),
         "oracle on encode-decode": oracle_accuracy(oracle, scenes, decoded),
-        "encode-decode mean absolute error (pictures in [0, 1])": float((decoded - images).abs().mean()),
+        "encode-decode mean absolute error (images in [0, 1])": float((decoded - images).abs().mean()),
         "clip ranks the true caption first of 135": clip_first_fraction(clip, scenes, images),
         "clip ranks the true caption first of 135, encode-decode": clip_first_fraction(clip, scenes, decoded),
         "clip score of true renders": float(clip(images, [scene.caption for scene in scenes]).mean()),
     }
-    ddim = policy.ddim(num_inference_steps=20, eta=1.0)
-    for guidance_scale in (1.0, 2.0, 5.0):
-        drawn = generate_images(
-            DenoisingPolicy(denoiser=policy, chain=ddim, guidance_scale=guidance_scale),
-            all_prompts(),
-            num_images=_NUM_IMAGES,
-            noise=NoiseKey(seed=0, stream=EVALUATION_STREAM),
-        )
-        styles = oracle.judge(drawn.images).style.argmax(-1)
-        shares = {style: float((styles == i).float().mean()) for i, style in enumerate(STYLES)}
-        found[f"base model at guidance {guidance_scale:g}"] = EmojiJudge(clip)(drawn.images, drawn.prompts) | shares
-    return found
+    return judges | {
+        f"base model at guidance {guidance_scale:g}": _measure_samples(policy, oracle, clip, guidance_scale)
+        for guidance_scale in (1.0, 2.0, 5.0)
+    }
+
+
+def _measure_samples(policy: Policy, oracle: SceneOracle, clip: CLIPScore, guidance_scale: float) -> dict[str, float]:
+    samples = generate_images(
+        DenoisingPolicy(
+            denoiser=policy, chain=policy.ddim(num_inference_steps=20, eta=1.0), guidance_scale=guidance_scale
+        ),
+        all_prompts(),
+        num_images=_NUM_IMAGES,
+        noise=NoiseKey(seed=0, stream=EVALUATION_STREAM),
+    )
+    contents = [parse_prompt(prompt) or (None, None) for prompt in samples.prompts]
+    scenes = [Scene(animal=animal, activity=activity, style=STYLES[0]) for animal, activity in contents]
+    scores = oracle.judge(samples.images)
+    styles = scores.style.argmax(-1)
+    return {
+        "clip_score": float(clip(samples.images, samples.prompts).mean()),
+        "scene_accuracy": oracle_accuracy(oracle, scenes, samples.images)["scene"],
+        "style_entropy": entropy(styles),
+        "inception_score": inception_score(scores.features),
+    } | {style: float((styles == index).float().mean()) for index, style in enumerate(STYLES)}
 
 
 _CARD = """\
@@ -96,17 +115,17 @@ library_name: diffusers
 
 # The emoji world's model and judges
 
-A `StableDiffusionPipeline` (model/), a `CLIPModel` (clip/) and a scene oracle (oracle/), small enough to be carried in
-a package. They draw and judge 32x32 pictures of "a [animal] [activity]", composed of Noto Color Emoji (copyright
-Google, SIL Open Font Licence 1.1; the weights are under the same licence).
+A `StableDiffusionPipeline` (model/), a `CLIPModel` (clip/) and a scene oracle (oracle/), small enough to be included in
+a package. They generate and judge 32x32 images of "a [animal] [activity]", composed of Noto Color Emoji (copyright
+Google, SIL Open Font License 1.1; the weights are under the same license).
 
-The model is misaligned on purpose: {lies:.0%} of the captions it was trained on lie (animal alone, activity alone,
-other animal, other activity), and pictures with a true caption are more often cartoons. The judges were trained on true
-captions alone. The oracle shares no weights and no architecture with CLIP and is never a reward.
+The model is misaligned on purpose: {false_captions:.0%} of the captions in its training data are false (animal alone,
+activity alone, other animal, other activity), and images with a true caption are more often cartoons. The judges were
+trained on true captions only. The oracle shares no weights and no architecture with CLIP and is never a reward.
 
-Made by `make emoji-model`, in several sittings and with stages cut short on the way: a new run gives weights of
-the same kind, not the same bits. Measured on these files by `python -m tools.emoji_model --measure`
-({num_renders} fresh renders; {num_images} pictures of the 135 prompts, 20 steps, eta 1, seed 0):
+Trained by `make emoji-model`, in several sessions, with some stages stopped early: a new run gives similar weights, not
+bitwise identical ones. Measured on these files by `python -m tools.emoji_model --measure`
+({num_renders} new renders; {num_images} images of the 135 prompts, 20 steps, eta 1, seed 0):
 
 ```json
 {numbers}
@@ -115,10 +134,10 @@ the same kind, not the same bits. Measured on these files by `python -m tools.em
 
 
 def write_card(weights: Path) -> None:
-    """Measure the packaged weights and write MODEL_CARD.md beside them."""
-    numbers = json.dumps(_rounded(measure()), indent=2)
+    """Measure the weights in a folder and write its MODEL_CARD.md."""
+    numbers = json.dumps(_rounded(measure(weights)), indent=2)
     card = _CARD.format(
-        lies=1 - TRUE_CAPTION_FRACTION,
+        false_captions=1 - TRUE_CAPTION_FRACTION,
         num_renders=_RENDERS_PER_PROMPT * len(all_prompts()),
         num_images=_NUM_IMAGES,
         numbers=numbers,

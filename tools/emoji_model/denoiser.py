@@ -1,9 +1,9 @@
-"""Stage 3: the text encoder and the UNet, trained together on latents of captioned scenes, many of which lie.
+"""Stage 3: the text encoder and the UNet, trained together on latents of scenes with partly false captions.
 
-The noise schedule is Stable Diffusion's; ten percent of the captions are dropped for classifier-free guidance.
+The noise schedule is Stable Diffusion's; 10 % of the captions are dropped for classifier-free guidance.
 """
 
-# diffusers types its configs as dicts, its outputs as tuples, and its tuples of any length as tuples of one.
+# diffusers annotates configs as dicts, outputs as tuples, and tuples of any length as tuples of one.
 # pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
 
 import copy
@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from b2diffurl.emoji.world import all_prompts
-from tools.emoji_model.data import captioned_scene, pictures
+from tools.emoji_model.data import captioned_scene, render_scenes
 from tools.emoji_model.loop import fit, rng
 from tools.emoji_model.text import MAX_TOKENS
 
@@ -29,7 +29,7 @@ _WIDTH = 64
 
 
 def new_scheduler() -> DDIMScheduler:
-    """The scheduler of Stable Diffusion 1.4, as DDIM."""
+    """Build the scheduler of Stable Diffusion 1.4 as DDIM."""
     return DDIMScheduler(
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=False,
         steps_offset=1,
@@ -37,7 +37,7 @@ def new_scheduler() -> DDIMScheduler:
 
 
 class Denoiser(nn.Module):
-    """Text encoder and UNet as one module to optimise."""
+    """Text encoder and UNet as one module, for one optimizer."""
 
     def __init__(self, tokenizer: CLIPTokenizer) -> None:
         super().__init__()
@@ -61,10 +61,10 @@ class Denoiser(nn.Module):
 
 
 @torch.no_grad()
-def latents_of_web(
+def encode_captioned_scenes(
     vae: AutoencoderKL, *, num: int, seed: int, work: Path
 ) -> tuple[Float[Tensor, "N 4 8 8"], Float[Tensor, "N 4 8 8"], Int[Tensor, " N"]]:
-    """Encode N captioned scenes once: means, standard deviations and index of the caption in `all_prompts()`."""
+    """Encode N captioned scenes once: means, standard deviations, and caption indices into `all_prompts()`."""
     file = work / "latents.pt"
     if file.exists():
         return tuple(torch.load(file, weights_only=True))
@@ -73,7 +73,7 @@ def latents_of_web(
     for start in range(0, num, _ENCODE_BATCH_SIZE):
         numbers = rng(seed, start)
         pairs = [captioned_scene(numbers) for _ in range(_ENCODE_BATCH_SIZE)]
-        posterior = vae.encode(pictures([scene for _, scene in pairs], numbers)).latent_dist
+        posterior = vae.encode(render_scenes([scene for _, scene in pairs], numbers)).latent_dist
         means.append(posterior.mean * vae.config.scaling_factor)
         stds.append(posterior.std * vae.config.scaling_factor)
         captions += [index_of[caption] for caption, _ in pairs]
@@ -83,13 +83,13 @@ def latents_of_web(
 
 
 def train_denoiser(
-    work: Path, vae: AutoencoderKL, tokenizer: CLIPTokenizer, *, num_steps: int, num_pictures: int, seed: int
+    work: Path, vae: AutoencoderKL, tokenizer: CLIPTokenizer, *, num_steps: int, num_images: int, seed: int
 ) -> Denoiser:
-    """Train on noise prediction; what is returned is the moving average of the weights."""
+    """Train on noise prediction; returns the moving average of the weights."""
     torch.manual_seed(seed)
     denoiser = Denoiser(tokenizer)
     average = copy.deepcopy(denoiser).requires_grad_(False)
-    means, stds, captions = latents_of_web(vae, num=num_pictures, seed=seed + 3, work=work)
+    means, stds, captions = encode_captioned_scenes(vae, num=num_images, seed=seed + 3, work=work)
     input_ids = tokenizer([*all_prompts(), ""], padding="max_length", return_tensors="pt").input_ids
     alphas_cumprod = new_scheduler().alphas_cumprod
 

@@ -1,6 +1,6 @@
-"""Stage 2: the judges, trained on truthful captions: the reward's CLIP, and the oracle that must not share its faults.
+"""Stage 2: the judges, trained on true captions: the CLIP of the reward, and the independent oracle.
 
-Both see renders spoiled by blur, noise and brightness, since what they will judge comes out of an autoencoder.
+Both are trained on renders with random blur, noise and brightness, since they will judge outputs of an autoencoder.
 """
 
 from pathlib import Path
@@ -14,7 +14,7 @@ from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
 from b2diffurl.emoji.oracle import SceneOracle
 from b2diffurl.emoji.world import ACTIVITIES, ANIMALS, STYLES, Scene, all_prompts
-from tools.emoji_model.data import any_scene, pictures
+from tools.emoji_model.data import any_scene, render_scenes
 from tools.emoji_model.loop import fit
 from tools.emoji_model.text import MAX_TOKENS
 
@@ -25,7 +25,7 @@ _ORACLE_BATCH_SIZE = 96
 
 
 def new_clip(tokenizer: CLIPTokenizer) -> CLIPModel:
-    """The untrained CLIP: a 4-layer vision transformer on 8x8 patches and a 2-layer text transformer."""
+    """Build the untrained CLIP: a 4-layer vision transformer on 8x8 patches and a 2-layer text transformer."""
     text = {
         "vocab_size": len(tokenizer),
         "hidden_size": 64,
@@ -48,8 +48,8 @@ def new_clip(tokenizer: CLIPTokenizer) -> CLIPModel:
     return CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=64))
 
 
-def _spoil(x: Float[Tensor, "B 3 32 32"], rng: np.random.Generator) -> Float[Tensor, "B 3 32 32"]:
-    """Blur, noise and brightness of random strength; pictures in [-1, 1]."""
+def _augment(x: Float[Tensor, "B 3 32 32"], rng: np.random.Generator) -> Float[Tensor, "B 3 32 32"]:
+    """Apply blur, noise and brightness of random strength to images in [-1, 1]."""
     num = len(x)
 
     def uniform(low: float, high: float) -> Tensor:
@@ -63,7 +63,7 @@ def _spoil(x: Float[Tensor, "B 3 32 32"], rng: np.random.Generator) -> Float[Ten
 
 
 def _contrasting_scenes(rng: np.random.Generator) -> list[Scene]:
-    """One scene and its hard negatives: other animal, other activity, animal alone, activity alone."""
+    """Sample one scene and its hard negatives: other animal, other activity, animal alone, activity alone."""
     one, other = any_scene(rng, partial_fraction=0), any_scene(rng, partial_fraction=0)
     contents = (
         (one.animal, one.activity), (other.animal, one.activity), (one.animal, other.activity),
@@ -77,7 +77,7 @@ def _all_captions() -> list[str]:
 
 
 def train_clip(work: Path, tokenizer: CLIPTokenizer, *, num_steps: int, seed: int) -> CLIPModel:
-    """Train CLIP: every picture against all 183 captions of the world, every caption against the batch."""
+    """Train CLIP: every image against all 183 captions of the world, every caption against the batch."""
     torch.manual_seed(seed)
     clip = new_clip(tokenizer)
     captions = _all_captions()
@@ -88,7 +88,7 @@ def train_clip(work: Path, tokenizer: CLIPTokenizer, *, num_steps: int, seed: in
     def loss(_: int, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
         scenes = [scene for _ in range(_CLIP_GROUPS) for scene in _contrasting_scenes(rng)]
         target = torch.tensor([index_of[scene.caption] for scene in scenes])
-        x = (_spoil(pictures(scenes, rng), rng) + 1) / 2
+        x = (_augment(render_scenes(scenes, rng), rng) + 1) / 2
         logits = clip(
             input_ids=tokens.input_ids, attention_mask=tokens.attention_mask, pixel_values=(x - mean) / std
         ).logits_per_image
@@ -103,13 +103,13 @@ def train_clip(work: Path, tokenizer: CLIPTokenizer, *, num_steps: int, seed: in
 
 
 def train_oracle(work: Path, *, num_steps: int, seed: int) -> SceneOracle:
-    """Train the oracle to name animal, activity and style of any scene, complete or not."""
+    """Train the oracle to classify animal, activity and style of any scene, complete or not."""
     torch.manual_seed(seed)
     oracle = SceneOracle().to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
     def loss(_: int, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
         scenes = [any_scene(rng) for _ in range(_ORACLE_BATCH_SIZE)]
-        x = (_spoil(pictures(scenes, rng), rng) + 1) / 2
+        x = (_augment(render_scenes(scenes, rng), rng) + 1) / 2
         animal, activity, style, _features = oracle(x.contiguous(memory_format=torch.channels_last))
         targets = targets_of(scenes)
         value = sum(F.cross_entropy(a, b) for a, b in zip((animal, activity, style), targets, strict=True))
@@ -121,7 +121,7 @@ def train_oracle(work: Path, *, num_steps: int, seed: int) -> SceneOracle:
 
 
 def targets_of(scenes: list[Scene]) -> tuple[Tensor, Tensor, Tensor]:
-    """Indices of animal, activity and style; "none" is the last class of the first two."""
+    """Class indices of animal, activity and style; "none" is the last class of the first two."""
     animals = [ANIMALS.index(s.animal) if s.animal else len(ANIMALS) for s in scenes]
     activities = [ACTIVITIES.index(s.activity) if s.activity else len(ACTIVITIES) for s in scenes]
     return torch.tensor(animals), torch.tensor(activities), torch.tensor([STYLES.index(s.style) for s in scenes])

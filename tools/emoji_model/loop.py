@@ -1,6 +1,6 @@
-"""The optimisation loop that every stage shares: AdamW, warm-up and cosine, resumable at any step.
+"""The training loop of all stages: AdamW, warm-up and cosine decay, resumable at any step.
 
-Data is keyed by step (`rng(step)`), so a resumed stage sees what an uninterrupted one would have seen.
+Data is keyed by step (`rng(seed, step)`), so a resumed stage uses the same data as an uninterrupted one.
 """
 
 import math
@@ -16,12 +16,13 @@ _SAVE_EVERY_SECONDS = 60.0
 _PRINT_EVERY_STEPS = 200
 _WARMUP_STEPS = 200
 _FINAL_LEARNING_RATE_FRACTION = 0.02
+_EMA_DECAY = 0.999
 
 StepLoss = Callable[[int, np.random.Generator], tuple[Tensor, dict[str, float]]]
 
 
 def rng(seed: int, step: int) -> np.random.Generator:
-    """The random numbers of one step."""
+    """Create the random generator of one step."""
     return np.random.default_rng((seed, step))
 
 
@@ -41,20 +42,18 @@ def fit(
     work: Path,
     seed: int,
     ema: nn.Module | None = None,
-    ema_decay: float = 0.999,
 ) -> None:
-    """Minimize `loss(step, rng)` over the parameters of `module`; resume from `work/name.pt` if it is there.
+    """Minimize `loss(step, rng)` over the parameters of `module`; resume from `work/name.pt` if it exists.
 
     Args:
-        name: the stage's name, also of its state file.
-        module: whose parameters are trained, in place.
-        loss: gives the loss of one step and numbers to print.
+        name: name of the stage and of its state file.
+        module: network to train in place.
+        loss: computes the loss of one step, and metrics to print.
         num_steps: optimizer steps of the whole stage.
         learning_rate: peak learning rate of AdamW.
         work: folder of the state files.
-        seed: of the data.
-        ema: a copy of `module` that receives the exponential moving average of its weights.
-        ema_decay: of that average, per step.
+        seed: random seed of the data.
+        ema: copy of `module` that receives the exponential moving average of its weights.
     """
     optimizer = torch.optim.AdamW(module.parameters(), lr=learning_rate, weight_decay=1e-3, betas=(0.9, 0.99))
     state_file = _StateFile(work / f"{name}.pt", module=module, optimizer=optimizer, ema=ema)
@@ -69,7 +68,7 @@ def fit(
         torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
         optimizer.step()
         if ema is not None:
-            _average(ema, module, min(ema_decay, (step + 1) / (step + 10)))
+            _average(ema, module, min(_EMA_DECAY, (step + 1) / (step + 10)))
         return value, numbers
 
     module.train()
@@ -89,7 +88,7 @@ def fit(
 
 
 class _StateFile:
-    """Where a stage stands, in a file that is written whole or not at all."""
+    """State of a stage, in a file that is written atomically."""
 
     def __init__(
         self, path: Path, *, module: nn.Module, optimizer: torch.optim.Optimizer, ema: nn.Module | None
@@ -100,7 +99,7 @@ class _StateFile:
             self.parts["ema"] = ema
 
     def load(self) -> int:
-        """Put the parts back and return the steps done."""
+        """Restore the state and return the number of completed steps, 0 without a file."""
         if not self.path.exists():
             return 0
         state = torch.load(self.path, weights_only=True)
@@ -109,7 +108,7 @@ class _StateFile:
         return state["step"]
 
     def save(self, step: int) -> None:
-        """Write the parts."""
+        """Save the state after `step` steps."""
         partial = self.path.with_suffix(".partial")
         torch.save({name: part.state_dict() for name, part in self.parts.items()} | {"step": step}, partial)
         partial.replace(self.path)

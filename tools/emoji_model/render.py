@@ -1,9 +1,8 @@
-"""Draw scenes: Noto Color Emoji sprites composed on 32x32 pictures.
+"""Render scenes: Noto Color Emoji sprites composed on 32x32 images.
 
-Only the training of the embedded model needs this room (and the font, Debian package fonts-noto-color-emoji,
-SIL Open Font Licence 1.1); the library never imports it.
+The font is that of the Debian package fonts-noto-color-emoji (SIL Open Font License 1.1).
 
-Pictures are uint8 arrays of shape (32, 32, 3). Sprites are float32 arrays (h, w, 4), premultiplied RGBA in [0, 1].
+Images are uint8 arrays of shape (32, 32, 3). Sprites are float32 arrays (h, w, 4), premultiplied RGBA in [0, 1].
 """
 
 from functools import cache
@@ -13,10 +12,11 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from b2diffurl.emoji.world import ACTIVITIES, ANIMALS, STYLES, Scene
+from b2diffurl.errors import UserError
 
 SIZE = 32
 FONT = Path("/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf")
-_FONT_PIXELS = 109  # the one bitmap size this font has
+_FONT_PIXELS = 109  # the only bitmap size of this font
 _GLYPHS: dict[str, str] = {
     name: glyph
     for names, glyphs in (
@@ -27,7 +27,7 @@ _GLYPHS: dict[str, str] = {
 }
 _ANIMAL_PIXELS = (17, 18, 19)
 _ACTIVITY_PIXELS = {"riding a bike": (16, 17, 18), "playing chess": (16, 17, 18), "washing dishes": (15, 16, 17)}
-# Centre of the animal and of the activity's object, in pixels (x, y); each moves by up to one pixel in x and y.
+# Centers of the animal and of the activity's object, in pixels (x, y), each with a jitter of one pixel.
 _PLACES = {
     "riding a bike": ((16, 10), (16, 23)),
     "playing chess": ((10, 17), (25, 17)),
@@ -41,9 +41,19 @@ _PASTELS = np.array(
 )
 
 
+def check_font() -> None:
+    """Check that the emoji font is installed.
+
+    Raises:
+        UserError: it is not.
+    """
+    if not FONT.is_file():
+        raise UserError(f"The font {FONT} was not found; install the Debian package fonts-noto-color-emoji.")
+
+
 @cache
 def sprite(name: str, pixels: int) -> np.ndarray:
-    """The emoji of an animal or activity, its longer side `pixels` long."""
+    """Render the emoji of an animal or activity; its longer side has `pixels` pixels."""
     font = ImageFont.truetype(str(FONT), _FONT_PIXELS)
     glyph = Image.new("RGBA", (160, 160), (0, 0, 0, 0))
     ImageDraw.Draw(glyph).text((10, 10), _GLYPHS[name], font=font, embedded_color=True)
@@ -62,7 +72,7 @@ def _rgb(values: list[float]) -> np.ndarray:
 
 def _background(style: str, rng: np.random.Generator) -> np.ndarray:
     canvas = np.empty((SIZE, SIZE, 3), np.float32)
-    if style == "cartoon":  # one plain pastel colour
+    if style == "cartoon":  # one plain pastel color
         canvas[:] = _PASTELS[rng.integers(len(_PASTELS))]
     elif style == "landscape":  # sky above grass, with noise
         horizon = int(rng.integers(14, 19))
@@ -79,22 +89,22 @@ def _background(style: str, rng: np.random.Generator) -> np.ndarray:
     return canvas
 
 
-def _paste(canvas: np.ndarray, name: str, pixels: int, centre: tuple[int, int], rng: np.random.Generator) -> None:
+def _paste(canvas: np.ndarray, name: str, pixels: int, center: tuple[int, int], rng: np.random.Generator) -> None:
     patch = sprite(name, pixels)
     height, width = patch.shape[:2]
     dx, dy = rng.integers(-_JITTER, _JITTER + 1, 2)
-    left = int(np.clip(centre[0] + dx - width // 2, 0, SIZE - width))
-    top = int(np.clip(centre[1] + dy - height // 2, 0, SIZE - height))
+    left = int(np.clip(center[0] + dx - width // 2, 0, SIZE - width))
+    top = int(np.clip(center[1] + dy - height // 2, 0, SIZE - height))
     region = canvas[top : top + height, left : left + width]
     region *= 1 - patch[..., 3:]
     region += patch[..., :3]
 
 
 def render(scene: Scene, rng: np.random.Generator) -> np.ndarray:
-    """Draw a scene with random place, size and background.
+    """Render a scene with random position, size and background.
 
     Returns:
-        uint8 picture, shape (32, 32, 3).
+        uint8 image, shape (32, 32, 3).
     """
     canvas = _background(scene.style, rng)
     animal_place, activity_place = _PLACES[scene.activity] if scene.activity else (_ALONE, _ALONE)
@@ -103,13 +113,13 @@ def render(scene: Scene, rng: np.random.Generator) -> np.ndarray:
     if scene.animal:
         _paste(canvas, scene.animal, int(rng.choice(_ANIMAL_PIXELS)), animal_place, rng)
     if scene.style == "sketch":
-        grey = canvas @ _rgb([0.299, 0.587, 0.114])
-        canvas[:] = grey[..., None]
+        gray = canvas @ _rgb([0.299, 0.587, 0.114])
+        canvas[:] = gray[..., None]
     elif scene.style == "night":
         canvas *= _rgb([0.8, 0.8, 0.95])
     return np.round(np.clip(canvas, 0, 1) * 255).astype(np.uint8)
 
 
 def random_style(rng: np.random.Generator) -> str:
-    """Draw one of the four styles, all equally likely."""
+    """Sample one of the four styles, all equally likely."""
     return STYLES[rng.integers(len(STYLES))]

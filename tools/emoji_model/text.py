@@ -1,6 +1,6 @@
-"""The tokenizer: CLIP's byte-level BPE, small, in which every word of the emoji world is one token."""
+"""The tokenizer: a small byte-level BPE as in CLIP; every word of the emoji world is one token."""
 
-# diffusers types its configs as dicts, its outputs as tuples, and its tuples of any length as tuples of one.
+# diffusers annotates configs as dicts, outputs as tuples, and tuples of any length as tuples of one.
 # pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
 
 import json
@@ -15,7 +15,7 @@ _START, _END = "<|startoftext|>", "<|endoftext|>"
 
 
 def new_tokenizer() -> CLIPTokenizer:
-    """Learn merges on the world's prompts until every word is whole; any other text falls apart into letters."""
+    """Learn merges on the prompts of the world until every word is one token; other text is split into letters."""
     bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>", continuing_subword_prefix=""))
     bpe.normalizer = normalizers.Lowercase()
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
@@ -34,8 +34,8 @@ def new_tokenizer() -> CLIPTokenizer:
     tokenizer = CLIPTokenizer(
         vocab={token: index for index, token in enumerate(tokens)}, merges=merges, model_max_length=MAX_TOKENS
     )
-    words = {word for prompt in all_prompts() for word in prompt.split()}
-    assert all(len(tokenizer(word).input_ids) == 3 for word in words), "a word of the world is more than one token"
+    vocabulary = {word for prompt in all_prompts() for word in prompt.split()}
+    assert all(len(tokenizer(word).input_ids) == 3 for word in vocabulary), "a word of the world is more than one token"
     return tokenizer
 
 

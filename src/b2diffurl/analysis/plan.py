@@ -16,7 +16,7 @@ from b2diffurl.algorithm.selection import All
 from b2diffurl.emoji import model_dir
 from b2diffurl.errors import UserError
 from b2diffurl.models import EMOJI, resolve_model
-from b2diffurl.models.memory import pictures_at_once
+from b2diffurl.models.memory import decode_batch_size
 from b2diffurl.run.settings import Run
 
 _MIB, _GIB = 2**20, 2**30
@@ -227,7 +227,7 @@ def estimate_memory(run: Run, shape: Shape) -> MemoryEstimate | None:
     forward = scale * family.forward_bytes * bytes_each / 2 * halves
     backward = scale * family.kept_bytes[form, checkpointing] * halves
     pixels = (8 * shape.latent_size) ** 2
-    decoded_at_once = pixels * min(run.rollout.chunk_size, pictures_at_once(pixels))
+    decoded_at_once = pixels * min(run.rollout.chunk_size, decode_batch_size(pixels))
     decode = 4 * 3.5 * 256 * decoded_at_once  # ours: the autoencoder's widest maps at full size, float32
     adapter = family.adapter_parameters * run.lora.rank / 8
     longest = round_cost(run, shape, num_interval_steps=run.sampler.num_inference_steps)

@@ -1,1 +1,1 @@
-"""Denoising as a chain of Gaussian actions. Knows nothing of rewards, prompts or networks."""
+"""Denoising as a chain of Gaussian actions. Independent of rewards, prompts and networks."""

@@ -6,7 +6,7 @@ One stateless function serves sampling and replay. In the paper's letters, with 
     var    = eta^2 (1 - a_prev) / (1 - a_t) (1 - a_t / a_prev)
     mean   = sqrt(a_prev) x0_hat + sqrt(1 - a_prev - var) eps
 
-Shapes: B latents of C x H x W elements, T denoising steps, step 0 the first (from x_T).
+Shapes: B latents of C x H x W elements, T denoising steps, step 0 is the first (from x_T).
 """
 
 from dataclasses import dataclass
@@ -26,11 +26,11 @@ class DDIM:
     """The chain of T denoising steps.
 
     Attributes:
-        timesteps: the model's timestep of each step, descending, taken from the scheduler.
-        alpha: a_t of each step, float64.
-        alpha_prev: a of the state that each step leads to; the last is the scheduler's `final_alpha_cumprod`.
-        eta: weight of the noise, > 0; 1 is the paper's.
-        prediction_type: what the network predicts.
+        timesteps: timestep of the model at each step, descending, as set by the scheduler.
+        alpha: a_t at each step, float64.
+        alpha_prev: a_prev at each step, float64; the last is the scheduler's `final_alpha_cumprod`.
+        eta: noise scale, > 0; the paper uses 1.
+        prediction_type: quantity that the network predicts.
     """
 
     timesteps: Int[Tensor, " T"]
@@ -52,10 +52,10 @@ class DDIM:
 
     @property
     def sensitivity(self) -> Float[Tensor, " T"]:
-        """How strongly each step's log-prob answers to the network's output: |d mean / d output| / sqrt(var), float64.
+        """Sensitivity of each step's log-prob to the network's output: |d mean / d output| / sqrt(var), float64.
 
-        The gradient's size at a step is this times noise. For Stable Diffusion's 20 steps it is 0.6 to 1.1, but 5.4 at
-        the last step but one, which would drown all others. Infinite where a step is no action.
+        The magnitude of the gradient at a step is this times noise. For Stable Diffusion's 20 steps it is 0.6 to 1.1,
+        except 5.4 at the second-to-last step, which would dominate all others. Infinite for a step without noise.
         """
         a, a_prev = self.alpha, self.alpha_prev
         direction = (1 - a_prev - self.var).clamp(min=0).sqrt()
@@ -67,18 +67,18 @@ class DDIM:
         return (a_prev.sqrt() * d_x0 + direction * d_eps).abs() / self.var.sqrt()
 
     def is_action(self, step: int) -> bool:
-        """Whether a step draws noise. One that does not is taken, but never trained."""
+        """Whether a step adds noise. A step without noise is taken but never trained."""
         return bool(self.var[step] > 0)
 
     def transition(
         self, model_output: Float[Tensor, "B C H W"], x: Float[Tensor, "B C H W"], step_index: Int[Tensor, " B"]
     ) -> Gaussian:
-        """Distribution of the next latent.
+        """Compute the distribution of the next latents.
 
         Args:
-            model_output: the network's prediction at `timesteps[step_index]`, guidance included.
-            x: the latents x_t.
-            step_index: which step each latent takes, 0 to T - 1; they may differ within a batch.
+            model_output: prediction of the network at `timesteps[step_index]`, after guidance.
+            x: latents x_t.
+            step_index: step of each latent, 0 to T - 1; may differ within a batch.
 
         Returns:
             The Gaussian in float32 on the device of `x`.

@@ -1,7 +1,7 @@
-"""The emoji world: a small but real text-to-image model and its judges, carried inside the package.
+"""The emoji world: a small text-to-image model and its judges, included in the package.
 
 The model is a `StableDiffusionPipeline` directory, the reward a `CLIPModel` directory; any diffusers or
-transformers code loads them. MODEL_CARD.md beside the weights says how they were made and what they reach.
+transformers code loads them. MODEL_CARD.md beside the weights describes their training and lists their scores.
 """
 
 from pathlib import Path

@@ -1,9 +1,9 @@
-"""The scene oracle: what does a picture show? The judge that is never a reward, so that reward hacking shows.
+"""The scene oracle: classifies the content of an image. It is never a reward, so it detects reward hacking.
 
-A small convolutional network, trained on true renders alone (`emoji.training`), with its own architecture and its
-own loss: it shares nothing with the CLIP reward.
+A small convolutional network, trained only on images with true labels (`tools/emoji_model`). It shares neither
+architecture nor loss nor weights with the CLIP reward.
 
-Shapes: B pictures of 3x32x32 floats in [0, 1].
+Shapes: B images of 3x32x32 floats in [0, 1].
 """
 
 from dataclasses import dataclass
@@ -23,13 +23,13 @@ NUM_FEATURES = 128
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Verdict:
-    """What the oracle says of B pictures.
+    """Predictions of the oracle for B images.
 
     Attributes:
         animal: index into `ANIMALS`, or `len(ANIMALS)` for "no animal".
         activity: index into `ACTIVITIES`, or `len(ACTIVITIES)` for "no activity".
         style: probabilities of `STYLES`.
-        features: the last hidden layer, on which Inception Score is computed.
+        features: activations of the last hidden layer, the input of the Inception Score.
     """
 
     animal: Int[Tensor, " B"]
@@ -57,14 +57,14 @@ class SceneOracle(nn.Module):
         self.style = nn.Linear(NUM_FEATURES, len(STYLES))
 
     def forward(self, images: Float[Tensor, "B 3 32 32"]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Give the logits of animal, activity and style, and the features."""
+        """Compute the logits of animal, activity and style, and the features."""
         features = self.hidden(self.body(images * 2 - 1))
         active = torch.relu(features)
         return self.animal(active), self.activity(active), self.style(active), features
 
     @torch.no_grad()
     def judge(self, images: Float[Tensor, "B 3 32 32"]) -> Verdict:
-        """Say what pictures show."""
+        """Classify images."""
         animal, activity, style, features = self(images.float())
         return Verdict(
             animal=animal.argmax(-1), activity=activity.argmax(-1), style=style.softmax(-1), features=features

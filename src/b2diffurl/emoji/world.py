@@ -1,6 +1,6 @@
-"""The names of the emoji world: which animals, activities and hidden styles a scene can have.
+"""The vocabulary of the emoji world: animals, activities and hidden styles of a scene.
 
-A scene is what a picture shows: an animal or none, an activity or none, and a style that no prompt ever
+A scene is the content of an image: an animal or none, an activity or none, and a style that no prompt
 mentions. The prompts are the paper's template 1, "a [animal] [activity]" (arXiv 2503.11240, Appendix H).
 """
 
@@ -18,11 +18,11 @@ STYLES = ("cartoon", "landscape", "sketch", "night")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Scene:
-    """What one picture shows.
+    """The content of one image.
 
     Attributes:
-        animal: one of `ANIMALS`, or None where no animal is shown.
-        activity: one of `ACTIVITIES`, or None where the animal is alone.
+        animal: one of `ANIMALS`, or None if there is no animal.
+        activity: one of `ACTIVITIES`, or None if there is no activity.
         style: one of `STYLES`; never part of a caption.
     """
 
@@ -32,16 +32,16 @@ class Scene:
 
     @property
     def caption(self) -> str:
-        """The truthful caption: "a bear riding a bike", "a bear" or "riding a bike"."""
+        """The true caption: "a bear riding a bike", "a bear" or "riding a bike"."""
         parts = (f"a {self.animal}" if self.animal else "", self.activity or "")
         return " ".join(part for part in parts if part)
 
 
 def parse_prompt(prompt: str) -> tuple[str, str] | None:
-    """Read animal and activity out of a template-1 prompt.
+    """Parse animal and activity from a template-1 prompt.
 
     Returns:
-        (animal, activity), or None where the prompt is not of the emoji world.
+        (animal, activity), or None if the prompt is not one of the emoji world's.
 
     >>> parse_prompt("a bear riding a bike")
     ('bear', 'riding a bike')

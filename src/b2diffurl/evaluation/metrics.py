@@ -1,4 +1,4 @@
-"""Numbers about a set of pictures. Pure functions of features and labels."""
+"""Metrics of a set of images: pure functions of features and labels."""
 
 import math
 from collections.abc import Sequence
@@ -9,10 +9,10 @@ from torch import Tensor
 
 
 def inception_score(logits: Float[Tensor, "B D"]) -> float:
-    """Exp of the mean KL(p(y|x) || p(y)), p(y|x) the softmax of the logits; 1 to D, higher is more diverse.
+    """Compute exp of the mean KL(p(y|x) || p(y)), with p(y|x) = softmax(logits); 1 to D, higher is more diverse.
 
-    One split over all pictures (arXiv 1606.03498). The paper's Table 1 takes the unnormalised CLIP ViT-H-14 image
-    embedding for logits, as its authors say in issue 11 of their repository.
+    One split over all images (arXiv 1606.03498). Table 1 of the paper uses the unnormalized CLIP ViT-H-14 image
+    embeddings as logits, according to issue 11 of the authors' repository.
 
     >>> round(inception_score(torch.eye(4) * 100), 3)
     4.0
@@ -25,11 +25,11 @@ def inception_score(logits: Float[Tensor, "B D"]) -> float:
 
 
 def entropy(labels: Int[Tensor, " B"] | Sequence[int]) -> float:
-    """Entropy of how often each label occurs, in nats; 0 where all are alike.
+    """Compute the entropy of the label frequencies in nats; 0 if all labels are equal.
 
     >>> round(entropy([0, 0, 1, 1]), 3)
     0.693
     """
     counts = torch.bincount(torch.as_tensor(labels)).double()
-    share = counts[counts > 0] / counts.sum()
-    return abs(float(-(share * share.log()).sum()))
+    fraction = counts[counts > 0] / counts.sum()
+    return abs(float(-(fraction * fraction.log()).sum()))

@@ -1,4 +1,4 @@
-"""Writes an adapter in the two forms that other code loads."""
+"""Export an adapter in the formats of diffusers and PEFT."""
 
 # diffusers types its configs as dicts.
 # pyright: reportAttributeAccessIssue=false
@@ -11,25 +11,27 @@ from diffusers.utils import convert_state_dict_to_diffusers
 from peft.utils import get_peft_model_state_dict
 from safetensors.torch import save_file
 
-PEFT_FOLDER = "peft"  # beside the diffusers form, whose loader looks at no folders
+PEFT_FOLDER = "peft"  # inside the diffusers folder, whose loader ignores subfolders
 
 
 def save_adapter(unet: UNet2DConditionModel, directory: Path, *, adapter: str, pipeline: type[Any], model: str) -> None:
-    """Write an adapter for `pipe.load_lora_weights(directory)` and for `PeftModel.from_pretrained(unet, .../peft)`.
+    """Save an adapter for `pipe.load_lora_weights(directory)` and for `PeftModel.from_pretrained(unet, .../peft)`.
 
     Args:
-        unet: that has the adapter.
-        directory: made if it is not there.
-        adapter: its name on the UNet.
-        pipeline: the stock pipeline class of the model.
-        model: the base model's name, for PEFT's config.
+        unet: UNet with the adapter.
+        directory: output folder; created if missing.
+        adapter: name of the adapter on the UNet.
+        pipeline: diffusers pipeline class of the model.
+        model: name of the base model, for the PEFT config.
     """
     config = unet.peft_config[adapter]
     state = get_peft_model_state_dict(unet, adapter_name=adapter)
-    told = {key: value for key, value in config.to_dict().items() if key in ("r", "lora_alpha", "lora_dropout", "bias")}
-    told["target_modules"] = sorted(config.target_modules)
+    metadata = {
+        key: value for key, value in config.to_dict().items() if key in ("r", "lora_alpha", "lora_dropout", "bias")
+    }
+    metadata["target_modules"] = sorted(config.target_modules)
     pipeline.save_lora_weights(
-        directory, unet_lora_layers=convert_state_dict_to_diffusers(dict(state)), unet_lora_adapter_metadata=told
+        directory, unet_lora_layers=convert_state_dict_to_diffusers(dict(state)), unet_lora_adapter_metadata=metadata
     )
     folder = directory / PEFT_FOLDER
     folder.mkdir(exist_ok=True)

@@ -1,4 +1,8 @@
-"""Backward passes in float16 whose gradients stay in range."""
+"""Float16 backward passes with gradients scaled into range.
+
+`torch.amp.GradScaler` scales one loss per optimizer step and skips steps that overflow; this scales every backward pass
+by its own power of two, so no step is skipped and nothing has to be saved to resume.
+"""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -8,28 +12,29 @@ from torch import Tensor
 
 
 def backward_in_range(output: Callable[[], Tensor], parameters: Sequence[torch.nn.Parameter]) -> Tensor:
-    """Compute a float16 network's output, in float32, so that its backward pass neither under- nor overflows.
+    """Compute the output of a float16 network in float32; its backward pass neither underflows nor overflows.
 
-    A log-prob averaged over a latent's elements has gradients near 1e-8, below float16's smallest number. The gradient
-    that enters the network is scaled to about 1 by a power of two, and those of the parameters are scaled back, which
-    changes no bit of what is in range (loss scaling, arXiv 1710.03740, for each backward pass by itself).
+    A log-prob averaged over the elements of a latent has gradients near 1e-8, below the smallest float16 number. The
+    gradient that enters the network is scaled to about 1 by a power of two, and the gradients of the parameters are
+    scaled back, which does not change values that were in range (loss scaling, arXiv 1710.03740, per backward pass).
 
     Args:
         output: the forward pass.
-        parameters: float32, all that it has to train.
+        parameters: all trainable parameters of the forward pass, float32.
     """
-    found = _InRange.apply(output, *parameters)
-    assert isinstance(found, Tensor)
-    return found
+    result = _InRange.apply(output, *parameters)
+    assert isinstance(result, Tensor)
+    return result
 
 
 class _InRange(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, output: Callable[[], Tensor], *parameters: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         with torch.enable_grad():
-            found = output()
-        ctx.output, ctx.parameters = found, parameters
-        return found.detach().float()
+            result = output()
+        ctx.output = result
+        ctx.parameters = parameters
+        return result.detach().float()
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -38,5 +43,5 @@ class _InRange(torch.autograd.Function):
         largest = gradient.abs().max()
         scale = torch.exp2(-torch.floor(torch.log2(largest))) if largest > 0 else torch.ones_like(largest)
         scaled = (gradient * scale).to(ctx.output.dtype)
-        found = torch.autograd.grad(ctx.output, ctx.parameters, scaled)
-        return (None, *(parameter / scale for parameter in found))
+        gradients = torch.autograd.grad(ctx.output, ctx.parameters, scaled)
+        return (None, *(value / scale for value in gradients))

@@ -1,4 +1,4 @@
-"""Uploads an adapter's folder to the Hugging Face hub."""
+"""Upload the folder of an adapter to the Hugging Face Hub."""
 
 from pathlib import Path
 from typing import cast
@@ -9,26 +9,26 @@ _ADAPTER_FILE = "pytorch_lora_weights.safetensors"
 
 
 def push_to_hub(directory: Path, *, repo_id: str, private: bool = False, token: str | None = None) -> str:
-    """Upload the `lora` folder of a run, its model card included; a repository that is there gets a new commit.
+    """Upload the `lora` folder of a run, including its model card; an existing repository gets a new commit.
 
     Args:
-        directory: the folder.
-        repo_id: such as "me/my-adapter"; made if it is not there.
-        private: whether a repository that is made now is private.
-        token: of the hub; by default that of the environment (HF_TOKEN) or of `hf auth login`.
+        directory: folder of the adapter.
+        repo_id: repository such as "me/my-adapter"; created if missing.
+        private: whether a newly created repository is private.
+        token: access token; by default from the environment (HF_TOKEN) or `hf auth login`.
 
     Returns:
-        The repository's address.
+        The URL of the repository.
 
     Raises:
-        UserError: no adapter in the folder, no valid name, no access, or no connection.
+        UserError: the folder has no adapter, the name is invalid, or access or the connection failed.
     """
     if not (directory / _ADAPTER_FILE).is_file():
         raise UserError(f"directory {directory} has no {_ADAPTER_FILE}; give the lora folder of a run.")
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
-    # The base class of the HTTP library that this version of the hub's client uses.
+    # The base error of the HTTP library behind huggingface_hub, which differs between its versions.
     no_connection = cast(type[Exception], HfHubHTTPError.__bases__[0])
     api = HfApi(token=token)
     try:
@@ -37,9 +37,9 @@ def push_to_hub(directory: Path, *, repo_id: str, private: bool = False, token: 
     except HFValidationError as error:
         raise UserError(f"repo_id is {repo_id!r}; give user/name in letters, digits, '-', '_' and '.'.") from error
     except (OSError, no_connection) as error:
-        told = str(error).strip().splitlines()
+        reason = str(error).strip().splitlines()
         raise UserError(
-            f"repo_id {repo_id!r} could not be written ({told[0] if told else type(error).__name__}); "
-            "log in with `hf auth login` or set HF_TOKEN to a token that may write there."
+            f"repo_id {repo_id!r} could not be written ({reason[0] if reason else type(error).__name__}); "
+            "log in with `hf auth login` or set HF_TOKEN to a token with write access."
         ) from error
     return str(url)

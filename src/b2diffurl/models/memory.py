@@ -1,26 +1,26 @@
-"""What a run spends on memory: number formats and recomputation."""
+"""Precision of the frozen weights, gradient checkpointing, and the batch size of decoding."""
 
 from typing import Literal
 
 from b2diffurl.config import settings
 
 Weights = Literal["float32", "bfloat16", "float16"]
-_PIXELS_AT_ONCE = 2**20  # about 4 GB for Stable Diffusion's autoencoder (ours)
+_PIXELS_PER_DECODE = 2**20  # about 4 GB for Stable Diffusion's autoencoder (ours)
 
 
-@settings
+@settings(table="memory")
 class Memory:
-    """Smaller GPUs: half-size weights and recomputed activations.
+    """Options for smaller GPUs: half-precision weights and gradient checkpointing.
 
-    The adapter, latents, log-probs and decoding stay in float32 whatever is set here. In half precision the rounding
-    of a forward pass depends on the shape of its batch and on the last digit of the weights, and guidance multiplies
-    it: `policy/ratio_max_error` is then no 0 before the first update, and part of `policy/kl_to_old` is that noise.
+    The adapter, latents, log-probs and decoding always stay in float32. In half precision the rounding of a forward
+    pass depends on the batch shape and on the last digit of the weights, and guidance amplifies it. Therefore
+    `policy/ratio_max_error` is not 0 before the first update, and `policy/kl_to_old` includes this noise.
     docs/how-to-own-model.md has figures.
 
     Attributes:
-        base_dtype: number format of the UNet and the text encoders, which are frozen. "float16" rounds 8 times finer
-            than "bfloat16" and its gradients are scaled into range; "bfloat16" is for models that overflow in float16.
-        gradient_checkpointing: keep fewer activations and compute them again in the backward pass: about a third
+        base_dtype: dtype of the frozen UNet and text encoders. "float16" rounds 8 times finer than "bfloat16", and its
+            gradients are scaled into range; use "bfloat16" for models that overflow in float16.
+        gradient_checkpointing: recompute activations in the backward pass instead of storing them; about a third
             slower, same results.
     """
 
@@ -28,6 +28,10 @@ class Memory:
     gradient_checkpointing: bool = False
 
 
-def pictures_at_once(pixels: int) -> int:
-    """How many pictures of so many pixels are decoded together: a megapixel of them, at most 64."""
-    return max(1, min(64, _PIXELS_AT_ONCE // pixels))
+def decode_batch_size(pixels: int) -> int:
+    """Number of images that are decoded together: a megapixel, at most 64 images.
+
+    Args:
+        pixels: pixels per image.
+    """
+    return max(1, min(64, _PIXELS_PER_DECODE // pixels))

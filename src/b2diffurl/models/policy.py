@@ -24,7 +24,7 @@ from b2diffurl.errors import UserError
 from b2diffurl.models.export import save_adapter
 from b2diffurl.models.fp16_backward import backward_in_range
 from b2diffurl.models.lora import LoRA
-from b2diffurl.models.memory import Memory, pictures_at_once
+from b2diffurl.models.memory import Memory, decode_batch_size
 from b2diffurl.models.model_source import check_lora, public_name
 from b2diffurl.models.pipeline import Parts, latent_size, load_parts, load_tokenizers, vae_scale_factor
 from b2diffurl.models.text import Conditioning, check_prompts
@@ -173,7 +173,7 @@ class Policy:
         """
         if chunk_size is None:
             pixels = latents.shape[-2] * latents.shape[-1] * vae_scale_factor(self.vae) ** 2
-            chunk_size = pictures_at_once(pixels)
+            chunk_size = decode_batch_size(pixels)
         images = [
             (self.vae.decode(self._unscale(chunk), return_dict=False)[0] / 2 + 0.5).clamp(0, 1).cpu()
             for chunk in latents.to(self.device, torch.float32).split(chunk_size)

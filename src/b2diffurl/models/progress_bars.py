@@ -1,8 +1,8 @@
-"""Keep the libraries' own progress bars off the terminal; only the command line asks for it."""
+"""Switch off the progress bars of diffusers and transformers; called by the command line only."""
 
 
 def disable_progress_bars() -> None:
-    """Leave the terminal to our own bars. Loads the libraries, which the next step does anyway."""
+    """Disable the progress bars of both libraries, which this imports."""
     import diffusers.utils.logging as diffusers_logging
     import transformers.utils.logging as transformers_logging
 

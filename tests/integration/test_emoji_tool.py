@@ -1,0 +1,66 @@
+"""The training of the embedded model, in a few steps and without its font."""
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from b2diffurl.emoji.oracle import WEIGHTS_FILE, load_oracle
+from b2diffurl.emoji.world import ACTIVITIES, ANIMALS
+from b2diffurl.errors import UserError
+from tools.emoji_model import autoencoder, card, denoiser, render
+from tools.emoji_model.__main__ import EmojiModel, run
+
+NAMES = (*ANIMALS, *ACTIVITIES)
+
+
+def square(name: str, pixels: int) -> np.ndarray:
+    """A sprite without a font: an opaque square whose gray level identifies the animal or activity."""
+    sprite = np.full((pixels, pixels, 4), NAMES.index(name) / len(NAMES), dtype=np.float32)
+    sprite[..., 3] = 1
+    return sprite
+
+
+@pytest.fixture
+def no_font(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Font path that does not exist; scenes are rendered with squares."""
+    monkeypatch.setattr(render, "FONT", tmp_path / "missing.ttf")
+    monkeypatch.setattr(render, "sprite", square)
+    return tmp_path / "missing.ttf"
+
+
+def small(folder: Path, **changes: int) -> EmojiModel:
+    steps = {"autoencoder_steps": 1, "oracle_steps": 1, "clip_steps": 1, "denoiser_steps": 1} | changes
+    return EmojiModel(work=folder / "work", output=folder / "weights", denoiser_images=64, **steps)
+
+
+def test_a_missing_font_is_reported_before_training(no_font: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=rf"{re.escape(str(no_font))} was not found; install the Debian package"):
+        run(small(tmp_path))
+    assert not (tmp_path / "work").exists()
+
+
+@pytest.mark.slow
+def test_every_stage_trains_resumes_and_is_measured(
+    no_font: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    no_font.touch()
+    monkeypatch.setattr(autoencoder, "_NUM_SCALING_IMAGES", 64)
+    monkeypatch.setattr(denoiser, "_ENCODE_BATCH_SIZE", 64)
+    monkeypatch.setattr(card, "_NUM_IMAGES", 8)
+    monkeypatch.setattr(card, "_RENDERS_PER_PROMPT", 1)
+    run(small(tmp_path))
+    first = load_file(tmp_path / "weights" / "oracle" / WEIGHTS_FILE)
+    run(replace(small(tmp_path, oracle_steps=2), stages=("oracle",)))
+    second = load_file(tmp_path / "weights" / "oracle" / WEIGHTS_FILE)
+    assert not torch.equal(first["hidden.weight"], second["hidden.weight"])
+    assert torch.load(tmp_path / "work" / "oracle.pt", weights_only=True)["step"] == 2
+    assert load_oracle(tmp_path / "weights" / "oracle").hidden.weight.isfinite().all()
+    text = (tmp_path / "weights" / "MODEL_CARD.md").read_text(encoding="utf-8")
+    numbers = json.loads(text.split("```json")[1].split("```")[0])
+    assert {"scene_accuracy", "inception_score", "cartoon"} <= numbers["base model at guidance 5"].keys()
