@@ -56,7 +56,7 @@ def settings(cls: type[T] | None = None, *, table: str = "") -> type[T] | Callab
 
 
 def _make_settings(cls: type[T], table: str) -> type[T]:
-    own_check: Callable[[T], None] | None = vars(cls).get("__post_init__")
+    own_check: Callable[[T], None] | None = getattr(cls, "__post_init__", None)  # its own or inherited
 
     def check(self: T) -> None:
         for name, ranges in _ranges_by_field(made).items():

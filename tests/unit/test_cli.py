@@ -39,7 +39,7 @@ def refuse(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     ("words", "fragments"),
     [
         (["fly"], ["'fly'", "train, sample, evaluate"]),
-        (["train"], ["wants a recipe", QUICK]),
+        (["train"], ["needs a recipe", QUICK]),
         (["train", "no-such-recipe"], ["'no-such-recipe'", QUICK]),
         (["train", "missing.toml"], ["missing.toml", "cannot be read"]),
         (["train", QUICK, "--num-rounds", "0"], ["num_rounds is 0"]),
@@ -68,7 +68,7 @@ def refuse(capsys: pytest.CaptureFixture[str], *words: str) -> str:
         (["train", QUICK, "--reward", "no_such_module:f"], ["no_such_module", "Python path"]),
         (["train", QUICK, "--reward", "math:no_such_function"], ["no_such_function"]),
         (["train", QUICK, "--resume"], ["holds no run to resume"]),
-        (["show"], ["wants a recipe"]),
+        (["show"], ["needs a recipe"]),
         (["show", QUICK, "more"], ["'more'"]),
         (["sample", "./nowhere", "--output", "out"], ["'./nowhere'"]),
         (["sample", "emoji", "--output", "out", "--prompts", ""], ["prompts is empty"]),
@@ -209,7 +209,7 @@ ONE_STEP = ["--optimization.num-minibatches", "1"]
         (["--logging.kl-to-reference"], {"logging": {"kl_to_reference": True}}),
         (
             [f"objective:{__name__}:Mine"],
-            {"objective": {"use": "own", "name": f"{__name__}:Mine", "options": {}}},
+            {"objective": {"use": "custom", "name": f"{__name__}:Mine", "options": {}}},
         ),
         (
             [f"objective:{__name__}:Mine", "--objective.options", "scale", "2.5", "name", "a b"],
@@ -245,7 +245,7 @@ def test_a_users_objective_in_a_file_has_its_options_beside_it(
     )
     assert main(["train", str(file), "--dry-run"]) == 0
     told = tomllib.loads(capsys.readouterr().out)["objective"]
-    assert told == {"use": "own", "name": f"{__name__}:Mine", "options": {"scale": 0.5}}
+    assert told == {"use": "custom", "name": f"{__name__}:Mine", "options": {"scale": 0.5}}
 
 
 @pytest.mark.parametrize("words", [["--help"], ["--version"]])

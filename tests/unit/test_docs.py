@@ -11,8 +11,9 @@ import pytest
 
 import b2diffurl
 from b2diffurl.analysis.study import STUDIES
-from b2diffurl.cli import _COMMANDS, main
-from b2diffurl.run.settings import check_run
+from b2diffurl.cli import _COMMANDS, _HELP, main
+from b2diffurl.run.recipes import RECIPES
+from b2diffurl.run.resolve import resolve
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -32,7 +33,7 @@ def test_doctests_hold(name: str) -> None:
 @pytest.mark.parametrize("name", STUDIES)
 def test_every_study_has_valid_arms(name: str) -> None:
     for run in STUDIES[name]().values():
-        check_run(run)
+        resolve(run)
 
 
 def commands_of_the_readme() -> list[str]:
@@ -42,6 +43,12 @@ def commands_of_the_readme() -> list[str]:
 def test_the_readme_names_every_command() -> None:
     named = {shlex.split(line)[1] for line in commands_of_the_readme()}
     assert named == set(_COMMANDS)
+
+
+def test_the_help_names_every_recipe_and_study() -> None:
+    recipes, studies = re.search(r"^recipes: (.*)^studies: (.*?)\n\n", _HELP, re.DOTALL | re.MULTILINE).groups()  # pyright: ignore[reportOptionalMemberAccess]
+    assert re.split(r",\s+", recipes.strip()) == list(RECIPES)
+    assert re.split(r",\s+", studies.strip()) == list(STUDIES)
 
 
 @pytest.fixture

@@ -49,10 +49,10 @@ def test_a_file_has_one_prompt_a_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"", "holds no prompt; write one prompt a line."),
-        (b"\n# nothing\n", "holds no prompt; write one prompt a line."),
+        (b"", "holds no prompt; write one prompt per line."),
+        (b"\n# nothing\n", "holds no prompt; write one prompt per line."),
         (b"a cat\na dog\na cat \n", "holds 'a cat' more than once; keep each prompt once."),
-        (b"\xff\xfe", "is not UTF-8 text; save it as UTF-8, one prompt a line."),
+        (b"\xff\xfe", "is not UTF-8 text; save it as UTF-8, one prompt per line."),
     ],
 )
 def test_a_file_that_is_of_no_use_is_refused(content: bytes, said: str, tmp_path: Path) -> None:
@@ -66,7 +66,7 @@ def test_a_file_that_is_of_no_use_is_refused(content: bytes, said: str, tmp_path
 def test_what_is_neither_a_list_nor_a_file_is_refused_and_the_lists_are_named(source: str) -> None:
     with pytest.raises(UserError) as refused:
         load_prompts(source)
-    assert str(refused.value).startswith(f"prompts is {source!r}, which is no file and none of the named lists; ")
+    assert str(refused.value).startswith(f"prompts is {source!r}, which is neither a file nor a named list; ")
     assert "template1-train" in str(refused.value)
 
 
@@ -111,8 +111,8 @@ def test_a_structured_file_brings_metadata(name: str, content: bytes, tmp_path: 
         ("mine.json", b"[", "is not valid JSON: "),
         ("mine.toml", b"prompts = [", "is not valid TOML: "),
         ("mine.toml", b'other = ["a cat"]', "holds no prompt; "),
-        ("mine.json", b"[1]", "holds 1, which is no prompt; "),
-        ("mine.json", b'[{"text": "a cat"}]', "which is no prompt; "),
+        ("mine.json", b"[1]", "holds 1, which is not a prompt; "),
+        ("mine.json", b'[{"text": "a cat"}]', "which is not a prompt; "),
         ("mine.json", b'["a cat", {"prompt": "a cat", "count": 1}]', "holds 'a cat' more than once; "),
     ],
 )
@@ -123,25 +123,41 @@ def test_a_structured_file_that_is_of_no_use_is_refused(name: str, content: byte
 
 
 @given(fraction=st.floats(0.15, 0.85), seed=st.integers(0, 50))
-def test_a_share_is_held_out_and_nothing_is_lost(fraction: float, seed: int) -> None:
-    train, held_out = split_prompts(LETTERS, str(fraction), seed=seed)
+def test_a_fraction_is_held_out_and_no_prompt_is_lost(fraction: float, seed: int) -> None:
+    train, held_out = split_prompts(LETTERS, held_out_fraction=fraction, seed=seed)
     assert sorted(train + held_out) == list(LETTERS)
     assert len(held_out) == round(fraction * len(LETTERS)) > 0
-    assert (train, held_out) == split_prompts(LETTERS, str(fraction), seed=seed)
+    assert (train, held_out) == split_prompts(LETTERS, held_out_fraction=fraction, seed=seed)
+
+
+def test_the_random_split_is_the_one_of_earlier_versions() -> None:
+    prompts = load_prompts("template1-train")
+    _, held_out = split_prompts(prompts, held_out_fraction=0.1, seed=3)
+    assert held_out == (
+        "a rabbit washing dishes",
+        "a lion washing dishes",
+        "a squirrel riding a bike",
+        "a chicken playing chess",
+    )
 
 
 def test_another_list_is_held_out() -> None:
     train = load_prompts("template1-train")
-    assert split_prompts(train, "template1-test", seed=0) == (train, load_prompts("template1-test"))
-    assert split_prompts(train, "", seed=0) == (train, ())
+    assert split_prompts(train, held_out_prompts="template1-test", seed=0) == (train, load_prompts("template1-test"))
+    assert split_prompts(train, seed=0) == (train, ())
 
 
-@pytest.mark.parametrize("held_out", ["0", "1", "-0.5", "nan", "0.01"])
-def test_a_share_that_leaves_one_side_empty_is_refused(held_out: str) -> None:
-    with pytest.raises(UserError, match=rf"^held_out is {held_out}, which leaves"):
-        split_prompts(LETTERS, held_out, seed=0)
+@pytest.mark.parametrize("fraction", [1.0, 0.01, 0.99])
+def test_a_fraction_that_leaves_one_side_empty_is_refused(fraction: float) -> None:
+    with pytest.raises(UserError, match=rf"^held_out_fraction is {fraction}, which holds out [07] of 7 prompts; give "):
+        split_prompts(LETTERS, held_out_fraction=fraction, seed=0)
 
 
 def test_held_out_prompts_are_not_trained_on() -> None:
-    with pytest.raises(UserError, match="share 'a"):
-        split_prompts(load_prompts("template1-train"), "template1-all", seed=0)
+    with pytest.raises(UserError, match=r"^held_out_prompts is 'template1-all', which shares 'a"):
+        split_prompts(load_prompts("template1-train"), held_out_prompts="template1-all", seed=0)
+
+
+def test_a_missing_held_out_list_is_refused_by_the_name_of_its_setting() -> None:
+    with pytest.raises(UserError, match=r"^held_out_prompts is '0\.2', which is neither a file nor a named list; "):
+        split_prompts(LETTERS, held_out_prompts="0.2", seed=0)

@@ -8,14 +8,15 @@ import pytest
 
 from b2diffurl.algorithm.advantage import Batch, Branch
 from b2diffurl.algorithm.interfaces import Needs, Objective
-from b2diffurl.algorithm.objectives import DDPO, DPO, DPOK, Own, PolicyGradient
+from b2diffurl.algorithm.objectives import DDPO, DPO, DPOK, CustomObjective, PolicyGradient
 from b2diffurl.algorithm.schedule import Adaptive, Backward, Full, Table
 from b2diffurl.algorithm.selection import All, BestWorst
 from b2diffurl.algorithm.update import Optimization, TrustRegion
 from b2diffurl.errors import UserError
 from b2diffurl.models import LoRA
 from b2diffurl.run.recipes import RECIPES, emoji_quickstart, recipe
-from b2diffurl.run.settings import Branching, Logging, Run, Sampler, check_run
+from b2diffurl.run.resolve import resolve
+from b2diffurl.run.settings import Branching, Logging, Run, Sampler
 
 
 def refusal(changes: dict[str, Any]) -> str:
@@ -141,14 +142,14 @@ def test_recipes_can_be_found_whole(name: str, tmp_path: Path, monkeypatch: pyte
     """Beside a prompts.txt, for those that train on the user's own."""
     monkeypatch.chdir(tmp_path)
     Path("prompts.txt").write_text("a cat\na dog\na cow\na bear\na fox\n", encoding="utf-8")
-    check_run(recipe(name))
+    resolve(recipe(name))
 
 
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"model": "./nowhere"}, "model is './nowhere', which is no directory; "),
-        ({"prompts": "nowhere.txt"}, "prompts is 'nowhere.txt', which is no file and none of the named lists; "),
+        ({"model": "./nowhere"}, "model is './nowhere', which is not a directory; "),
+        ({"prompts": "nowhere.txt"}, "prompts is 'nowhere.txt', which is neither a file nor a named list; "),
         ({"reward": "aesthetic"}, "reward is 'aesthetic'; "),
         ({"reward": "nowhere.at_all:score"}, "there is no module 'nowhere'; "),
         ({"reward": "math:nope"}, "module math has no function 'nope'."),
@@ -156,7 +157,7 @@ def test_recipes_can_be_found_whole(name: str, tmp_path: Path, monkeypatch: pyte
 )
 def test_what_cannot_be_found_is_refused_before_a_model_is_loaded(changes: dict[str, Any], said: str) -> None:
     with pytest.raises(UserError) as refused:
-        check_run(replace(emoji_quickstart(), **changes))
+        resolve(replace(emoji_quickstart(), **changes))
     assert said in str(refused.value)
 
 
@@ -164,7 +165,7 @@ def test_a_reward_from_python_needs_no_name(tmp_path: Path) -> None:
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("a cat\n", encoding="utf-8")
     run = Run(model="emoji", reward="mine", prompts=str(prompts), num_rounds=1, reward_queries_per_round=4)
-    check_run(run, own_reward=True)
+    resolve(run, own_reward=True)
 
 
 # Four objectives, two strategies, and what of them contradicts itself
@@ -198,12 +199,12 @@ def test_any_combination_is_a_run(objective: Any, schedule: Any, selection: Any,
     if num_branches == 1 and (isinstance(schedule, Adaptive) or isinstance(selection, BestWorst)):
         assert refusal(changes).startswith("rollout.num_branches is 1 but s")
     else:
-        check_run(replace(emoji_quickstart(), **changes))
+        resolve(replace(emoji_quickstart(), **changes))
 
 
 @pytest.mark.parametrize(
     "objective",
-    [PolicyGradient(), DPOK(), Own(name=f"{__name__}:OnPolicyWithLoss")],
+    [PolicyGradient(), DPOK(), CustomObjective(name=f"{__name__}:OnPolicyWithLoss")],
 )
 @pytest.mark.parametrize(("num_inner_epochs", "num_minibatches"), [(2, 1), (1, 2), (2, 4)])
 def test_two_updates_of_an_on_policy_objective_are_refused(
@@ -211,7 +212,9 @@ def test_two_updates_of_an_on_policy_objective_are_refused(
 ) -> None:
     optimization = Optimization(num_inner_epochs=num_inner_epochs, num_minibatches=num_minibatches)
     message = refusal({"objective": objective, "optimization": optimization})
-    assert message.startswith(f"objective {objective.use} is on-policy, one optimizer step a round, but optimization.")
+    assert message.startswith(
+        f"objective {objective.use} is on-policy, one optimizer step per round, but optimization."
+    )
     assert f"num_inner_epochs x num_minibatches is {num_inner_epochs * num_minibatches}; set both to 1" in message
 
 
@@ -224,17 +227,17 @@ def test_other_objectives_may_update_more_than_once(objective: Any) -> None:
 def test_pairs_of_a_prompt_that_no_round_has_twice_are_refused(reward_queries_per_round: int) -> None:
     changes: dict[str, Any] = UNBRANCHED | {"objective": DPO(), "reward_queries_per_round": reward_queries_per_round}
     with pytest.raises(UserError) as refused:
-        check_run(replace(emoji_quickstart(), **changes))
+        resolve(replace(emoji_quickstart(), **changes))
     message = str(refused.value)
     assert message.startswith("objective dpo without branching needs pairs of one prompt, but a round of ")
-    assert f"{reward_queries_per_round} reward queries has each of 45 prompts once at most; raise " in message
+    assert f"{reward_queries_per_round} reward queries has each of 45 prompts at most once; raise " in message
     assert "\n" not in message
 
 
 def test_pairs_that_a_round_can_have_are_welcome() -> None:
-    check_run(replace(emoji_quickstart(), **UNBRANCHED, objective=DPO(), reward_queries_per_round=46))
-    check_run(replace(emoji_quickstart(), **UNBRANCHED, objective=DDPO(), reward_queries_per_round=8))
-    check_run(replace(emoji_quickstart(), objective=DPO(), reward_queries_per_round=8))
+    resolve(replace(emoji_quickstart(), **UNBRANCHED, objective=DPO(), reward_queries_per_round=46))
+    resolve(replace(emoji_quickstart(), **UNBRANCHED, objective=DDPO(), reward_queries_per_round=8))
+    resolve(replace(emoji_quickstart(), objective=DPO(), reward_queries_per_round=8))
 
 
 def test_advantages_of_branch_groups_of_one_are_refused() -> None:
@@ -246,7 +249,7 @@ def test_advantages_of_branch_groups_of_one_are_refused() -> None:
 
 def test_an_adaptive_schedule_without_branch_groups_is_refused() -> None:
     message = refusal(UNBRANCHED | {"schedule": Adaptive()})
-    assert message.startswith("rollout.num_branches is 1 but schedule adaptive goes by the pairs of branch groups; ")
+    assert message.startswith("rollout.num_branches is 1 but schedule adaptive depends on the pairs of branch groups; ")
     assert "schedule:backward" in message
 
 

@@ -134,7 +134,7 @@ def sd15_custom_prompts() -> Run:
         recipe="sd15-custom-prompts",
         model="stable-diffusion-v1-5/stable-diffusion-v1-5",
         prompts="prompts.txt",
-        held_out="0.2",  # ours
+        held_out_fraction=0.2,  # ours
         logging=replace(run.logging, num_evaluation_images=256),  # ours: some minutes
     )
 

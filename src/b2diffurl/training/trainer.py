@@ -21,15 +21,16 @@ from b2diffurl.distributed import Ranks
 from b2diffurl.errors import RewardFailed, RunStopped, UserError
 from b2diffurl.evaluation.generate import EVALUATION_STREAM, SAMPLES_STREAM, Pictures, draw_pictures
 from b2diffurl.evaluation.judges import Judge, choose_judge, load_judge
-from b2diffurl.models.policy import Policy, check_prompts, load_tokenizers
-from b2diffurl.prompts.lists import load_prompt_list, load_prompts, split_prompts
+from b2diffurl.models.policy import Policy
+from b2diffurl.prompts.lists import load_prompt_list, split_prompts
 from b2diffurl.reporting import write_report
 from b2diffurl.reporting.model_card import write_card
 from b2diffurl.rewards import load_reward, load_watched
 from b2diffurl.rewards.custom import name_of
 from b2diffurl.rewards.interface import Reward
 from b2diffurl.run.directory import RunFolder
-from b2diffurl.run.settings import Run, check_run
+from b2diffurl.run.resolve import ResolvedRun, resolve
+from b2diffurl.run.settings import Run
 from b2diffurl.training.callbacks import Metrics, Observer, Progress, RoundLines
 from b2diffurl.training.checkpoint import (
     Checkpoint,
@@ -66,7 +67,12 @@ class Trainer:
     ) -> None:
         self.run, self.folder, self.processes = run, folder, processes
         prompt_list = load_prompt_list(run.prompts)
-        self.prompts, self.held_out = split_prompts(prompt_list.prompts, run.held_out, seed=run.seed)
+        self.prompts, self.held_out = split_prompts(
+            prompt_list.prompts,
+            held_out_fraction=run.held_out_fraction,
+            held_out_prompts=run.held_out_prompts,
+            seed=run.seed,
+        )
         self.policy = Policy.load(
             run.model, device=device, memory=run.memory, negative_prompt=run.sampler.negative_prompt
         )
@@ -325,7 +331,7 @@ class Trainer:
 
 
 def train(
-    run: Run,
+    run: Run | ResolvedRun,
     *,
     output: Path | str,
     resume: bool = False,
@@ -337,7 +343,7 @@ def train(
     """Fine-tune a model.
 
     Args:
-        run: what to do; `recipes` has complete ones.
+        run: the settings, or a run that `resolve` has checked; `recipes` has complete ones.
         output: the run folder, made if it is not there.
         resume: continue the run that the folder holds from its newest checkpoint.
         device: where the model runs.
@@ -353,7 +359,8 @@ def train(
         RunStopped: the run must not go on; the last checkpoint stands.
     """
     output = Path(output)
-    check_run(run, own_reward=reward is not None)
+    resolved = run if isinstance(run, ResolvedRun) else resolve(run, own_reward=reward is not None)
+    run = resolved.run
     if reward is not None:
         run = replace(run, reward=name_of(reward))
     if run.num_trunks < processes.num:
@@ -361,7 +368,7 @@ def train(
             f"reward_queries_per_round is {run.reward_queries_per_round}, which makes {run.num_trunks} trunks for "
             f"{processes.num} processes; raise it, so that each has one."
         )
-    check_prompts(load_tokenizers(run.model), load_prompts(run.prompts))
+    resolved.check_prompt_lengths()
     folder = RunFolder(output)
     processes.together(lambda: folder.check(run, resume=resume))
     Trainer(run, folder=folder, device=device, observers=observers, reward=reward, processes=processes).train()

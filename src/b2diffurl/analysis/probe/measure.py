@@ -129,7 +129,12 @@ def measure(
         lengths=wanted, num_trunks=num_trunks, num_branches=num_branches, num_inference_steps=num_inference_steps
     )
     prompt_list = load_prompt_list(run.prompts)
-    train_prompts, _ = split_prompts(prompt_list.prompts, run.held_out, seed=run.seed)
+    train_prompts, _ = split_prompts(
+        prompt_list.prompts,
+        held_out_fraction=run.held_out_fraction,
+        held_out_prompts=run.held_out_prompts,
+        seed=run.seed,
+    )
     prompts = draw_prompts(train_prompts, num_trunks, seed=run.seed, round_index=0)
     policy = Policy.load(run.model, device=device, memory=run.memory, negative_prompt=run.sampler.negative_prompt)
     if lora is not None:
