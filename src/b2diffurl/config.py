@@ -9,7 +9,7 @@ import json
 import math
 import tomllib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, cast, dataclass_transform, get_args, get_origin, get_type_hints, overload
@@ -92,7 +92,7 @@ def describe_range(ranges: Sequence[Any], *, many: bool = False) -> str:
     >>> describe_range([Ge(1)]), describe_range([Gt(0), Finite()]), describe_range([Ge(0), Lt(1)])
     ('1 or more', 'a finite number above 0', 'a number from 0 to below 1')
     """
-    limits = {type(limit): limit for limit in ranges}
+    limits: dict[type, Any] = {type(limit): limit for limit in ranges}
     noun = ("finite " if Finite in limits else "") + ("numbers" if many else "number")
     noun = noun if many else f"a {noun}"
     low = f"from {limits[Ge].ge}" if Ge in limits else f"above {limits[Gt].gt}" if Gt in limits else ""
@@ -123,8 +123,8 @@ def _is_in_range(value: Any, limit: Any) -> bool:
 @cache
 def _ranges_by_field(cls: type) -> dict[str, tuple[Any, ...]]:
     hints = get_type_hints(cls, include_extras=True)
-    found = {name: tuple(_ranges(hints[name])) for name in cls.__dataclass_fields__}  # pyright: ignore
-    return {name: ranges for name, ranges in found.items() if ranges}
+    ranges_by_field = {field.name: tuple(_ranges(hints[field.name])) for field in fields(cast("Any", cls))}
+    return {name: ranges for name, ranges in ranges_by_field.items() if ranges}
 
 
 def _ranges(hint: Any) -> Iterator[Any]:
@@ -143,7 +143,7 @@ def read_toml(path: Path, cls: type[T]) -> T:
     """Read settings from a TOML file.
 
     Raises:
-        UserError: the file is missing or no TOML, a key is unknown, a type is wrong, or a value is refused.
+        UserError: the file is missing or not valid TOML, a key is unknown, a type is wrong, or a value is invalid.
     """
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -160,14 +160,31 @@ def read_toml(path: Path, cls: type[T]) -> T:
 def from_tables(tables: dict[str, Any], cls: type[T]) -> T:
     """Make settings from nested tables.
 
+    A table with `use = "module:Class"` may have the options of the class beside it; see `expand_custom`.
+
     Raises:
         UserError: as `read_toml`.
     """
+    tables = {key: expand_custom(value) for key, value in tables.items()}
     try:
-        # TOML's dates and times become text, which no setting is, and so are refused by name.
+        # TOML's dates and times become strings in JSON, which no setting of another type accepts.
         return _adapter(cls).validate_json(json.dumps(tables, default=str))
     except ValidationError as error:
         raise UserError(_one_sentence(error, tables)) from error
+
+
+def expand_custom(table: Any) -> Any:
+    """Expand the short form of a table that names user code; give other values as they are.
+
+    >>> expand_custom({"use": "my_schedules.py:Sawtooth", "length": 3})
+    {'use': 'custom', 'name': 'my_schedules.py:Sawtooth', 'options': {'length': 3}}
+    """
+    if not isinstance(table, dict):
+        return table
+    options = dict(cast("dict[str, Any]", table))
+    if ":" not in str(options.get("use", "")):
+        return options
+    return {"use": "custom", "name": options.pop("use"), "options": options}
 
 
 def to_tables(value: Any) -> dict[str, Any]:

@@ -110,7 +110,7 @@ REFUSED = {
     "remote:http://host:99999": "give http://HOST:PORT",
     "my_reward.py": "name the function in that file too: 'my_reward.py:FUNCTION'.",
     "my_reward.py:": "give ",
-    "nowhere.py:f": "there is no file nowhere.py; give a path relative to ",
+    "nowhere.py:f": "there is no file nowhere.py; give an absolute path or one relative to ",
     "nowhere.at_all:f": "there is no module 'nowhere'; is it on the Python path? If not, give FILE.py:FUNCTION.",
     ".relative:f": "which has no valid module; give ",
     "math:nope": "module math has no function 'nope'.",

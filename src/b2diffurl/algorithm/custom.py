@@ -8,7 +8,7 @@ component's interface.
 from collections.abc import Callable
 from dataclasses import field
 from functools import cache
-from typing import Any, ClassVar, Literal, TypeVar, cast
+from typing import Any, ClassVar, Literal, TypeVar
 
 from b2diffurl.algorithm.interfaces import Normalizer, Objective, Schedule, Selector
 from b2diffurl.config import settings
@@ -124,16 +124,6 @@ class CustomAdvantage(Custom, Normalizer):
 
     kind = "advantage"
     interface = Normalizer
-
-
-def read_custom(table: object) -> object:
-    """Turn the short form of a table, `use = "module:Class"` with the options beside it, into that of `Custom`."""
-    if not isinstance(table, dict):
-        return table
-    fields = cast("dict[str, Any]", table)
-    if ":" not in str(fields.get("use", "")):
-        return fields
-    return {"use": "custom", "name": fields["use"], "options": {key: fields[key] for key in fields if key != "use"}}
 
 
 @cache

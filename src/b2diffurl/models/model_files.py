@@ -1,7 +1,7 @@
 """Reads a model's index and tokenizers without its weights; `ModelSource` caches both."""
 
 # diffusers types its configs as dicts.
-# pyright: reportAttributeAccessIssue=false, reportArgumentType=false
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -6,11 +6,10 @@ The nested tables are the settings of the components; only what several componen
 from typing import Annotated
 
 from annotated_types import Ge, Le, Lt
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
 from b2diffurl.algorithm.advantage import PromptHistory
 from b2diffurl.algorithm.collapse import Collapse
-from b2diffurl.algorithm.custom import read_custom
 from b2diffurl.algorithm.objectives import DDPO, AnyObjective
 from b2diffurl.algorithm.schedule import Adaptive, Backward
 from b2diffurl.algorithm.selection import BestWorst
@@ -100,7 +99,7 @@ class Logging:
             )
 
 
-_CHOICE = (Field(discriminator="use"), BeforeValidator(read_custom))
+_BY_USE = Field(discriminator="use")
 
 
 @settings
@@ -156,10 +155,10 @@ class Run:
     seed: Annotated[int, Ge(0), Lt(2**63)] = 0
     sampler: Sampler = Sampler()
     rollout: Branching = Branching()
-    schedule: Annotated[AnySchedule, *_CHOICE] = Backward()
-    advantage: Annotated[AnyAdvantage, *_CHOICE] = PromptHistory()
-    selection: Annotated[AnySelection, *_CHOICE] = BestWorst()
-    objective: Annotated[AnyObjective, *_CHOICE] = DDPO()
+    schedule: Annotated[AnySchedule, _BY_USE] = Backward()
+    advantage: Annotated[AnyAdvantage, _BY_USE] = PromptHistory()
+    selection: Annotated[AnySelection, _BY_USE] = BestWorst()
+    objective: Annotated[AnyObjective, _BY_USE] = DDPO()
     bert: BertSettings = BertSettings()
     remote: RemoteSettings = RemoteSettings()
     memory: Memory = Memory()
