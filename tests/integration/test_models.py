@@ -415,7 +415,7 @@ def test_files_that_are_no_checkpoints(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(struct.pack("<Q", 2**40))
     with pytest.raises(UserError, match="is not a valid safetensors file"):
         Policy.load(str(tmp_path / "model.safetensors"))
-    with pytest.raises(UserError, match="is not there"):
+    with pytest.raises(UserError, match="a file that does not exist"):
         Policy.load(str(tmp_path / "other.safetensors"))
 
 

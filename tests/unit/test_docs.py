@@ -1,4 +1,4 @@
-"""What the documentation says is so: doctests, recipes, the README's commands."""
+"""The documentation is correct: doctests, recipes, the commands of the README and the pages."""
 
 import doctest
 import importlib
@@ -53,7 +53,7 @@ def test_the_help_names_every_recipe_and_study() -> None:
 
 @pytest.fixture
 def as_a_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with the files that the pages tell a user to write."""
+    """A folder with the files that the pages ask a user to write."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("OPENAI_API_KEY", "none")
@@ -62,6 +62,8 @@ def as_a_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     Path("my_reward.py").write_text(own.split("```python\n")[1].split("```")[0], encoding="utf-8")
     own = (ROOT / "docs" / "objectives" / "README.md").read_text(encoding="utf-8")
     Path("my_objectives.py").write_text(own.split("```python\n")[1].split("```")[0], encoding="utf-8")
+    own = (ROOT / "docs" / "strategies.md").read_text(encoding="utf-8")
+    Path("my_schedules.py").write_text(own.split("```python\n")[1].split("```")[0], encoding="utf-8")
     return tmp_path
 
 
