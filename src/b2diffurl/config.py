@@ -2,7 +2,7 @@
 
 A settings class is the component it configures (`DDPO(clip_range=0.1).loss(...)`); no option is written twice. An
 unknown key, a wrong type or a value out of range raises UserError with one sentence, on every nested class. A range is
-part of the type, `Annotated[int, Ge(1)]`, and holds however the object is made: from TOML, from flags or from Python.
+part of the type, `Annotated[int, Ge(1)]`, and is checked wherever the object is created: from TOML, flags or Python.
 """
 
 import json
@@ -59,24 +59,24 @@ def _make_settings(cls: type[T], table: str) -> type[T]:
     own_check: Callable[[T], None] | None = getattr(cls, "__post_init__", None)  # its own or inherited
 
     def check(self: T) -> None:
-        for name, ranges in _ranges_by_field(made).items():
+        for name, ranges in _ranges_by_field(settings_class).items():
             check_range(f"{table}.{name}" if table else name, getattr(self, name), ranges)
         if own_check is not None:
             own_check(self)
 
     cls.__post_init__ = check  # pyright: ignore[reportAttributeAccessIssue]
     cls.__pydantic_config__ = ConfigDict(extra="forbid", strict=True)  # pyright: ignore[reportAttributeAccessIssue]
-    made = dataclass(frozen=True, kw_only=True, slots=True)(cls)
-    return made
+    settings_class = dataclass(frozen=True, kw_only=True, slots=True)(cls)
+    return settings_class
 
 
 def check_range(path: str, value: Any, ranges: Sequence[Any]) -> None:
     """Check a value against the ranges of its type.
 
     Args:
-        path: of the setting, for the message.
+        path: path of the setting, for the message.
         value: a number, or a tuple whose every number must be in range.
-        ranges: of annotated_types, and `Finite`.
+        ranges: ranges of annotated_types, and `Finite`.
 
     Raises:
         UserError: the value is out of range.

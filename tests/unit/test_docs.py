@@ -70,10 +70,10 @@ def as_a_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def train_commands(text: str) -> list[str]:
     """`b2diffurl train RECIPE ...` of indented and fenced blocks, torchrun's too; comments and prompts left out."""
     lines = [line.split(" #")[0].strip() for line in text.replace("\\\n", " ").splitlines()]
-    found = [
+    commands = [
         line.partition("train ")[2] for line in lines if re.match(r"(PYTHONPATH|torchrun|b2diffurl).* train \w", line)
     ]
-    return [line for line in found if not re.match(r"RECIPE|my-run|runs/", line)]
+    return [line for line in commands if not re.match(r"RECIPE|my-run|runs/", line)]
 
 
 @pytest.mark.parametrize(
@@ -91,6 +91,6 @@ def test_train_commands_of_the_pages_are_accepted(page: str, line: str, as_a_use
 
 
 @pytest.mark.parametrize("page", [path.relative_to(ROOT) for path in (ROOT / "README.md", *PAGES)], ids=str)
-def test_links_and_pictures_are_there(page: Path) -> None:
+def test_targets_of_links_and_images_exist(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", (ROOT / page).read_text(encoding="utf-8")):
         assert target.startswith("http") or (ROOT / page.parent / target).exists(), target

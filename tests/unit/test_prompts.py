@@ -1,4 +1,4 @@
-"""The paper's lists, the user's files, and the draw of a round."""
+"""The paper's lists, users' files, and the prompts of a round."""
 
 from collections import Counter
 from pathlib import Path
@@ -18,8 +18,8 @@ def write(path: Path, content: bytes) -> str:
     return str(path)
 
 
-def test_there_are_three_templates_in_three_parts() -> None:
-    assert named_lists() == [f"template{n}-{part}" for n in (1, 2, 3) for part in ("all", "test", "train")]
+def test_there_are_three_templates_with_three_lists_each() -> None:
+    assert named_lists() == [f"template{n}-{split}" for n in (1, 2, 3) for split in ("all", "test", "train")]
 
 
 @pytest.mark.parametrize("template", ["template1", "template2", "template3"])
@@ -47,7 +47,7 @@ def test_a_file_has_one_prompt_a_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (b"", "holds no prompt; write one prompt per line."),
         (b"\n# nothing\n", "holds no prompt; write one prompt per line."),
@@ -55,11 +55,11 @@ def test_a_file_has_one_prompt_a_line(tmp_path: Path) -> None:
         (b"\xff\xfe", "is not UTF-8 text; save it as UTF-8, one prompt per line."),
     ],
 )
-def test_a_file_that_is_of_no_use_is_refused(content: bytes, said: str, tmp_path: Path) -> None:
+def test_an_invalid_file_is_refused(content: bytes, message: str, tmp_path: Path) -> None:
     source = write(tmp_path / "mine.txt", content)
     with pytest.raises(UserError) as refused:
         load_prompts(source)
-    assert str(refused.value) == f"prompts file {source} {said}"
+    assert str(refused.value) == f"prompts file {source} {message}"
 
 
 @pytest.mark.parametrize("source", ["template1", "template9-train", "nowhere.txt", ".", ""])
@@ -71,26 +71,26 @@ def test_what_is_neither_a_list_nor_a_file_is_refused_and_the_lists_are_named(so
 
 
 @given(num=st.integers(1, 40), seed=st.integers(0, 2**64), round_index=st.integers(1, 1000))
-def test_no_prompt_is_drawn_twice_more_than_another(num: int, seed: int, round_index: int) -> None:
-    drawn = draw_prompts(LETTERS, num, seed=seed, round_index=round_index)
-    assert len(drawn) == num
-    times = [drawn.count(letter) for letter in LETTERS]
+def test_no_prompt_is_chosen_twice_more_than_another(num: int, seed: int, round_index: int) -> None:
+    chosen = draw_prompts(LETTERS, num, seed=seed, round_index=round_index)
+    assert len(chosen) == num
+    times = [chosen.count(letter) for letter in LETTERS]
     assert max(times) - min(times) <= 1
 
 
-def test_a_draw_depends_on_seed_and_round_alone() -> None:
-    draws = {
+def test_the_choice_depends_on_seed_and_round_alone() -> None:
+    choices = {
         (seed, round_index): draw_prompts(LETTERS, 7, seed=seed, round_index=round_index)
         for seed in (0, 1)
         for round_index in (1, 2, 3)
     }
-    assert draws[0, 2] == draw_prompts(LETTERS, 7, seed=0, round_index=2)
-    assert len(set(draws.values())) == 6
+    assert choices[0, 2] == draw_prompts(LETTERS, 7, seed=0, round_index=2)
+    assert len(set(choices.values())) == 6
 
 
 def test_every_pass_has_its_own_order() -> None:
-    drawn = draw_prompts(LETTERS, 14, seed=0, round_index=1)
-    assert drawn[:7] != drawn[7:]
+    chosen = draw_prompts(LETTERS, 14, seed=0, round_index=1)
+    assert chosen[:7] != chosen[7:]
 
 
 JSON = b'["a cat", {"prompt": " two bears ", "count": 2, "tags": ["x"]}]'
@@ -98,15 +98,15 @@ TOML = b'prompts = ["a cat", { prompt = "two bears", count = 2, tags = ["x"] }]'
 
 
 @pytest.mark.parametrize(("name", "content"), [("mine.json", JSON), ("mine.toml", TOML)])
-def test_a_structured_file_brings_metadata(name: str, content: bytes, tmp_path: Path) -> None:
-    found = load_prompt_list(write(tmp_path / name, content))
-    assert found.prompts == ("a cat", "two bears")
-    told = {"count": 2, "tags": ["x"]}
-    assert found.metadata_of(["two bears", "a cat", "two bears"]) == [told, {}, told]
+def test_a_structured_file_has_metadata(name: str, content: bytes, tmp_path: Path) -> None:
+    prompt_list = load_prompt_list(write(tmp_path / name, content))
+    assert prompt_list.prompts == ("a cat", "two bears")
+    metadata = {"count": 2, "tags": ["x"]}
+    assert prompt_list.metadata_of(["two bears", "a cat", "two bears"]) == [metadata, {}, metadata]
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "said"),
+    ("name", "content", "message"),
     [
         ("mine.json", b"[", "is not valid JSON: "),
         ("mine.toml", b"prompts = [", "is not valid TOML: "),
@@ -116,10 +116,10 @@ def test_a_structured_file_brings_metadata(name: str, content: bytes, tmp_path: 
         ("mine.json", b'["a cat", {"prompt": "a cat", "count": 1}]', "holds 'a cat' more than once; "),
     ],
 )
-def test_a_structured_file_that_is_of_no_use_is_refused(name: str, content: bytes, said: str, tmp_path: Path) -> None:
+def test_an_invalid_structured_file_is_refused(name: str, content: bytes, message: str, tmp_path: Path) -> None:
     with pytest.raises(UserError) as refused:
         load_prompt_list(write(tmp_path / name, content))
-    assert said in str(refused.value)
+    assert message in str(refused.value)
 
 
 @given(fraction=st.floats(0.15, 0.85), seed=st.integers(0, 50))

@@ -1,4 +1,4 @@
-"""A run refuses, when it is made, what contradicts itself."""
+"""A run refuses contradictory settings when it is created."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -20,13 +20,13 @@ from b2diffurl.run.settings import Branching, Logging, Run, Sampler
 
 
 def refusal(changes: dict[str, Any]) -> str:
-    """What is said about the quickstart with these changes."""
+    """The error message for the quickstart with these changes."""
     with pytest.raises(UserError) as refused:
         replace(emoji_quickstart(), **changes)
     message = str(refused.value)
     assert "\n" not in message
     assert message.endswith(".")
-    assert "; " in message  # the way out
+    assert "; " in message  # how to fix it
     return message
 
 
@@ -138,7 +138,7 @@ def test_deterministic_steps_are_refused_with_the_reason() -> None:
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_recipes_can_be_found_whole(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_everything_that_a_recipe_names_is_found(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Beside a prompts.txt, for those that train on the user's own."""
     monkeypatch.chdir(tmp_path)
     Path("prompts.txt").write_text("a cat\na dog\na cow\na bear\na fox\n", encoding="utf-8")
@@ -146,7 +146,7 @@ def test_recipes_can_be_found_whole(name: str, tmp_path: Path, monkeypatch: pyte
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"model": "./nowhere"}, "model is './nowhere', which is not a directory; "),
         ({"prompts": "nowhere.txt"}, "prompts is 'nowhere.txt', which is neither a file nor a named list; "),
@@ -155,10 +155,10 @@ def test_recipes_can_be_found_whole(name: str, tmp_path: Path, monkeypatch: pyte
         ({"reward": "math:nope"}, "module math has no function 'nope'."),
     ],
 )
-def test_what_cannot_be_found_is_refused_before_a_model_is_loaded(changes: dict[str, Any], said: str) -> None:
+def test_what_cannot_be_found_is_refused_before_a_model_is_loaded(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError) as refused:
         resolve(replace(emoji_quickstart(), **changes))
-    assert said in str(refused.value)
+    assert message in str(refused.value)
 
 
 def test_a_reward_from_python_needs_no_name(tmp_path: Path) -> None:
@@ -168,7 +168,7 @@ def test_a_reward_from_python_needs_no_name(tmp_path: Path) -> None:
     resolve(run, own_reward=True)
 
 
-# Four objectives, two strategies, and what of them contradicts itself
+# Combinations of objectives and strategies
 
 
 ONE_STEP = Optimization(num_inner_epochs=1, num_minibatches=1)
@@ -176,7 +176,7 @@ UNBRANCHED = {"rollout": Branching(num_branches=1), "selection": All()}
 
 
 class OnPolicy(Objective):
-    """A user's, which says what it needs."""
+    """A user's objective that is on-policy."""
 
     needs = Needs(on_policy=True)
 

@@ -5,6 +5,7 @@ In TOML, `use = "my_schedules.py:Sawtooth"` with the arguments of the class besi
 component's interface.
 """
 
+import abc
 from collections.abc import Callable
 from dataclasses import field
 from functools import cache
@@ -63,12 +64,18 @@ class Custom:
             check(*arguments)
 
 
+def _base(interface: type) -> Any:
+    """Return the interface, with a type that does not require its methods, since they are generated."""
+    return interface
+
+
 def _delegating(cls: C) -> C:
     """Give a class all members of its interface, each of which uses the instance of the user's class."""
     for name in _members(cls.interface):
         member = vars(cls.interface)[name]
         make = _delegating_method if callable(member) else _delegating_property
         setattr(cls, name, make(name, member.__doc__))
+    abc.update_abstractmethods(cls)
     return cls
 
 
@@ -92,7 +99,7 @@ def _members(interface: type) -> list[str]:
 
 @_delegating
 @settings(table="objective")
-class CustomObjective(Custom, Objective):
+class CustomObjective(Custom, _base(Objective)):
     """An objective from user code."""
 
     kind = "objective"
@@ -101,7 +108,7 @@ class CustomObjective(Custom, Objective):
 
 @_delegating
 @settings(table="schedule")
-class CustomSchedule(Custom, Schedule):
+class CustomSchedule(Custom, _base(Schedule)):
     """A schedule from user code."""
 
     kind = "schedule"
@@ -110,7 +117,7 @@ class CustomSchedule(Custom, Schedule):
 
 @_delegating
 @settings(table="selection")
-class CustomSelection(Custom, Selector):
+class CustomSelection(Custom, _base(Selector)):
     """A selection rule from user code."""
 
     kind = "selection"
@@ -119,7 +126,7 @@ class CustomSelection(Custom, Selector):
 
 @_delegating
 @settings(table="advantage")
-class CustomAdvantage(Custom, Normalizer):
+class CustomAdvantage(Custom, _base(Normalizer)):
     """An advantage rule from user code."""
 
     kind = "advantage"
