@@ -1,8 +1,8 @@
 """KL that is due to rounding alone: a forward pass before and after a negligible change of the adapter.
 
 In half precision the slightest change of the weights rounds the output of a network differently. The trust region and
-the ratio treat the difference as a change of the policy. This prints its KL in nats per element of the latent at four of
-20 denoising steps; the trust region allows 0.005 by default.
+the ratio treat the difference as a change of the policy. This prints its KL in nats per element of the latent at four
+of 20 denoising steps; the trust region allows 0.005 by default.
 
     python benchmarks/rounding.py --family sd1 --models runs/full-size-models
 """

@@ -1,33 +1,63 @@
-"""b2diffurl: fine-tune text-to-image diffusion models by reinforcement learning when the reward comes only at the end.
+"""b2diffurl: fine-tune text-to-image diffusion models by reinforcement learning from sparse rewards.
 
 B²-DiffuRL (Hu et al., CVPR 2025, arXiv 2503.11240): backward progressive training and branch-based sampling, under
-DDPO and other objectives. Importing the package is cheap; the heavy libraries are loaded when a model is.
+DDPO and other objectives. Importing the package is cheap; heavy libraries are imported on first use.
 
     import b2diffurl
 
-    run = b2diffurl.run.recipes.emoji_quickstart()
+    run = b2diffurl.recipes.emoji_quickstart()
     b2diffurl.train(run, output="runs/first")
+    b2diffurl.sample("emoji", ["a bear riding a bike"], lora="runs/first/lora")
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from b2diffurl.errors import RunStopped, UserError
 
 if TYPE_CHECKING:
+    from b2diffurl.algorithm.interfaces import Objective
+    from b2diffurl.analysis.evaluate import evaluate
+    from b2diffurl.analysis.sample import sample
+    from b2diffurl.rewards.interface import Reward
     from b2diffurl.run import recipes
     from b2diffurl.run.settings import Run
     from b2diffurl.training.trainer import train
 
-__all__ = ["Run", "RunStopped", "UserError", "__version__", "recipes", "train"]
+__all__ = [
+    "Objective",
+    "Reward",
+    "Run",
+    "RunStopped",
+    "UserError",
+    "__version__",
+    "evaluate",
+    "recipes",
+    "sample",
+    "train",
+]
 __version__ = "0.1.0"
+
+_LAZY = {
+    "Objective": "b2diffurl.algorithm.interfaces",
+    "Reward": "b2diffurl.rewards.interface",
+    "Run": "b2diffurl.run.settings",
+    "evaluate": "b2diffurl.analysis.evaluate",
+    "recipes": "b2diffurl.run",
+    "sample": "b2diffurl.analysis.sample",
+    "train": "b2diffurl.training.trainer",
+}
 
 
 def __getattr__(name: str) -> Any:
-    """Load `recipes`, `Run` and `train` on first use."""
-    import importlib
-
-    homes = {"recipes": "b2diffurl.run.recipes", "Run": "b2diffurl.run.settings", "train": "b2diffurl.training.trainer"}
-    if name not in homes:
+    """Import a public name on first use."""
+    if name not in _LAZY:
         raise AttributeError(f"module 'b2diffurl' has no attribute {name!r}")
-    module = importlib.import_module(homes[name])
-    return module if name == "recipes" else getattr(module, name)
+    if name == "recipes":
+        return import_module("b2diffurl.run.recipes")
+    return getattr(import_module(_LAZY[name]), name)
+
+
+def __dir__() -> list[str]:
+    """List the public names."""
+    return sorted(__all__)

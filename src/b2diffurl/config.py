@@ -2,14 +2,14 @@
 
 A settings class is the component it configures (`DDPO(clip_range=0.1).loss(...)`); no option is written twice. An
 unknown key, a wrong type or a value out of range raises UserError with one sentence, on every nested class. A range is
-part of the type, `Annotated[int, Ge(1)]`, and holds however the object is made: from TOML, from flags or from Python.
+part of the type, `Annotated[int, Ge(1)]`, and is checked wherever the object is created: from TOML, flags or Python.
 """
 
 import json
 import math
 import tomllib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, cast, dataclass_transform, get_args, get_origin, get_type_hints, overload
@@ -56,27 +56,27 @@ def settings(cls: type[T] | None = None, *, table: str = "") -> type[T] | Callab
 
 
 def _make_settings(cls: type[T], table: str) -> type[T]:
-    own_check: Callable[[T], None] | None = vars(cls).get("__post_init__")
+    own_check: Callable[[T], None] | None = getattr(cls, "__post_init__", None)  # its own or inherited
 
     def check(self: T) -> None:
-        for name, ranges in _ranges_by_field(made).items():
+        for name, ranges in _ranges_by_field(settings_class).items():
             check_range(f"{table}.{name}" if table else name, getattr(self, name), ranges)
         if own_check is not None:
             own_check(self)
 
     cls.__post_init__ = check  # pyright: ignore[reportAttributeAccessIssue]
     cls.__pydantic_config__ = ConfigDict(extra="forbid", strict=True)  # pyright: ignore[reportAttributeAccessIssue]
-    made = dataclass(frozen=True, kw_only=True, slots=True)(cls)
-    return made
+    settings_class = dataclass(frozen=True, kw_only=True, slots=True)(cls)
+    return settings_class
 
 
 def check_range(path: str, value: Any, ranges: Sequence[Any]) -> None:
     """Check a value against the ranges of its type.
 
     Args:
-        path: of the setting, for the message.
+        path: path of the setting, for the message.
         value: a number, or a tuple whose every number must be in range.
-        ranges: of annotated_types, and `Finite`.
+        ranges: ranges of annotated_types, and `Finite`.
 
     Raises:
         UserError: the value is out of range.
@@ -92,7 +92,7 @@ def describe_range(ranges: Sequence[Any], *, many: bool = False) -> str:
     >>> describe_range([Ge(1)]), describe_range([Gt(0), Finite()]), describe_range([Ge(0), Lt(1)])
     ('1 or more', 'a finite number above 0', 'a number from 0 to below 1')
     """
-    limits = {type(limit): limit for limit in ranges}
+    limits: dict[type, Any] = {type(limit): limit for limit in ranges}
     noun = ("finite " if Finite in limits else "") + ("numbers" if many else "number")
     noun = noun if many else f"a {noun}"
     low = f"from {limits[Ge].ge}" if Ge in limits else f"above {limits[Gt].gt}" if Gt in limits else ""
@@ -124,8 +124,8 @@ def _is_in_range(value: Any, limit: Any) -> bool:
 @cache
 def _ranges_by_field(cls: type) -> dict[str, tuple[Any, ...]]:
     hints = get_type_hints(cls, include_extras=True)
-    found = {name: tuple(_ranges(hints[name])) for name in cls.__dataclass_fields__}  # pyright: ignore
-    return {name: ranges for name, ranges in found.items() if ranges}
+    ranges_by_field = {field.name: tuple(_ranges(hints[field.name])) for field in fields(cast("Any", cls))}
+    return {name: ranges for name, ranges in ranges_by_field.items() if ranges}
 
 
 def _ranges(hint: Any) -> Iterator[Any]:
@@ -144,7 +144,7 @@ def read_toml(path: Path, cls: type[T]) -> T:
     """Read settings from a TOML file.
 
     Raises:
-        UserError: the file is missing or no TOML, a key is unknown, a type is wrong, or a value is refused.
+        UserError: the file is missing or not valid TOML, a key is unknown, a type is wrong, or a value is invalid.
     """
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -161,14 +161,31 @@ def read_toml(path: Path, cls: type[T]) -> T:
 def from_tables(tables: dict[str, Any], cls: type[T]) -> T:
     """Make settings from nested tables.
 
+    A table with `use = "module:Class"` may have the options of the class beside it; see `expand_custom`.
+
     Raises:
         UserError: as `read_toml`.
     """
+    tables = {key: expand_custom(value) for key, value in tables.items()}
     try:
-        # TOML's dates and times become text, which no setting is, and so are refused by name.
+        # TOML's dates and times become strings in JSON, which no setting of another type accepts.
         return _adapter(cls).validate_json(json.dumps(tables, default=str))
     except ValidationError as error:
         raise UserError(_one_sentence(error, tables)) from error
+
+
+def expand_custom(table: Any) -> Any:
+    """Expand the short form of a table that names user code; give other values as they are.
+
+    >>> expand_custom({"use": "my_schedules.py:Sawtooth", "length": 3})
+    {'use': 'custom', 'name': 'my_schedules.py:Sawtooth', 'options': {'length': 3}}
+    """
+    if not isinstance(table, dict):
+        return table
+    options = dict(cast("dict[str, Any]", table))
+    if ":" not in str(options.get("use", "")):
+        return options
+    return {"use": "custom", "name": options.pop("use"), "options": options}
 
 
 def to_tables(value: Any) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from b2diffurl.algorithm.interfaces import Needs, Objective
-from b2diffurl.algorithm.objectives import DDPO, DPO, DPOK, Own, PolicyGradient
+from b2diffurl.algorithm.objectives import DDPO, DPO, DPOK, CustomObjective, PolicyGradient
 from b2diffurl.algorithm.policy import DenoisingPolicy
 from b2diffurl.algorithm.randomness import NoiseKey
 from b2diffurl.algorithm.records import SelectedTrajectories, StepBatch
@@ -101,8 +101,8 @@ BUILT_IN: dict[str, Objective] = {
     "dpo": DPO(),
 }
 OWN: dict[str, Objective] = {
-    "own": Own(name=f"{__name__}:Plain", options={"scale": 2.0}),
-    "own with pairs": Own(name=f"{__name__}:IPO"),
+    "custom": CustomObjective(name=f"{__name__}:Plain", options={"scale": 2.0}),
+    "custom with pairs": CustomObjective(name=f"{__name__}:IPO"),
 }
 OBJECTIVES = BUILT_IN | OWN
 each = pytest.mark.parametrize("objective", OBJECTIVES.values(), ids=OBJECTIVES)
@@ -343,7 +343,7 @@ def test_its_name_in_a_table_is_enough(name: str) -> None:
 
 def test_a_users_own_is_named_with_its_options_beside_it() -> None:
     short = from_tables(tables(use=f"{__name__}:Plain", scale=3.0), Run)
-    long = from_tables(tables(use="own", name=f"{__name__}:Plain", options={"scale": 3.0}), Run)
+    long = from_tables(tables(use="custom", name=f"{__name__}:Plain", options={"scale": 3.0}), Run)
     assert short == long
     batch = make_batch(short.objective)
     assert torch.equal(short.objective.loss(batch), Plain(scale=3.0).loss(batch))
@@ -352,18 +352,21 @@ def test_a_users_own_is_named_with_its_options_beside_it() -> None:
 
 def test_options_of_one_do_not_leak_into_another() -> None:
     batch = make_batch(Plain())
-    losses = [Own(name=f"{__name__}:Plain", options={"scale": scale}).loss(batch) for scale in (1.0, 2.0)]
+    losses = [CustomObjective(name=f"{__name__}:Plain", options={"scale": scale}).loss(batch) for scale in (1.0, 2.0)]
     assert torch.equal(2 * losses[0], losses[1])
 
 
 HERE = __name__
 OWN_REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    "no class": ({"use": "own", "name": "mine"}, "objective.name is 'mine'; give module:Class or file.py:Class."),
+    "no class": ({"use": "custom", "name": "mine"}, "objective.name is 'mine'; give module:Class or file.py:Class."),
     "no module": ({"use": "nowhere.a:B"}, "objective is 'nowhere.a:B' but there is no module 'nowhere'; is it on "),
     "not in it": ({"use": "math:B"}, "objective is 'math:B' but module math has no class 'B'."),
-    "no loss": ({"use": f"{HERE}:WithoutLoss"}, f"objective '{HERE}:WithoutLoss' lacks loss, metrics or needs; let "),
-    "forgets loss": ({"use": f"{HERE}:ForgetsLoss"}, f"objective '{HERE}:ForgetsLoss' lacks loss, metrics or needs; "),
-    "wrong option": ({"use": f"{HERE}:Plain", "scael": 2.0}, f"objective '{HERE}:Plain' does not take the options {{"),
+    "no loss": ({"use": f"{HERE}:WithoutLoss"}, f"objective '{HERE}:WithoutLoss' lacks loss, metrics; let "),
+    "forgets loss": ({"use": f"{HERE}:ForgetsLoss"}, f"objective '{HERE}:ForgetsLoss' lacks loss; "),
+    "wrong option": (
+        {"use": f"{HERE}:Plain", "scael": 2.0},
+        f"objective '{HERE}:Plain' does not accept the options {{",
+    ),
     "no option's type": ({"use": f"{HERE}:Plain", "scale": [1.0]}, "objective."),
 }
 

@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from safetensors.torch import save_file
@@ -12,6 +11,7 @@ from b2diffurl.config import read_toml
 from b2diffurl.distributed import join_ranks, leave_ranks
 from b2diffurl.errors import RewardFailed, RunStopped
 from b2diffurl.run.directory import RunDirectory
+from b2diffurl.run.resolve import resolve
 from b2diffurl.run.settings import Run
 from b2diffurl.training.trainer import Trainer
 
@@ -33,8 +33,8 @@ def main(settings: str, output: str, failing_rank: int) -> None:
             raise RewardFailed("the server is gone")
         return redness(images, prompts)
 
-    folder = RunDirectory(Path(output) / "run")
-    trainer = Trainer(replace(run), folder=folder, reward=reward, ranks=ranks)
+    directory = RunDirectory(Path(output) / "run")
+    trainer = Trainer(resolve(run, own_reward=True), directory=directory, reward=reward, ranks=ranks)
     try:
         trainer.train()
     except RunStopped as stop:

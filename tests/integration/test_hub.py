@@ -22,7 +22,7 @@ TOKEN = "hf_of_this_test"
 
 
 class Hub(ThreadingHTTPServer):
-    """Enough of the hub's protocol to take a commit of small files: who asked, and what arrived."""
+    """Enough of the hub's protocol to accept a commit of small files; records requests and files."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
@@ -55,9 +55,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.server.created.append(json.loads(body))
             self._answer({"url": f"{self.server.url}/me/adapter", "name": "me/adapter"})
         elif "/preupload/" in self.path:
-            asked = json.loads(body)["files"]
-            told = [{"path": file["path"], "uploadMode": "regular", "shouldIgnore": False} for file in asked]
-            self._answer({"files": told, "commitOid": "0" * 40})
+            requested = json.loads(body)["files"]
+            files = [{"path": file["path"], "uploadMode": "regular", "shouldIgnore": False} for file in requested]
+            self._answer({"files": files, "commitOid": "0" * 40})
         elif "/commit/" in self.path:
             for line in map(json.loads, body.splitlines()):
                 if line["key"] == "file":
@@ -77,8 +77,8 @@ class _Handler(BaseHTTPRequestHandler):
                 break
         return b"".join(parts)
 
-    def _answer(self, told: Mapping[str, object], *, status: int = 200) -> None:
-        body = json.dumps(told).encode()
+    def _answer(self, answer: Mapping[str, object], *, status: int = 200) -> None:
+        body = json.dumps(answer).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
@@ -108,7 +108,7 @@ def adapter(tmp_path: Path) -> Path:
 
 
 def push(directory: Path, endpoint: str, **options: object) -> subprocess.CompletedProcess[str]:
-    """In a process of its own: the hub's client reads its address from the environment when it is imported."""
+    """Push in a separate process: the hub's client reads its address from the environment when it is imported."""
     arguments = "".join(f", {name}={value!r}" for name, value in options.items())
     code = (
         "from pathlib import Path\n"
@@ -126,7 +126,7 @@ def test_the_whole_folder_arrives_with_the_token_of_the_environment(adapter: Pat
     done = push(adapter, hub.url, repo_id="me/adapter", private=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == f"{hub.url}/me/adapter"
-    assert [(told["name"], told["organization"]) for told in hub.created] == [("adapter", "me")]
+    assert [(repo["name"], repo["organization"]) for repo in hub.created] == [("adapter", "me")]
     assert hub.created[0].get("private") is True or hub.created[0].get("visibility") == "private"
     assert hub.authorizations == {f"Bearer {TOKEN}"}
     there = {str(path.relative_to(adapter)): path.read_bytes() for path in adapter.rglob("*") if path.is_file()}
@@ -134,7 +134,7 @@ def test_the_whole_folder_arrives_with_the_token_of_the_environment(adapter: Pat
     assert {"README.md", "reward.png"} < set(there)
 
 
-def test_no_access_and_no_connection_are_told_in_one_sentence(adapter: Path, hub: Hub) -> None:
+def test_no_access_and_no_connection_give_one_sentence(adapter: Path, hub: Hub) -> None:
     hub.forbidden = True
     done = push(adapter, hub.url, repo_id="me/adapter")
     assert done.returncode == 1
@@ -148,7 +148,7 @@ def test_no_access_and_no_connection_are_told_in_one_sentence(adapter: Path, hub
     assert "Traceback" not in done.stderr
 
 
-def test_mistakes_are_told_before_anything_is_sent(adapter: Path, tmp_path: Path) -> None:
+def test_user_errors_are_raised_before_anything_is_sent(adapter: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="give the lora folder of a run"):
         push_to_hub(tmp_path, repo_id="me/adapter")
     with pytest.raises(UserError, match="give user/name"):

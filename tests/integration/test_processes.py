@@ -14,11 +14,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from b2diffurl.algorithm.objectives import DPO
+from b2diffurl.algorithm.rollout import Rollout
 from b2diffurl.algorithm.selection import All
 from b2diffurl.algorithm.update import Optimization
 from b2diffurl.config import to_toml
 from b2diffurl.distributed import Ranks
-from b2diffurl.run.settings import Branching, Logging, Run
+from b2diffurl.run.settings import Logging, Run
 from tests.integration import several
 
 HERE = Path(__file__).parent
@@ -29,7 +30,7 @@ def torchrun(num: int, settings: Path, output: Path, *, failing_rank: int = -1) 
     output.mkdir()
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(num)]
     command += [str(HERE / "several.py"), str(settings), str(output), str(failing_rank)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'src'}"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
 
@@ -63,7 +64,7 @@ def run(small_run: Callable[..., Run], prompts_file: Path) -> Run:
 def test_two_processes_equal_one(kind: str, run: Run, tmp_path: Path) -> None:
     run = replace(run, num_rounds=1)
     if kind == "dpo":  # pairs of one prompt, whose members two processes have sampled
-        run = replace(run, objective=DPO(beta=25.0), rollout=Branching(num_branches=1), selection=All())
+        run = replace(run, objective=DPO(beta=25.0), rollout=Rollout(num_branches=1), selection=All())
     settings = tmp_path / "settings.toml"
     settings.write_text(to_toml(run), encoding="utf-8")
     alone, both = tmp_path / "1", tmp_path / "2"

@@ -67,6 +67,6 @@ def test_a_recipe_trains_and_evaluates(name: str, folder: Path, tmp_path: Path) 
     output = b2diffurl.train(run, output=tmp_path / "run")
     evaluation = json.loads((output / "evaluation.json").read_text(encoding="utf-8"))
     expected = EMOJI_METRICS if run.model == "emoji" else {"clip_score", "inception_score"}
-    if run.held_out:
+    if run.held_out_fraction:
         expected |= {f"held_out_{metric}" for metric in expected}
     assert evaluation["before"].keys() == evaluation["after"].keys() == expected

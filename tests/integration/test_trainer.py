@@ -15,6 +15,7 @@ import b2diffurl
 from b2diffurl import RunStopped, UserError, emoji
 from b2diffurl.algorithm.advantage import PromptHistory
 from b2diffurl.algorithm.collapse import Collapse
+from b2diffurl.algorithm.rollout import Rollout
 from b2diffurl.algorithm.schedule import Full
 from b2diffurl.algorithm.selection import All
 from b2diffurl.algorithm.trust_region import TrustRegion
@@ -23,7 +24,7 @@ from b2diffurl.config import read_toml
 from b2diffurl.models import LoRA
 from b2diffurl.models.policy import Policy
 from b2diffurl.reporting import note_of
-from b2diffurl.run.settings import Branching, Run
+from b2diffurl.run.settings import Run
 from b2diffurl.training.callbacks import Metrics
 
 MakeRun = Callable[..., Run]
@@ -86,7 +87,7 @@ def test_scores_jsonl_tells_of_every_picture(tmp_path: Path, small_run: MakeRun)
 
 
 def test_plain_ddpo_trains_every_trajectory_on_all_steps(tmp_path: Path, small_run: MakeRun) -> None:
-    run = small_run(rollout=Branching(num_branches=1), schedule=Full(), selection=All(), num_rounds=1)
+    run = small_run(rollout=Rollout(num_branches=1), schedule=Full(), selection=All(), num_rounds=1)
     line = metrics_of(b2diffurl.train(run, output=tmp_path / "run", reward=brightness))[0]
     assert line["selection/num_trajectories"] == 16
     assert line["interval/length"] == 6

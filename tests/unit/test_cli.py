@@ -1,4 +1,4 @@
-"""Every mistake of the user: one sentence, exit code 2, nothing written, no model loaded."""
+"""Every user error: one sentence, exit code 2, nothing written, no model loaded."""
 
 import tomllib
 from pathlib import Path
@@ -16,7 +16,7 @@ UNBRANCHED = ["train", QUICK, "selection:all", "--rollout.num-branches", "1"]
 
 
 class Mine(Objective):
-    """An objective as a user's module has it."""
+    """An objective in a user's module."""
 
     def __init__(self, *, scale: float = 1.0, name: str = "mine") -> None:
         self.scale, self.name = scale, name
@@ -26,20 +26,20 @@ class Mine(Objective):
 
 
 def refuse(capsys: pytest.CaptureFixture[str], *words: str) -> str:
-    """Run a command that must be refused and give its one sentence."""
+    """Run a command that must be refused and return its message."""
     assert main(words) == 2
-    told = capsys.readouterr().err.strip()
-    assert told.startswith("b2diffurl: ")
-    assert "\n" not in told
-    assert "Traceback" not in told
-    return told
+    output = capsys.readouterr().err.strip()
+    assert output.startswith("b2diffurl: ")
+    assert "\n" not in output
+    assert "Traceback" not in output
+    return output
 
 
 @pytest.mark.parametrize(
     ("words", "fragments"),
     [
         (["fly"], ["'fly'", "train, sample, evaluate"]),
-        (["train"], ["wants a recipe", QUICK]),
+        (["train"], ["needs a recipe", QUICK]),
         (["train", "no-such-recipe"], ["'no-such-recipe'", QUICK]),
         (["train", "missing.toml"], ["missing.toml", "cannot be read"]),
         (["train", QUICK, "--num-rounds", "0"], ["num_rounds is 0"]),
@@ -68,7 +68,7 @@ def refuse(capsys: pytest.CaptureFixture[str], *words: str) -> str:
         (["train", QUICK, "--reward", "no_such_module:f"], ["no_such_module", "Python path"]),
         (["train", QUICK, "--reward", "math:no_such_function"], ["no_such_function"]),
         (["train", QUICK, "--resume"], ["holds no run to resume"]),
-        (["show"], ["wants a recipe"]),
+        (["show"], ["needs a recipe"]),
         (["show", QUICK, "more"], ["'more'"]),
         (["sample", "./nowhere", "--output", "out"], ["'./nowhere'"]),
         (["sample", "emoji", "--output", "out", "--prompts", ""], ["prompts is empty"]),
@@ -79,7 +79,7 @@ def refuse(capsys: pytest.CaptureFixture[str], *words: str) -> str:
         (["study", "no-such-study", "--output", "out"], ["'no-such-study'", "quickstart"]),
     ],
 )
-def test_mistakes_are_told_in_one_sentence(
+def test_user_errors_are_one_sentence(
     capsys: pytest.CaptureFixture[str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -87,8 +87,8 @@ def test_mistakes_are_told_in_one_sentence(
     fragments: list[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    told = refuse(capsys, *words)
-    assert all(fragment in told for fragment in fragments), told
+    output = refuse(capsys, *words)
+    assert all(fragment in output for fragment in fragments), output
     assert list(tmp_path.iterdir()) == []
 
 
@@ -96,7 +96,7 @@ def test_mistakes_are_told_in_one_sentence(
     ("text", "fragment"),
     [("", "holds no prompt"), ("# only a remark\n\n", "holds no prompt"), ("a cat\na cat\n", "more than once")],
 )
-def test_prompts_files_without_use(
+def test_prompts_files_that_are_refused(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, fragment: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -110,25 +110,26 @@ def test_too_long_a_prompt_is_named_with_what_would_be_cut(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("prompts.txt").write_text("a cat playing chess\n" + "a bear riding a bike " * 4, encoding="utf-8")
-    told = refuse(capsys, "train", QUICK, "--prompts", "prompts.txt")
-    assert "'a bear riding a bike a bear" in told
-    assert "would be cut" in told
-    assert "'riding a bike a bear riding a bike'" in told or "bike" in told.split("reads 16:")[1]
+    output = refuse(capsys, "train", QUICK, "--prompts", "prompts.txt")
+    assert "'a bear riding a bike a bear" in output
+    assert "would be cut" in output
+    assert "'riding a bike a bear riding a bike'" in output or "bike" in output.split("reads 16:")[1]
     assert [path.name for path in tmp_path.iterdir()] == ["prompts.txt"]
 
 
 @pytest.mark.parametrize(
-    ("part", "fragment"), [("model_index.json", "no model_index.json"), ("unet", "no unet"), ("class", "FluxPipeline")]
+    ("missing", "fragment"),
+    [("model_index.json", "no model_index.json"), ("unet", "no unet"), ("class", "FluxPipeline")],
 )
 def test_model_directories_without_a_pipeline(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, part: str, fragment: str
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, missing: str, fragment: str
 ) -> None:
     model = tmp_path / "model"
     model.mkdir()
-    name = "FluxPipeline" if part == "class" else "StableDiffusionPipeline"
-    if part != "model_index.json":
+    name = "FluxPipeline" if missing == "class" else "StableDiffusionPipeline"
+    if missing != "model_index.json":
         (model / "model_index.json").write_text(f'{{"_class_name": "{name}"}}', encoding="utf-8")
-    if part == "class":
+    if missing == "class":
         (model / "unet").mkdir()
         (model / "unet" / "config.json").write_text("{}", encoding="utf-8")
     assert fragment in refuse(capsys, "train", QUICK, "--model", str(model), "--output", str(tmp_path / "run"))
@@ -145,13 +146,13 @@ def test_model_directories_without_a_pipeline(
         ("seed = ", "not valid TOML"),
     ],
 )
-def test_mistakes_in_a_toml_file(capsys: pytest.CaptureFixture[str], tmp_path: Path, line: str, fragment: str) -> None:
+def test_errors_in_a_toml_file(capsys: pytest.CaptureFixture[str], tmp_path: Path, line: str, fragment: str) -> None:
     file = tmp_path / "mine.toml"
     start = 'model = "emoji"\nreward = "clip:emoji"\nprompts = "template1-train"\nreward_queries_per_round = 16\n'
     rounds = "" if line.startswith("num_rounds") else "num_rounds = 1\n"
     file.write_text(start + rounds + line + "\n", encoding="utf-8")
-    told = refuse(capsys, "train", str(file), "--output", str(tmp_path / "run"))
-    assert fragment in told
+    output = refuse(capsys, "train", str(file), "--output", str(tmp_path / "run"))
+    assert fragment in output
     assert not (tmp_path / "run").exists()
 
 
@@ -172,13 +173,13 @@ def test_show_prints_a_run_that_train_accepts(tmp_path: Path, capsys: pytest.Cap
     assert "seed = 7" in capsys.readouterr().out
 
 
-def test_flags_choose_parts_and_override_their_settings(capsys: pytest.CaptureFixture[str]) -> None:
+def test_flags_choose_components_and_override_their_settings(capsys: pytest.CaptureFixture[str]) -> None:
     words = ["train", QUICK, "--dry-run", "--rollout.num-branches", "1", "schedule:full", "selection:all"]
     assert main(words) == 0
-    told = capsys.readouterr().out
-    assert 'use = "full"' in told
-    assert 'use = "all"' in told
-    assert "num_branches = 1" in told
+    output = capsys.readouterr().out
+    assert 'use = "full"' in output
+    assert 'use = "all"' in output
+    assert "num_branches = 1" in output
 
 
 ONE_STEP = ["--optimization.num-minibatches", "1"]
@@ -209,7 +210,7 @@ ONE_STEP = ["--optimization.num-minibatches", "1"]
         (["--logging.kl-to-reference"], {"logging": {"kl_to_reference": True}}),
         (
             [f"objective:{__name__}:Mine"],
-            {"objective": {"use": "own", "name": f"{__name__}:Mine", "options": {}}},
+            {"objective": {"use": "custom", "name": f"{__name__}:Mine", "options": {}}},
         ),
         (
             [f"objective:{__name__}:Mine", "--objective.options", "scale", "2.5", "name", "a b"],
@@ -217,21 +218,21 @@ ONE_STEP = ["--optimization.num-minibatches", "1"]
         ),
     ],
 )
-def test_any_combination_of_parts_is_said_in_flags_and_read_back(
+def test_any_combination_of_components_is_given_by_flags_and_read_back(
     words: list[str], written: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def within(part: Any, whole: Any) -> bool:
-        if isinstance(part, dict):
-            return all(within(value, whole[key]) for key, value in part.items())
-        return part == whole
+    def within(subset: Any, table: Any) -> bool:
+        if isinstance(subset, dict):
+            return all(within(value, table[key]) for key, value in subset.items())
+        return subset == table
 
     assert main(["train", QUICK, "--dry-run", *words]) == 0
-    told = capsys.readouterr().out
-    assert within(written, tomllib.loads(told)), told
+    output = capsys.readouterr().out
+    assert within(written, tomllib.loads(output)), output
     file = tmp_path / "mine.toml"
-    file.write_text(told, encoding="utf-8")
+    file.write_text(output, encoding="utf-8")
     assert main(["train", str(file), "--dry-run"]) == 0
-    assert capsys.readouterr().out == told
+    assert capsys.readouterr().out == output
 
 
 def test_a_users_objective_in_a_file_has_its_options_beside_it(
@@ -244,8 +245,8 @@ def test_a_users_objective_in_a_file_has_its_options_beside_it(
         encoding="utf-8",
     )
     assert main(["train", str(file), "--dry-run"]) == 0
-    told = tomllib.loads(capsys.readouterr().out)["objective"]
-    assert told == {"use": "own", "name": f"{__name__}:Mine", "options": {"scale": 0.5}}
+    output = tomllib.loads(capsys.readouterr().out)["objective"]
+    assert output == {"use": "custom", "name": f"{__name__}:Mine", "options": {"scale": 0.5}}
 
 
 @pytest.mark.parametrize("words", [["--help"], ["--version"]])

@@ -1,4 +1,4 @@
-"""Settings through TOML and back, and every mistake in a file told in one line that names the field."""
+"""Settings through TOML and back; an error in a file gives one line that names the field."""
 
 import copy
 from dataclasses import fields, is_dataclass, replace
@@ -160,18 +160,18 @@ def test_pairs_have_two_numbers() -> None:
     assert "optimization.betas" in refusal(changed("emoji-quickstart", "optimization", "betas", [0.9, 0.9, 0.9]))
 
 
-def test_a_value_out_of_range_is_told_in_the_settings_own_words() -> None:
+def test_a_value_out_of_range_has_the_message_of_its_range() -> None:
     message = refusal(changed("emoji-quickstart", "objective", "clip_range", 0.0))
     assert message == "objective.clip_range is 0.0; give a number above 0, such as 0.1."
 
 
-def test_a_contradiction_is_told_in_the_runs_own_words() -> None:
+def test_a_contradiction_has_the_message_of_the_run() -> None:
     message = refusal(changed("emoji-quickstart", "rollout", "num_branches", 1))
     assert message.startswith("rollout.num_branches is 1 but selection best-worst needs at least 2; ")
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (b"num_rounds = ", "is not valid TOML: "),
         (b"model = 'a'\nmodel = 'b'\n", "is not valid TOML: "),
@@ -179,13 +179,13 @@ def test_a_contradiction_is_told_in_the_runs_own_words() -> None:
         (to_toml(RUNS["emoji-ddpo"]).encode() + b"typo = 1", "logging.typo is not a setting; "),
     ],
 )
-def test_a_bad_file_is_named(content: bytes, said: str, tmp_path: Path) -> None:
+def test_a_bad_file_is_named(content: bytes, message: str, tmp_path: Path) -> None:
     file = tmp_path / "run.toml"
     file.write_bytes(content)
     with pytest.raises(UserError) as refused:
         read_toml(file, Run)
     assert str(refused.value).startswith(str(file))
-    assert said in str(refused.value)
+    assert message in str(refused.value)
     assert "\n" not in str(refused.value)
 
 

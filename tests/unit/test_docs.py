@@ -1,4 +1,4 @@
-"""What the documentation says is so: doctests, recipes, the README's commands."""
+"""The documentation is correct: doctests, recipes, the commands of the README and the pages."""
 
 import doctest
 import importlib
@@ -11,8 +11,9 @@ import pytest
 
 import b2diffurl
 from b2diffurl.analysis.study import STUDIES
-from b2diffurl.cli import _COMMANDS, main
-from b2diffurl.run.settings import check_run
+from b2diffurl.cli import _COMMANDS, _HELP, main
+from b2diffurl.run.recipes import RECIPES
+from b2diffurl.run.resolve import resolve
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -32,7 +33,7 @@ def test_doctests_hold(name: str) -> None:
 @pytest.mark.parametrize("name", STUDIES)
 def test_every_study_has_valid_arms(name: str) -> None:
     for run in STUDIES[name]().values():
-        check_run(run)
+        resolve(run)
 
 
 def commands_of_the_readme() -> list[str]:
@@ -44,9 +45,15 @@ def test_the_readme_names_every_command() -> None:
     assert named == set(_COMMANDS)
 
 
+def test_the_help_names_every_recipe_and_study() -> None:
+    recipes, studies = re.search(r"^recipes: (.*)^studies: (.*?)\n\n", _HELP, re.DOTALL | re.MULTILINE).groups()  # pyright: ignore[reportOptionalMemberAccess]
+    assert re.split(r",\s+", recipes.strip()) == list(RECIPES)
+    assert re.split(r",\s+", studies.strip()) == list(STUDIES)
+
+
 @pytest.fixture
 def as_a_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with the files that the pages tell a user to write."""
+    """A folder with the files that the pages ask a user to write."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("OPENAI_API_KEY", "none")
@@ -55,16 +62,18 @@ def as_a_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     Path("my_reward.py").write_text(own.split("```python\n")[1].split("```")[0], encoding="utf-8")
     own = (ROOT / "docs" / "objectives" / "README.md").read_text(encoding="utf-8")
     Path("my_objectives.py").write_text(own.split("```python\n")[1].split("```")[0], encoding="utf-8")
+    own = (ROOT / "docs" / "strategies.md").read_text(encoding="utf-8")
+    Path("my_schedules.py").write_text(own.split("```python\n")[1].split("```")[0], encoding="utf-8")
     return tmp_path
 
 
 def train_commands(text: str) -> list[str]:
     """`b2diffurl train RECIPE ...` of indented and fenced blocks, torchrun's too; comments and prompts left out."""
     lines = [line.split(" #")[0].strip() for line in text.replace("\\\n", " ").splitlines()]
-    found = [
+    commands = [
         line.partition("train ")[2] for line in lines if re.match(r"(PYTHONPATH|torchrun|b2diffurl).* train \w", line)
     ]
-    return [line for line in found if not re.match(r"RECIPE|my-run|runs/", line)]
+    return [line for line in commands if not re.match(r"RECIPE|my-run|runs/", line)]
 
 
 @pytest.mark.parametrize(
@@ -82,6 +91,6 @@ def test_train_commands_of_the_pages_are_accepted(page: str, line: str, as_a_use
 
 
 @pytest.mark.parametrize("page", [path.relative_to(ROOT) for path in (ROOT / "README.md", *PAGES)], ids=str)
-def test_links_and_pictures_are_there(page: Path) -> None:
+def test_targets_of_links_and_images_exist(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", (ROOT / page).read_text(encoding="utf-8")):
         assert target.startswith("http") or (ROOT / page.parent / target).exists(), target

@@ -1,4 +1,4 @@
-"""What a run will cost: counted by hand, and against what a run then counts."""
+"""The cost of a run: counted by hand, and compared with the counts of a run."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -11,6 +11,7 @@ from torch import Tensor
 import b2diffurl
 from b2diffurl.algorithm.collapse import Collapse
 from b2diffurl.algorithm.objectives import DPO
+from b2diffurl.algorithm.rollout import Rollout
 from b2diffurl.algorithm.schedule import Full
 from b2diffurl.algorithm.selection import All
 from b2diffurl.algorithm.trust_region import TrustRegion
@@ -19,7 +20,7 @@ from b2diffurl.analysis.plan import estimate_memory, fit, interval_lengths, mode
 from b2diffurl.cli import main
 from b2diffurl.models import Memory
 from b2diffurl.run.recipes import RECIPES, recipe
-from b2diffurl.run.settings import Branching, Run, Sampler
+from b2diffurl.run.settings import Run, Sampler
 
 _GIB = 2**30
 
@@ -58,13 +59,13 @@ def test_guidance_and_the_reference_cost_evaluations() -> None:
     [
         {},
         {"sampler": Sampler(num_inference_steps=6, guidance_scale=2.0)},
-        {"rollout": Branching(num_branches=1), "schedule": Full(), "selection": All()},
-        {"rollout": Branching(num_branches=2, chunk_size=3), "selection": All(), "objective": DPO()},
+        {"rollout": Rollout(num_branches=1), "schedule": Full(), "selection": All()},
+        {"rollout": Rollout(num_branches=2, chunk_size=3), "selection": All(), "objective": DPO()},
         {"selection": All(), "memory": Memory(base_dtype="bfloat16")},
     ],
     ids=["quickstart", "guided", "vanilla", "dpo", "bfloat16"],
 )
-def test_a_run_counts_what_the_plan_foretells(
+def test_a_run_counts_what_the_plan_predicts(
     changes: dict[str, object], tmp_path: Path, small_run: Callable[..., Run], prompts_file: Path
 ) -> None:
     calm = Optimization(learning_rate=1e-6, num_minibatches=2, num_inner_epochs=2)
@@ -84,7 +85,7 @@ def test_a_run_counts_what_the_plan_foretells(
         assert line["network/update_evaluations"] <= cost.most_update_evaluations
 
 
-def test_memory_grows_with_what_is_asked_for() -> None:
+def test_memory_grows_with_precision_and_shrinks_with_checkpointing() -> None:
     run = recipe("paper-template1-clip")
     shape = model_shape(run.model)
     base = estimate_memory(run, shape)
@@ -98,21 +99,21 @@ def test_memory_grows_with_what_is_asked_for() -> None:
     assert estimate_memory(recipe("emoji-quickstart"), model_shape("emoji")) is None
 
 
-def test_sizes_are_chosen_for_the_memory_there_is() -> None:
+def test_sizes_are_chosen_for_the_available_memory() -> None:
     run = recipe("paper-template1-clip")
     shape = model_shape(run.model)
     small, large = (fit(run, shape, memory_bytes=float(gib * _GIB)) for gib in (12, 80))
     assert small is not None
     assert large is not None
     assert small.optimization.micro_batch_size < large.optimization.micro_batch_size
-    for found, gib in ((small, 12), (large, 80)):
-        estimate = estimate_memory(found, shape)
+    for fitting, gib in ((small, 12), (large, 80)):
+        estimate = estimate_memory(fitting, shape)
         assert estimate is not None
         assert 0.4 * gib * _GIB < estimate.total <= 0.8 * gib * _GIB
     assert fit(run, shape, memory_bytes=2.0 * _GIB) is None
 
 
-def test_the_smallest_sizes_may_take_all_there_is() -> None:
+def test_the_smallest_sizes_may_take_all_of_the_memory() -> None:
     run = recipe("paper-template1-clip")
     run = replace(
         run, rollout=replace(run.rollout, chunk_size=4), optimization=replace(run.optimization, micro_batch_size=1)

@@ -1,4 +1,4 @@
-"""The paper's lists, the user's files, and the draw of a round."""
+"""The paper's lists, users' files, and the prompts of a round."""
 
 from collections import Counter
 from pathlib import Path
@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from b2diffurl.algorithm.randomness import held_out_rng, prompt_rng
 from b2diffurl.errors import UserError
-from b2diffurl.prompts.lists import draw_prompts, load_prompt_list, load_prompts, named_lists, split_prompts
+from b2diffurl.prompts.lists import load_prompt_list, load_prompts, named_lists, sample_prompts, split_prompts
 
 LETTERS = tuple("abcdefg")
 
@@ -18,8 +19,8 @@ def write(path: Path, content: bytes) -> str:
     return str(path)
 
 
-def test_there_are_three_templates_in_three_parts() -> None:
-    assert named_lists() == [f"template{n}-{part}" for n in (1, 2, 3) for part in ("all", "test", "train")]
+def test_there_are_three_templates_with_three_lists_each() -> None:
+    assert named_lists() == [f"template{n}-{split}" for n in (1, 2, 3) for split in ("all", "test", "train")]
 
 
 @pytest.mark.parametrize("template", ["template1", "template2", "template3"])
@@ -47,50 +48,50 @@ def test_a_file_has_one_prompt_a_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
-        (b"", "holds no prompt; write one prompt a line."),
-        (b"\n# nothing\n", "holds no prompt; write one prompt a line."),
+        (b"", "holds no prompt; write one prompt per line."),
+        (b"\n# nothing\n", "holds no prompt; write one prompt per line."),
         (b"a cat\na dog\na cat \n", "holds 'a cat' more than once; keep each prompt once."),
-        (b"\xff\xfe", "is not UTF-8 text; save it as UTF-8, one prompt a line."),
+        (b"\xff\xfe", "is not UTF-8 text; save it as UTF-8, one prompt per line."),
     ],
 )
-def test_a_file_that_is_of_no_use_is_refused(content: bytes, said: str, tmp_path: Path) -> None:
+def test_an_invalid_file_is_refused(content: bytes, message: str, tmp_path: Path) -> None:
     source = write(tmp_path / "mine.txt", content)
     with pytest.raises(UserError) as refused:
         load_prompts(source)
-    assert str(refused.value) == f"prompts file {source} {said}"
+    assert str(refused.value) == f"prompts file {source} {message}"
 
 
 @pytest.mark.parametrize("source", ["template1", "template9-train", "nowhere.txt", ".", ""])
 def test_what_is_neither_a_list_nor_a_file_is_refused_and_the_lists_are_named(source: str) -> None:
     with pytest.raises(UserError) as refused:
         load_prompts(source)
-    assert str(refused.value).startswith(f"prompts is {source!r}, which is no file and none of the named lists; ")
+    assert str(refused.value).startswith(f"prompts is {source!r}, which is neither a file nor a named list; ")
     assert "template1-train" in str(refused.value)
 
 
-@given(num=st.integers(1, 40), seed=st.integers(0, 2**64), round_index=st.integers(1, 1000))
-def test_no_prompt_is_drawn_twice_more_than_another(num: int, seed: int, round_index: int) -> None:
-    drawn = draw_prompts(LETTERS, num, seed=seed, round_index=round_index)
-    assert len(drawn) == num
-    times = [drawn.count(letter) for letter in LETTERS]
+@given(num=st.integers(1, 40), seed=st.integers(0, 2**64), round_number=st.integers(1, 1000))
+def test_no_prompt_is_chosen_twice_more_than_another(num: int, seed: int, round_number: int) -> None:
+    chosen = sample_prompts(LETTERS, num, rng=prompt_rng(seed, round_number))
+    assert len(chosen) == num
+    times = [chosen.count(letter) for letter in LETTERS]
     assert max(times) - min(times) <= 1
 
 
-def test_a_draw_depends_on_seed_and_round_alone() -> None:
-    draws = {
-        (seed, round_index): draw_prompts(LETTERS, 7, seed=seed, round_index=round_index)
+def test_the_choice_depends_on_seed_and_round_alone() -> None:
+    choices = {
+        (seed, round_number): sample_prompts(LETTERS, 7, rng=prompt_rng(seed, round_number))
         for seed in (0, 1)
-        for round_index in (1, 2, 3)
+        for round_number in (1, 2, 3)
     }
-    assert draws[0, 2] == draw_prompts(LETTERS, 7, seed=0, round_index=2)
-    assert len(set(draws.values())) == 6
+    assert choices[0, 2] == sample_prompts(LETTERS, 7, rng=prompt_rng(0, 2))
+    assert len(set(choices.values())) == 6
 
 
 def test_every_pass_has_its_own_order() -> None:
-    drawn = draw_prompts(LETTERS, 14, seed=0, round_index=1)
-    assert drawn[:7] != drawn[7:]
+    chosen = sample_prompts(LETTERS, 14, rng=prompt_rng(0, 1))
+    assert chosen[:7] != chosen[7:]
 
 
 JSON = b'["a cat", {"prompt": " two bears ", "count": 2, "tags": ["x"]}]'
@@ -98,50 +99,69 @@ TOML = b'prompts = ["a cat", { prompt = "two bears", count = 2, tags = ["x"] }]'
 
 
 @pytest.mark.parametrize(("name", "content"), [("mine.json", JSON), ("mine.toml", TOML)])
-def test_a_structured_file_brings_metadata(name: str, content: bytes, tmp_path: Path) -> None:
-    found = load_prompt_list(write(tmp_path / name, content))
-    assert found.prompts == ("a cat", "two bears")
-    told = {"count": 2, "tags": ["x"]}
-    assert found.metadata_of(["two bears", "a cat", "two bears"]) == [told, {}, told]
+def test_a_structured_file_has_metadata(name: str, content: bytes, tmp_path: Path) -> None:
+    prompt_list = load_prompt_list(write(tmp_path / name, content))
+    assert prompt_list.prompts == ("a cat", "two bears")
+    metadata = {"count": 2, "tags": ["x"]}
+    assert prompt_list.metadata_of(["two bears", "a cat", "two bears"]) == [metadata, {}, metadata]
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "said"),
+    ("name", "content", "message"),
     [
         ("mine.json", b"[", "is not valid JSON: "),
         ("mine.toml", b"prompts = [", "is not valid TOML: "),
         ("mine.toml", b'other = ["a cat"]', "holds no prompt; "),
-        ("mine.json", b"[1]", "holds 1, which is no prompt; "),
-        ("mine.json", b'[{"text": "a cat"}]', "which is no prompt; "),
+        ("mine.json", b"[1]", "holds 1, which is not a prompt; "),
+        ("mine.json", b'[{"text": "a cat"}]', "which is not a prompt; "),
         ("mine.json", b'["a cat", {"prompt": "a cat", "count": 1}]', "holds 'a cat' more than once; "),
     ],
 )
-def test_a_structured_file_that_is_of_no_use_is_refused(name: str, content: bytes, said: str, tmp_path: Path) -> None:
+def test_an_invalid_structured_file_is_refused(name: str, content: bytes, message: str, tmp_path: Path) -> None:
     with pytest.raises(UserError) as refused:
         load_prompt_list(write(tmp_path / name, content))
-    assert said in str(refused.value)
+    assert message in str(refused.value)
 
 
 @given(fraction=st.floats(0.15, 0.85), seed=st.integers(0, 50))
-def test_a_share_is_held_out_and_nothing_is_lost(fraction: float, seed: int) -> None:
-    train, held_out = split_prompts(LETTERS, str(fraction), seed=seed)
+def test_a_fraction_is_held_out_and_no_prompt_is_lost(fraction: float, seed: int) -> None:
+    train, held_out = split_prompts(LETTERS, held_out_fraction=fraction, rng=held_out_rng(seed))
     assert sorted(train + held_out) == list(LETTERS)
     assert len(held_out) == round(fraction * len(LETTERS)) > 0
-    assert (train, held_out) == split_prompts(LETTERS, str(fraction), seed=seed)
+    assert (train, held_out) == split_prompts(LETTERS, held_out_fraction=fraction, rng=held_out_rng(seed))
+
+
+def test_the_random_split_is_the_one_of_earlier_versions() -> None:
+    prompts = load_prompts("template1-train")
+    _, held_out = split_prompts(prompts, held_out_fraction=0.1, rng=held_out_rng(3))
+    assert held_out == (
+        "a rabbit washing dishes",
+        "a lion washing dishes",
+        "a squirrel riding a bike",
+        "a chicken playing chess",
+    )
 
 
 def test_another_list_is_held_out() -> None:
     train = load_prompts("template1-train")
-    assert split_prompts(train, "template1-test", seed=0) == (train, load_prompts("template1-test"))
-    assert split_prompts(train, "", seed=0) == (train, ())
+    assert split_prompts(train, held_out_prompts="template1-test", rng=held_out_rng(0)) == (
+        train,
+        load_prompts("template1-test"),
+    )
+    assert split_prompts(train, rng=held_out_rng(0)) == (train, ())
 
 
-@pytest.mark.parametrize("held_out", ["0", "1", "-0.5", "nan", "0.01"])
-def test_a_share_that_leaves_one_side_empty_is_refused(held_out: str) -> None:
-    with pytest.raises(UserError, match=rf"^held_out is {held_out}, which leaves"):
-        split_prompts(LETTERS, held_out, seed=0)
+@pytest.mark.parametrize("fraction", [1.0, 0.01, 0.99])
+def test_a_fraction_that_leaves_one_side_empty_is_refused(fraction: float) -> None:
+    with pytest.raises(UserError, match=rf"^held_out_fraction is {fraction}, which holds out [07] of 7 prompts; give "):
+        split_prompts(LETTERS, held_out_fraction=fraction, rng=held_out_rng(0))
 
 
 def test_held_out_prompts_are_not_trained_on() -> None:
-    with pytest.raises(UserError, match="share 'a"):
-        split_prompts(load_prompts("template1-train"), "template1-all", seed=0)
+    with pytest.raises(UserError, match=r"^held_out_prompts is 'template1-all', which shares 'a"):
+        split_prompts(load_prompts("template1-train"), held_out_prompts="template1-all", rng=held_out_rng(0))
+
+
+def test_a_missing_held_out_list_is_refused_by_the_name_of_its_setting() -> None:
+    with pytest.raises(UserError, match=r"^held_out_prompts is '0\.2', which is neither a file nor a named list; "):
+        split_prompts(LETTERS, held_out_prompts="0.2", rng=held_out_rng(0))

@@ -116,9 +116,9 @@ INVALID = {
     "remote:http://host:99999": "is not a valid address (Port out of range 0-65535); give ",
     "my_reward.py": "add the function in that file: 'my_reward.py:FUNCTION'.",
     "my_reward.py:": "give ",
-    "nowhere.py:f": "there is no file nowhere.py; give a path relative to ",
+    "nowhere.py:f": "there is no file nowhere.py; give an absolute path or one relative to ",
     "nowhere.at_all:f": "there is no module 'nowhere'; is it on the Python path? If not, give FILE.py:FUNCTION.",
-    ".relative:f": "which names no module; give ",
+    ".relative:f": "which has no valid module; give ",
     "math:nope": "module math has no function 'nope'.",
     "math:pi": "module math has no function 'pi'.",
     "math:sqrt": "which cannot be called with images and prompts ",
@@ -401,8 +401,11 @@ def test_a_class_is_instantiated_once_and_only_when_it_is_loaded(cwd: Path) -> N
         ),
         ("class f: pass", "a class without __call__; give it __call__(self, images, prompts)."),
         ("class f:\n    def __call__(self, images): pass", "which cannot be called with images and prompts "),
-        ("def f(:", "but own.py cannot be imported: invalid syntax, line 5; mend it."),
-        ("import no_such_package_at_all", "cannot be imported: there is no module 'no_such_package_at_all'; mend it."),
+        ("def f(:", "but own.py cannot be imported: invalid syntax, line 5; fix the file."),
+        (
+            "import no_such_package_at_all",
+            "cannot be imported: there is no module 'no_such_package_at_all'; fix the file.",
+        ),
     ],
 )
 def test_custom_rewards_that_cannot_be_called_are_rejected(cwd: Path, text: str, message: str) -> None:

@@ -1,4 +1,4 @@
-"""A run refuses, when it is made, what contradicts itself."""
+"""A run refuses contradictory settings when it is created."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +9,8 @@ import pytest
 from b2diffurl.algorithm.adaptive import Adaptive
 from b2diffurl.algorithm.advantage import Batch, Branch
 from b2diffurl.algorithm.interfaces import Needs, Objective
-from b2diffurl.algorithm.objectives import DDPO, DPO, DPOK, Own, PolicyGradient
+from b2diffurl.algorithm.objectives import DDPO, DPO, DPOK, CustomObjective, PolicyGradient
+from b2diffurl.algorithm.rollout import Rollout
 from b2diffurl.algorithm.schedule import Backward, Full, Table
 from b2diffurl.algorithm.selection import All, BestWorst
 from b2diffurl.algorithm.trust_region import TrustRegion
@@ -17,17 +18,18 @@ from b2diffurl.algorithm.update import Optimization
 from b2diffurl.errors import UserError
 from b2diffurl.models import LoRA
 from b2diffurl.run.recipes import RECIPES, emoji_quickstart, recipe
-from b2diffurl.run.settings import Branching, Logging, Run, Sampler, check_run
+from b2diffurl.run.resolve import resolve
+from b2diffurl.run.settings import Logging, Run, Sampler
 
 
 def refusal(changes: dict[str, Any]) -> str:
-    """What is said about the quickstart with these changes."""
+    """The error message for the quickstart with these changes."""
     with pytest.raises(UserError) as refused:
         replace(emoji_quickstart(), **changes)
     message = str(refused.value)
     assert "\n" not in message
     assert message.endswith(".")
-    assert "; " in message  # the way out
+    assert "; " in message  # how to fix it
     return message
 
 
@@ -43,12 +45,12 @@ def test_an_unknown_recipe_is_refused() -> None:
 
 @pytest.mark.parametrize(("num_branches", "num_trunks"), [(1, 256), (4, 64), (256, 1)])
 def test_trunks_are_queries_over_branches(num_branches: int, num_trunks: int) -> None:
-    run = replace(emoji_quickstart(), rollout=Branching(num_branches=num_branches), selection=All())
+    run = replace(emoji_quickstart(), rollout=Rollout(num_branches=num_branches), selection=All())
     assert run.num_trunks == num_trunks
 
 
 def test_best_and_worst_of_one_branch_is_refused() -> None:
-    message = refusal({"rollout": Branching(num_branches=1), "selection": BestWorst()})
+    message = refusal({"rollout": Rollout(num_branches=1), "selection": BestWorst()})
     assert message.startswith("rollout.num_branches is 1 but selection best-worst needs at least 2; ")
 
 
@@ -60,7 +62,7 @@ def test_an_interval_longer_than_the_chain_is_refused() -> None:
 
 
 def test_queries_that_branches_do_not_divide_are_refused() -> None:
-    message = refusal({"reward_queries_per_round": 10, "rollout": Branching(num_branches=4)})
+    message = refusal({"reward_queries_per_round": 10, "rollout": Rollout(num_branches=4)})
     assert message.startswith("reward_queries_per_round is 10, which rollout.num_branches = 4 does not divide; ")
 
 
@@ -83,8 +85,8 @@ def test_numbers_out_of_range_are_refused(changes: dict[str, Any], field: str) -
         (Sampler, "sampler", "eta", 0.0),
         (Sampler, "sampler", "eta", -1.0),
         (Sampler, "sampler", "guidance_scale", 0.5),
-        (Branching, "rollout", "num_branches", 0),
-        (Branching, "rollout", "chunk_size", 0),
+        (Rollout, "rollout", "num_branches", 0),
+        (Rollout, "rollout", "chunk_size", 0),
         (Logging, "logging", "checkpoint_every_rounds", 0),
         (Logging, "logging", "num_checkpoints", 0),
         (Logging, "logging", "samples_every_rounds", 0),
@@ -139,45 +141,45 @@ def test_deterministic_steps_are_refused_with_the_reason() -> None:
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_recipes_can_be_found_whole(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_everything_that_a_recipe_names_is_found(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Beside a prompts.txt, for those that train on the user's own."""
     monkeypatch.chdir(tmp_path)
     Path("prompts.txt").write_text("a cat\na dog\na cow\na bear\na fox\n", encoding="utf-8")
-    check_run(recipe(name))
+    resolve(recipe(name))
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
-        ({"model": "./nowhere"}, "model is './nowhere', which is no directory; "),
-        ({"prompts": "nowhere.txt"}, "prompts is 'nowhere.txt', which is no file and none of the named lists; "),
+        ({"model": "./nowhere"}, "model is './nowhere', which is not a directory; "),
+        ({"prompts": "nowhere.txt"}, "prompts is 'nowhere.txt', which is neither a file nor a named list; "),
         ({"reward": "aesthetic"}, "reward is 'aesthetic'; "),
         ({"reward": "nowhere.at_all:score"}, "there is no module 'nowhere'; "),
         ({"reward": "math:nope"}, "module math has no function 'nope'."),
     ],
 )
-def test_what_cannot_be_found_is_refused_before_a_model_is_loaded(changes: dict[str, Any], said: str) -> None:
+def test_what_cannot_be_found_is_refused_before_a_model_is_loaded(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError) as refused:
-        check_run(replace(emoji_quickstart(), **changes))
-    assert said in str(refused.value)
+        resolve(replace(emoji_quickstart(), **changes))
+    assert message in str(refused.value)
 
 
 def test_a_reward_from_python_needs_no_name(tmp_path: Path) -> None:
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("a cat\n", encoding="utf-8")
     run = Run(model="emoji", reward="mine", prompts=str(prompts), num_rounds=1, reward_queries_per_round=4)
-    check_run(run, own_reward=True)
+    resolve(run, own_reward=True)
 
 
-# Four objectives, two strategies, and what of them contradicts itself
+# Combinations of objectives and strategies
 
 
 ONE_STEP = Optimization(num_inner_epochs=1, num_minibatches=1)
-UNBRANCHED = {"rollout": Branching(num_branches=1), "selection": All()}
+UNBRANCHED = {"rollout": Rollout(num_branches=1), "selection": All()}
 
 
 class OnPolicy(Objective):
-    """A user's, which says what it needs."""
+    """A user's objective that is on-policy."""
 
     needs = Needs(on_policy=True)
 
@@ -194,18 +196,18 @@ class OnPolicyWithLoss(OnPolicy):
 def test_any_combination_is_a_run(objective: Any, schedule: Any, selection: Any, num_branches: int) -> None:
     """But for the two strategies that live on branch groups."""
     changes = {
-        "rollout": Branching(num_branches=num_branches), "objective": objective, "schedule": schedule,
+        "rollout": Rollout(num_branches=num_branches), "objective": objective, "schedule": schedule,
         "selection": selection, "optimization": ONE_STEP,
     }  # fmt: skip
     if num_branches == 1 and (isinstance(schedule, Adaptive) or isinstance(selection, BestWorst)):
         assert refusal(changes).startswith("rollout.num_branches is 1 but s")
     else:
-        check_run(replace(emoji_quickstart(), **changes))
+        resolve(replace(emoji_quickstart(), **changes))
 
 
 @pytest.mark.parametrize(
     "objective",
-    [PolicyGradient(), DPOK(), Own(name=f"{__name__}:OnPolicyWithLoss")],
+    [PolicyGradient(), DPOK(), CustomObjective(name=f"{__name__}:OnPolicyWithLoss")],
 )
 @pytest.mark.parametrize(("num_inner_epochs", "num_minibatches"), [(2, 1), (1, 2), (2, 4)])
 def test_two_updates_of_an_on_policy_objective_are_refused(
@@ -213,7 +215,9 @@ def test_two_updates_of_an_on_policy_objective_are_refused(
 ) -> None:
     optimization = Optimization(num_inner_epochs=num_inner_epochs, num_minibatches=num_minibatches)
     message = refusal({"objective": objective, "optimization": optimization})
-    assert message.startswith(f"objective {objective.use} is on-policy, one optimizer step a round, but optimization.")
+    assert message.startswith(
+        f"objective {objective.use} is on-policy, one optimizer step per round, but optimization."
+    )
     assert f"num_inner_epochs x num_minibatches is {num_inner_epochs * num_minibatches}; set both to 1" in message
 
 
@@ -226,17 +230,17 @@ def test_other_objectives_may_update_more_than_once(objective: Any) -> None:
 def test_pairs_of_a_prompt_that_no_round_has_twice_are_refused(reward_queries_per_round: int) -> None:
     changes: dict[str, Any] = UNBRANCHED | {"objective": DPO(), "reward_queries_per_round": reward_queries_per_round}
     with pytest.raises(UserError) as refused:
-        check_run(replace(emoji_quickstart(), **changes))
+        resolve(replace(emoji_quickstart(), **changes))
     message = str(refused.value)
     assert message.startswith("objective dpo without branching needs pairs of one prompt, but a round of ")
-    assert f"{reward_queries_per_round} reward queries has each of 45 prompts once at most; raise " in message
+    assert f"{reward_queries_per_round} reward queries has each of 45 prompts at most once; raise " in message
     assert "\n" not in message
 
 
 def test_pairs_that_a_round_can_have_are_welcome() -> None:
-    check_run(replace(emoji_quickstart(), **UNBRANCHED, objective=DPO(), reward_queries_per_round=46))
-    check_run(replace(emoji_quickstart(), **UNBRANCHED, objective=DDPO(), reward_queries_per_round=8))
-    check_run(replace(emoji_quickstart(), objective=DPO(), reward_queries_per_round=8))
+    resolve(replace(emoji_quickstart(), **UNBRANCHED, objective=DPO(), reward_queries_per_round=46))
+    resolve(replace(emoji_quickstart(), **UNBRANCHED, objective=DDPO(), reward_queries_per_round=8))
+    resolve(replace(emoji_quickstart(), objective=DPO(), reward_queries_per_round=8))
 
 
 def test_advantages_of_branch_groups_of_one_are_refused() -> None:
@@ -248,7 +252,7 @@ def test_advantages_of_branch_groups_of_one_are_refused() -> None:
 
 def test_an_adaptive_schedule_without_branch_groups_is_refused() -> None:
     message = refusal(UNBRANCHED | {"schedule": Adaptive()})
-    assert message.startswith("rollout.num_branches is 1 but schedule adaptive goes by the pairs of branch groups; ")
+    assert message.startswith("rollout.num_branches is 1 but schedule adaptive depends on the pairs of branch groups; ")
     assert "schedule:backward" in message
 
 

@@ -8,7 +8,7 @@ import torch
 
 from b2diffurl.config import to_toml
 from b2diffurl.errors import RunStopped, UserError
-from b2diffurl.evaluation.generate import Pictures
+from b2diffurl.evaluation.generate import GeneratedImages
 from b2diffurl.run.directory import RunDirectory
 from b2diffurl.run.recipes import recipe
 from b2diffurl.run.records import Evaluation, Stop
@@ -31,7 +31,7 @@ def test_everything_written_is_in_the_record(tmp_path: Path) -> None:
     directory.begin(RUN)
     directory.write_environment(torch.device("cpu"))
     directory.open_metrics(first_round=1).append([{"round": 1, "reward/mean": 0.5, "objective/loss": None}])
-    images = Pictures(images=torch.rand(2, 3, 4, 4), prompts=("a cat", "a dog"))
+    images = GeneratedImages(images=torch.rand(2, 3, 4, 4), prompts=("a cat", "a dog"))
     directory.write_samples(images, round_index=0)
     directory.write_evaluation("before", {"clip_score": 0.25}, num_images=8, prompts="mine")
     directory.write_evaluation("after", {"clip_score": 0.5}, num_images=8, prompts="mine")

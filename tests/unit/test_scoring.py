@@ -13,7 +13,7 @@ from torch import Tensor
 from b2diffurl.errors import RewardFailed, UserError
 from b2diffurl.rewards import Reward, Term, WeightedSum
 from b2diffurl.rewards.scores import to_info
-from b2diffurl.training.scorer import Scores, Scoring
+from b2diffurl.training.scorer import ImageScores, Scoring
 
 PROMPTS = ("a cat", "a dog")
 
@@ -33,7 +33,7 @@ def brightness(images: Tensor, prompts: Sequence[str]) -> Tensor:
     return images.mean(dim=(1, 2, 3))
 
 
-def score(reward: Reward, *batches: Tensor, watched: dict[str, Reward] | None = None) -> Scores:
+def score(reward: Reward, *batches: Tensor, watched: dict[str, Reward] | None = None) -> ImageScores:
     with Scoring(reward, watched=watched or {}, pause_seconds=0.0) as scoring:
         for batch in batches:
             scoring.submit(batch, PROMPTS[: len(batch)], [{}] * len(batch))

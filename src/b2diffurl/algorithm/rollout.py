@@ -19,6 +19,25 @@ from torch import Tensor
 from b2diffurl.algorithm.policy import Conditioning, DenoisingPolicy
 from b2diffurl.algorithm.randomness import NoiseKey
 from b2diffurl.algorithm.records import Trajectories
+from b2diffurl.config import PositiveInt, settings
+from b2diffurl.diffusion.gaussian import LogProbReduction
+
+
+@settings(table="rollout")
+class Rollout:
+    """How trajectories are sampled.
+
+    Attributes:
+        num_branches: K, the number of trajectories per trunk; 1 turns branching off.
+        chunk_size: maximum number of trajectories that are sampled at once; changes memory and speed, results by
+            rounding only.
+        log_prob_reduction: "mean" over a latent's elements (the reference's unit) or "sum" (nats, in which float32's
+            rounding is as many times larger).
+    """
+
+    num_branches: PositiveInt = 4
+    chunk_size: PositiveInt = 64
+    log_prob_reduction: LogProbReduction = "mean"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,7 +1,7 @@
-"""What a run will cost, before anything is downloaded or loaded: evaluations of the UNet, bytes, peak memory.
+"""The cost of a run, before anything is downloaded or loaded: evaluations of the UNet, bytes, peak memory.
 
-Evaluations are exact where they do not depend on what will be selected; a run counts its own (`network/*` in
-metrics.jsonl). Memory is an estimate: weights, adapter with its optimizer state, what the backward pass keeps
+Evaluations are exact where they do not depend on the selection; a run counts its own (`network/*` in metrics.jsonl).
+Memory is an estimate: weights, adapter with its optimizer state, activations kept for the backward pass
 (`python benchmarks/activations.py`), and allowances of ours.
 """
 
@@ -12,10 +12,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from b2diffurl.algorithm.selection import All
-from b2diffurl.emoji import model_dir
+from b2diffurl.algorithm.selection import BestWorst
 from b2diffurl.errors import UserError
-from b2diffurl.models import EMOJI, resolve_model
+from b2diffurl.models import ModelSource
 from b2diffurl.models.memory import decode_batch_size
 from b2diffurl.run.settings import Run
 
@@ -23,21 +22,22 @@ _MIB, _GIB = 2**20, 2**30
 _VAE_PARAMETERS = 83_653_863
 _CLIP_PARAMETERS = {"clip": 986_109_441, "pickscore": 986_109_441}  # ViT-H-14, float32
 CUDA_CONTEXT_BYTES = 600 * _MIB  # ours: context, kernels and the allocator's slack
-_SHARE_TO_FILL = 0.8  # of the memory there is, by estimate: what was measured was above it (docs/performance.md)
+_FRACTION_TO_FILL = 0.8  # of the memory, as estimated: measured peaks were above the estimate (docs/performance.md)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Family:
-    """Sizes of a kind of model.
+    """Sizes of a model family.
 
     Attributes:
-        name: for people.
-        unet_parameters: of the UNet.
-        text_parameters: of the text encoders.
-        latent_size: height and width that the sizes below are for.
-        kept_bytes: of one picture's backward pass, by (format, gradient checkpointing); benchmarks/activations.py.
-        forward_bytes: of one picture's forward pass in bfloat16 (ours).
-        adapter_parameters: of LoRA rank 8 on attention.
+        name: display name.
+        unet_parameters: number of parameters of the UNet.
+        text_parameters: number of parameters of the text encoders.
+        latent_size: height and width of the latents that the sizes below are for.
+        kept_bytes: activations kept for the backward pass, per image, by (precision, gradient checkpointing);
+            measured by benchmarks/activations.py.
+        forward_bytes: peak of a forward pass in bfloat16, per image (ours).
+        adapter_parameters: number of parameters of a LoRA of rank 8 on attention.
     """
 
     name: str
@@ -52,8 +52,8 @@ class Family:
 def _kept(*mib: int) -> dict[tuple[str, bool], int]:
     full, full_checkpointing, half, half_checkpointing = (value * _MIB for value in mib)
     table = {("float32", False): full, ("float32", True): full_checkpointing}
-    for form in ("bfloat16", "float16"):
-        table |= {(form, False): half, (form, True): half_checkpointing}
+    for dtype in ("bfloat16", "float16"):
+        table |= {(dtype, False): half, (dtype, True): half_checkpointing}
     return table
 
 
@@ -71,7 +71,7 @@ FAMILIES = {
         kept_bytes=_kept(10646, 931, 7418, 465), forward_bytes=250 * _MIB, adapter_parameters=11_612_160,
     ),
 }  # fmt: skip
-# Hub ids whose shape is known without asking: the text width and the latent's size.
+# Hub ids whose shape is known without a download: the width of the text embeddings and the size of the latents.
 _HUB = {
     "CompVis/stable-diffusion-v1-4": (768, 64),
     "stable-diffusion-v1-5/stable-diffusion-v1-5": (768, 64),
@@ -83,13 +83,13 @@ _HUB = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Shape:
-    """What a model is known to be before it is loaded.
+    """The shape of a model, known before it is loaded.
 
     Attributes:
-        family: None for one of no known size, such as the embedded one.
-        channels: of a latent.
+        family: sizes of its family; None if they are not known, as for the embedded model.
+        channels: channels of a latent.
         latent_size: height and width of a latent.
-        assumed: whether this is but a guess.
+        assumed: whether the shape is only a guess.
     """
 
     family: Family | None
@@ -100,15 +100,15 @@ class Shape:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RoundCost:
-    """What one round costs.
+    """The cost of one round.
 
     Attributes:
-        num_interval_steps: tau.
-        trunk_evaluations: of the UNet on trunks; guidance doubles.
-        branch_evaluations: on branches.
-        most_update_evaluations: in the update, if as many trajectories are selected as can be; a forward and backward
-            pass counts as one, so do the reference and the trust region's measurement.
-        latent_bytes: stored states of the interval.
+        num_interval_steps: tau, the length of the trained interval.
+        trunk_evaluations: evaluations of the UNet on trunks; guidance doubles them.
+        branch_evaluations: evaluations on branches.
+        most_update_evaluations: evaluations in the update if as many trajectories are selected as possible; a forward
+            and backward pass counts as one, as do the reference and the measurement of the trust region.
+        latent_bytes: stored latents of the interval.
     """
 
     num_interval_steps: int
@@ -119,20 +119,20 @@ class RoundCost:
 
     @property
     def rollout_evaluations(self) -> int:
-        """Of trunks and branches."""
+        """Evaluations on trunks and branches."""
         return self.trunk_evaluations + self.branch_evaluations
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MemoryEstimate:
-    """Bytes on the device, by what they are for.
+    """Bytes on the device, by use.
 
     Attributes:
         weights: UNet, text encoders, autoencoder.
         adapter: LoRA, its gradient and AdamW's two moments, float32.
-        reward: a CLIP model on the same device, where the reward is one of known size.
-        latents: stored states of a round.
-        work: the most of sampling, decoding and the backward pass.
+        reward: a CLIP model on the same device, if the reward has one of known size.
+        latents: stored latents of a round.
+        work: the maximum of sampling, decoding and the backward pass.
     """
 
     weights: int
@@ -143,18 +143,18 @@ class MemoryEstimate:
 
     @property
     def total(self) -> int:
-        """With the device's own overhead."""
+        """Sum, with the overhead of the device."""
         return self.weights + self.adapter + self.reward + self.latents + self.work + CUDA_CONTEXT_BYTES
 
 
 def model_shape(model: str) -> Shape:
-    """What a model is, from its files' configuration or its name.
+    """Find the shape of a model from its configuration files or its name.
 
     Raises:
         UserError: the model cannot be found or is not supported.
     """
-    source = str(model_dir()) if model == EMOJI else resolve_model(model)
-    config_file = Path(source) / "unet" / "config.json"
+    location = ModelSource(model).location
+    config_file = Path(location) / "unet" / "config.json"
     if config_file.is_file():
         config: dict[str, Any] = json.loads(config_file.read_text(encoding="utf-8"))
         size = config["sample_size"]
@@ -163,26 +163,26 @@ def model_shape(model: str) -> Shape:
             family = None
         latent_size = size if isinstance(size, int) else size[0]
         return Shape(family=family, channels=config["in_channels"], latent_size=latent_size)
-    if Path(source).is_file():
-        width = _checkpoint_text_width(Path(source))
+    if Path(location).is_file():
+        width = _checkpoint_text_width(Path(location))
         return Shape(family=FAMILIES[width], channels=4, latent_size=FAMILIES[width].latent_size, assumed=width == 1024)
-    width, latent_size = _HUB.get(source, (768, 64))
-    return Shape(family=FAMILIES[width], channels=4, latent_size=latent_size, assumed=source not in _HUB)
+    width, latent_size = _HUB.get(location, (768, 64))
+    return Shape(family=FAMILIES[width], channels=4, latent_size=latent_size, assumed=location not in _HUB)
 
 
 def _checkpoint_text_width(file: Path) -> int:
-    """The width of the text that a checkpoint's UNet attends to, from the file's header alone."""
+    """Width of the text embeddings that a checkpoint's UNet attends to, from the file's header alone."""
     with file.open("rb") as opened:
         (length,) = struct.unpack("<Q", opened.read(8))
         header: dict[str, Any] = json.loads(opened.read(length))
-    for name, told in header.items():
-        if name.endswith("attn2.to_k.weight") and told["shape"][1] in FAMILIES:
-            return int(told["shape"][1])
-    raise UserError(f"model {str(file)!r} is no checkpoint of Stable Diffusion 1.x, 2.x or XL.")
+    for name, tensor in header.items():
+        if name.endswith("attn2.to_k.weight") and tensor["shape"][1] in FAMILIES:
+            return int(tensor["shape"][1])
+    raise UserError(f"model {str(file)!r} is not a checkpoint of Stable Diffusion 1.x, 2.x or XL; give one of these.")
 
 
 def interval_lengths(run: Run) -> list[int]:
-    """Length of every round's interval; of an adaptive schedule the shortest that it may be."""
+    """Interval length of every round; for an adaptive schedule the minimum."""
     chain_length = run.sampler.num_inference_steps
     return [
         run.schedule.interval_length(i, num_rounds=run.num_rounds, num_inference_steps=chain_length)
@@ -191,18 +191,18 @@ def interval_lengths(run: Run) -> list[int]:
 
 
 def round_cost(run: Run, shape: Shape, *, num_interval_steps: int) -> RoundCost:
-    """What a round with an interval of this length costs."""
+    """Compute the cost of a round with this interval length."""
     halves = 1 if run.sampler.guidance_scale == 1 else 2
     num_branches, num_trunks = run.rollout.num_branches, run.num_trunks
     num_trajectories, total = num_trunks * num_branches, run.sampler.num_inference_steps
-    selected = num_trajectories if isinstance(run.selection, All) else 2 * num_trunks
+    selected = 2 * num_trunks if isinstance(run.selection, BestWorst) else num_trajectories
     if run.objective.needs.pairs:
         selected = 2 * (selected // 2)
     passes = 2 if run.objective.needs.reference or run.logging.kl_to_reference else 1
     optimization = run.optimization
     members = 2 if run.objective.needs.pairs else 1
-    num_units = selected // members
-    last_minibatch = members * (num_units // max(1, min(optimization.num_minibatches, num_units)))
+    num_examples = selected // members
+    last_minibatch = members * (num_examples // max(1, min(optimization.num_minibatches, num_examples)))
     replayed_first = 0 if run.memory.base_dtype == "float32" else selected
     trained = selected * optimization.num_inner_epochs * passes + replayed_first + last_minibatch
     states = num_trajectories * (num_interval_steps + 1)
@@ -216,16 +216,16 @@ def round_cost(run: Run, shape: Shape, *, num_interval_steps: int) -> RoundCost:
 
 
 def estimate_memory(run: Run, shape: Shape) -> MemoryEstimate | None:
-    """Peak bytes on the device, or None for a model of no known size."""
+    """Estimate the peak bytes on the device; None for a model of unknown size."""
     family = shape.family
     if family is None:
         return None
-    form, checkpointing = run.memory.base_dtype, run.memory.gradient_checkpointing
-    bytes_each = 4 if form == "float32" else 2
+    dtype, checkpointing = run.memory.base_dtype, run.memory.gradient_checkpointing
+    bytes_each = 4 if dtype == "float32" else 2
     scale = (shape.latent_size / family.latent_size) ** 2
     halves = 1 if run.sampler.guidance_scale == 1 else 2
     forward = scale * family.forward_bytes * bytes_each / 2 * halves
-    backward = scale * family.kept_bytes[form, checkpointing] * halves
+    backward = scale * family.kept_bytes[dtype, checkpointing] * halves
     pixels = (8 * shape.latent_size) ** 2
     decoded_at_once = pixels * min(run.rollout.chunk_size, decode_batch_size(pixels))
     decode = 4 * 3.5 * 256 * decoded_at_once  # ours: the autoencoder's widest maps at full size, float32
@@ -243,11 +243,14 @@ def estimate_memory(run: Run, shape: Shape) -> MemoryEstimate | None:
 
 
 def fit(run: Run, shape: Shape, *, memory_bytes: float) -> Run | None:
-    """The run with the largest powers of two as chunk sizes that leave a fifth free, or None where even 1 does not fit.
+    """Choose the largest powers of two as chunk sizes that leave a fifth of the memory free.
 
-    The smallest sizes may take all of the memory: there is no smaller way.
+    The smallest sizes may take all of the memory.
+
+    Returns:
+        The run with these sizes, or None if even the smallest do not fit.
     """
-    to_fill = _SHARE_TO_FILL * memory_bytes
+    to_fill = _FRACTION_TO_FILL * memory_bytes
     sizes = [2**i for i in range(7, -1, -1)]
     best = replace(
         run,
@@ -269,5 +272,5 @@ def fit(run: Run, shape: Shape, *, memory_bytes: float) -> Run | None:
 
 
 def _total(run: Run, shape: Shape) -> float:
-    found = estimate_memory(run, shape)
-    return float(found.total) if found else math.nan
+    estimate = estimate_memory(run, shape)
+    return float(estimate.total) if estimate else math.nan

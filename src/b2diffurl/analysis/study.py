@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from b2diffurl.algorithm.adaptive import Adaptive
+from b2diffurl.algorithm.rollout import Rollout
 from b2diffurl.algorithm.schedule import Full
 from b2diffurl.algorithm.selection import All
 from b2diffurl.config import to_toml
@@ -21,7 +22,7 @@ from b2diffurl.errors import UserError
 from b2diffurl.reporting.plots import save_reward_curves
 from b2diffurl.run.directory import RunDirectory
 from b2diffurl.run.recipes import emoji_ddpo, emoji_dpo, emoji_dpok, emoji_policy_gradient, emoji_quickstart
-from b2diffurl.run.settings import Branching, Run
+from b2diffurl.run.settings import Run
 
 Variants = dict[str, Run]  # by display name; each is trained with every seed
 _GRID_ROUNDS = 6
@@ -75,7 +76,7 @@ def _objectives() -> Variants:
     ):  # fmt: skip
         run = make()
         run = replace(run, num_rounds=_OBJECTIVES_REWARD_QUERIES // run.reward_queries_per_round)
-        unbranched = replace(run, rollout=Branching(num_branches=1), selection=All())
+        unbranched = replace(run, rollout=Rollout(num_branches=1), selection=All())
         variants[f"{name} vanilla"] = replace(unbranched, schedule=Full())
         variants[f"{name} backward"] = unbranched
         variants[f"{name} B²"] = run

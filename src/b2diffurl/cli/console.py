@@ -1,4 +1,4 @@
-"""The command line's view of a run: a progress bar with rate and time left, and a table line a round."""
+"""The output of `train`: a progress bar with rate and remaining time, and one table line per round."""
 
 from types import TracebackType
 
@@ -32,12 +32,12 @@ _HEADER_EVERY_ROUNDS = 20
 
 
 class ConsoleObserver:
-    """Show a run on a terminal; a plain line a round where there is no terminal.
+    """Show a run on a terminal; without a terminal, print one line per round.
 
     Args:
-        console: where to.
-        num_rounds: of the whole run.
-        rounds_done: of a resumed run.
+        console: output console.
+        num_rounds: number of rounds of the run.
+        rounds_done: number of rounds that were completed before, in a resumed run.
     """
 
     def __init__(self, console: Console, *, num_rounds: int, rounds_done: int = 0) -> None:
@@ -60,20 +60,20 @@ class ConsoleObserver:
         self._progress.stop()
 
     def on_phase(self, name: str, *, total: int) -> None:
-        """Begin a new bar."""
+        """Start a new bar."""
         if self._phase is not None:
             self._progress.remove_task(self._phase)
         self._phase = self._progress.add_task(name, total=total, rate="")
 
     def on_progress(self, num: int) -> None:
-        """Move the bar."""
+        """Advance the bar."""
         if self._phase is not None:
             self._progress.advance(self._phase, num)
             speed = self._progress.tasks[-1].speed
             self._progress.update(self._phase, rate=f"{speed:.1f}/s" if speed else "")
 
     def on_round(self, metrics: Metrics) -> None:
-        """Print the round's line."""
+        """Print the line of the round."""
         if self._lines % _HEADER_EVERY_ROUNDS == 0:
             widths = [len(form.format(0)) for _, _, form in _COLUMNS]
             heading = "  ".join(name.rjust(width) for (name, _, _), width in zip(_COLUMNS, widths, strict=True))

@@ -1,11 +1,11 @@
-"""What a program, never the library, sets for its whole process."""
+"""Settings of the whole process, applied by the command line only."""
 
 import ctypes
 import os
 import sys
 
-# The Hugging Face libraries read these when they are imported: errors alone. NVIDIA's libraries would else compute
-# float32 convolutions in TF32, which has 10 bits, and rounds differently in batches of another shape.
+# The Hugging Face libraries read these on import. Without the last, NVIDIA's libraries compute float32 convolutions in
+# TF32, which has a mantissa of 10 bits, and round differently in batches of another shape.
 _ENVIRONMENT = {
     "TOKENIZERS_PARALLELISM": "false",
     "TRANSFORMERS_VERBOSITY": "error",
@@ -16,9 +16,9 @@ _ENVIRONMENT = {
 
 
 def prepare_process() -> None:
-    """Settings of the whole process that a library must not touch.
+    """Set environment variables, unless the user has set them, and tune malloc; call it before heavy imports.
 
-    glibc gives every large tensor's memory back to the kernel; to keep it halves the time of element-wise work.
+    glibc returns the memory of every large tensor to the kernel; keeping it halves the time of element-wise operations.
     """
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)

@@ -1,78 +1,75 @@
-"""`b2diffurl plan RECIPE|run.toml`: what a run will cost."""
+"""`b2diffurl plan RECIPE|run.toml`: print the cost of a run."""
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import tyro
+from rich.console import Console
+from rich.table import Table
 
+from b2diffurl.analysis.plan import (
+    MemoryEstimate,
+    Shape,
+    estimate_memory,
+    fit,
+    interval_lengths,
+    model_shape,
+    round_cost,
+)
 from b2diffurl.cli.common import named_run, parse
 from b2diffurl.errors import UserError
-
-if TYPE_CHECKING:
-    from rich.table import Table
-
-    from b2diffurl.analysis.plan import MemoryEstimate, Shape
-    from b2diffurl.run.settings import Run
+from b2diffurl.run.settings import Run
 
 _GIB = 2**30
 
 
+@dataclass(frozen=True, kw_only=True)
+class PlanCommand:
+    """Print the cost of a run, before anything is downloaded or loaded.
+
+    Attributes:
+        run: every setting of the recipe.
+        memory_gib: memory of the GPU; chunk sizes are chosen for it.
+    """
+
+    run: Annotated[Run, tyro.conf.arg(name="")]
+    memory_gib: float = 24.0
+
+
 def plan(words: list[str]) -> int:
-    """Print what a run will cost; nothing is downloaded, loaded or trained."""
-    from b2diffurl.run.settings import Run
-
+    """Print the cost of a run; nothing is downloaded, loaded or trained."""
     base = named_run(words, "plan")
-
-    @dataclass(frozen=True, kw_only=True)
-    class Plan:
-        """Say what a run will cost, before anything is downloaded or loaded.
-
-        Attributes:
-            run: every setting of the recipe.
-            memory_gib: of the GPU that is meant; chunk sizes are chosen for it.
-        """
-
-        run: Annotated[Run, tyro.conf.arg(name="")]
-        memory_gib: float = 24.0
-
-    asked = parse(Plan, words[1:], prog=f"b2diffurl plan {words[0]}", default=Plan(run=base))
-    if not 0 < asked.memory_gib < math.inf:
-        raise UserError(f"memory_gib is {asked.memory_gib}; give the GPU's memory in GiB, such as 24.")
-    from rich.console import Console
-
-    from b2diffurl.analysis.plan import estimate_memory, fit, model_shape
-
-    console, run = Console(), asked.run
+    flags = parse(PlanCommand, words[1:], prog=f"b2diffurl plan {words[0]}", default=PlanCommand(run=base))
+    if not 0 < flags.memory_gib < math.inf:
+        raise UserError(f"memory_gib is {flags.memory_gib}; give the GPU's memory in GiB, such as 24.")
+    console, run = Console(), flags.run
     shape = model_shape(run.model)
-    console.print(_costs(run, shape))
+    console.print(_cost_table(run, shape))
     if shape.assumed:
-        console.print(f"The model's shape is a guess from its name, {run.model}; a local directory would tell.")
+        console.print(f"The model's shape is guessed from its name, {run.model}; it is known for a local directory.")
     estimate = estimate_memory(run, shape)
     if estimate is None:
-        console.print("Memory: a small model, some hundred MiB; chunk sizes stay as they are.")
+        console.print("Memory: a small model, some hundred MiB; chunk sizes are kept.")
         return 0
-    console.print(_memory(estimate))
-    fitting = fit(run, shape, memory_bytes=float(asked.memory_gib * _GIB))
-    if fitting is None:
-        console.print(
-            f"Does not fit into {asked.memory_gib:g} GiB even one picture at a time: "
-            "try --memory.base-dtype float16 --memory.gradient-checkpointing."
-        )
-        return 0
-    flags = f"--rollout.chunk-size {fitting.rollout.chunk_size}"
-    flags += f" --optimization.micro-batch-size {fitting.optimization.micro_batch_size}"
-    console.print(f"For {asked.memory_gib:g} GiB: {flags}", highlight=False, soft_wrap=True)
+    console.print(_memory_table(estimate))
+    console.print(_advice(run, shape, flags.memory_gib), highlight=False, soft_wrap=True)
     return 0
 
 
-def _costs(run: "Run", shape: "Shape") -> "Table":
-    from rich.table import Table
+def _advice(run: Run, shape: Shape, memory_gib: float) -> str:
+    fitting = fit(run, shape, memory_bytes=float(memory_gib * _GIB))
+    if fitting is None:
+        return (
+            f"The run does not fit into {memory_gib:g} GiB even with one image at a time: "
+            "try --memory.base-dtype float16 --memory.gradient-checkpointing."
+        )
+    flags = f"--rollout.chunk-size {fitting.rollout.chunk_size}"
+    return f"For {memory_gib:g} GiB: {flags} --optimization.micro-batch-size {fitting.optimization.micro_batch_size}"
 
-    from b2diffurl.analysis.plan import interval_lengths, round_cost
 
-    lengths = interval_lengths(run)
-    costs = [round_cost(run, shape, num_interval_steps=length) for length in lengths]
+def _cost_table(run: Run, shape: Shape) -> Table:
+    costs = [round_cost(run, shape, num_interval_steps=length) for length in interval_lengths(run)]
     rows = {
         "interval, steps": [cost.num_interval_steps for cost in costs],
         "trunks": [run.num_trunks] * len(costs),
@@ -89,9 +86,7 @@ def _costs(run: "Run", shape: "Shape") -> "Table":
     return table
 
 
-def _memory(estimate: "MemoryEstimate") -> "Table":
-    from rich.table import Table
-
+def _memory_table(estimate: MemoryEstimate) -> Table:
     table = Table("memory on the GPU, estimated", "GiB")
     table.add_row("weights", f"{estimate.weights / _GIB:.2f}")
     table.add_row("adapter, gradient, AdamW", f"{estimate.adapter / _GIB:.2f}")

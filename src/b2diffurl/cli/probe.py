@@ -1,75 +1,65 @@
-"""`b2diffurl probe RECIPE|run.toml`: before a run, where to begin."""
+"""`b2diffurl probe RECIPE|run.toml`: measure, before a run, which interval to begin with."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import tyro
+from rich.console import Console
 
+from b2diffurl.analysis.probe import ProbeSettings, measure, suggest, table, write_probe
 from b2diffurl.cli.common import named_run, parse, prepare
+from b2diffurl.cli.generation import progress_bar
+from b2diffurl.models import check_lora
+from b2diffurl.run.resolve import resolve
+from b2diffurl.run.settings import Run
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeCommand:
+    """Branch a few trunks at several interval lengths, measure how much the branches differ, and suggest the first one.
+
+    Attributes:
+        run: every setting of the recipe; model, prompts, reward, sampler, advantage and thresholds are used.
+        output: folder for probe.json, probe.png and groups.png; by default nothing is written.
+        lengths: interval lengths to measure; by default six over the chain.
+        num_trunks: number of trunks; more give smaller standard errors.
+        num_branches: maximum number of branches that can be suggested.
+        lora: adapter folder of a run, to probe a trained policy.
+        device: device of the model, such as cpu or cuda.
+    """
+
+    run: Annotated[Run, tyro.conf.arg(name="")]
+    output: Path | None = None
+    lengths: tuple[int, ...] = ()
+    num_trunks: int = 48
+    num_branches: int = 6
+    lora: Path | None = None
+    device: str = "cpu"
 
 
 def probe(words: list[str]) -> int:
-    """Measure, show, suggest."""
-    from b2diffurl.run.settings import Run
-
-    base = named_run(words, "probe")
-
-    @dataclass(frozen=True, kw_only=True)
-    class ProbeCommand:
-        """Branch a few trunks at several places, see what the branches still decide, and suggest where to begin.
-
-        Attributes:
-            run: every setting of the recipe; model, prompts, reward, sampler, advantage and thresholds count.
-            output: folder for probe.json, probe.png and groups.png; by default nothing is written.
-            lengths: interval lengths to measure; by default six over the chain.
-            num_trunks: more make the numbers surer.
-            num_branches: the most that can be suggested.
-            lora: adapter folder of a run, to probe what it has learned.
-            device: where the model runs, such as cpu or cuda.
-        """
-
-        run: Annotated[Run, tyro.conf.arg(name="")]
-        output: Path | None = None
-        lengths: tuple[int, ...] = ()
-        num_trunks: int = 48
-        num_branches: int = 6
-        lora: Path | None = None
-        device: str = "cpu"
-
-    name = words[0]
-    asked = parse(ProbeCommand, words[1:], prog=f"b2diffurl probe {name}", default=ProbeCommand(run=base))
+    """Measure, print a table, and suggest settings."""
+    base, name = named_run(words, "probe"), words[0]
+    flags = parse(ProbeCommand, words[1:], prog=f"b2diffurl probe {name}", default=ProbeCommand(run=base))
+    resolved = resolve(flags.run)
+    if flags.lora is not None:
+        check_lora(flags.lora)
+    settings = ProbeSettings(lengths=flags.lengths, num_trunks=flags.num_trunks, num_branches=flags.num_branches)
+    lengths = settings.checked_lengths(flags.run.sampler.num_inference_steps)
     prepare()
-    from b2diffurl.analysis.probe.measure import ProbeSettings
-    from b2diffurl.models import check_lora
-    from b2diffurl.run.settings import check_run
-
-    check_run(asked.run)
-    if asked.lora is not None:
-        check_lora(asked.lora)
-    settings = ProbeSettings(lengths=asked.lengths, num_trunks=asked.num_trunks, num_branches=asked.num_branches)
-    lengths = settings.checked_lengths(asked.run.sampler.num_inference_steps)
-    from rich.console import Console
-    from rich.progress import Progress
-
-    from b2diffurl.analysis.probe import measure, suggest, table, write_probe
-
-    console = Console()
-    with Progress(transient=True, console=Console(stderr=True)) as progress:
-        num = len(lengths) * asked.num_trunks * asked.num_branches
-        bar = progress.add_task("sampling", total=num)
-        found = measure(
-            asked.run, settings, lora=asked.lora, device=asked.device,
-            on_progress=lambda done: progress.advance(bar, done),
+    with progress_bar(len(lengths) * flags.num_trunks * flags.num_branches) as advance:
+        measured = measure(
+            resolved, settings, lora=flags.lora, device=flags.device, on_progress=advance,
         )  # fmt: skip
-    suggestion = suggest(found)
-    console.print(table(found))
-    for reason in suggestion.reasons if suggestion else ("The reward does not differ, whatever is branched.",):
+    console, suggestion = Console(), suggest(measured)
+    console.print(table(measured))
+    for reason in suggestion.reasons if suggestion else ("The reward does not differ between branches of any length.",):
         console.print(reason, highlight=False)
     if suggestion:
-        flags = f"--schedule.tau-first {suggestion.tau_first} --rollout.num-branches {suggestion.num_branches}"
-        console.print(f"b2diffurl train {name} {flags}", highlight=False, soft_wrap=True)
-    if asked.output is not None:
-        write_probe(found, suggestion, asked.output)
-        console.print(f"pictures  {asked.output / 'probe.png'}  {asked.output / 'groups.png'}", highlight=False)
+        settings = f"--schedule.tau-first {suggestion.tau_first} --rollout.num-branches {suggestion.num_branches}"
+        console.print(f"b2diffurl train {name} {settings}", highlight=False, soft_wrap=True)
+    if flags.output is not None:
+        write_probe(measured, suggestion, flags.output)
+        console.print(f"images  {flags.output / 'probe.png'}  {flags.output / 'groups.png'}", highlight=False)
     return 0

@@ -1,22 +1,23 @@
-"""`b2diffurl study NAME`: several runs, one table."""
+"""`b2diffurl study NAME`: train several runs and compare them in one table."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
 
+from b2diffurl.analysis.study import run_study
 from b2diffurl.cli.common import parse
 
 
 @dataclass(frozen=True, kw_only=True)
 class StudyCommand:
-    """Train the runs of a study and print its table; runs that are finished are not done again.
+    """Train the runs of a study and print its table; finished runs are not repeated.
 
     Attributes:
-        name: of the study.
-        output: its folder.
-        seeds: of every arm.
-        num_jobs: runs at a time.
+        name: name of the study.
+        output: folder of the study.
+        seeds: seeds of every arm.
+        num_jobs: number of runs at a time.
     """
 
     name: tyro.conf.Positional[str]
@@ -27,8 +28,6 @@ class StudyCommand:
 
 def study(words: list[str]) -> int:
     """Train a study's runs and print its table."""
-    from b2diffurl.analysis.study import run_study
-
-    asked = parse(StudyCommand, words, prog="b2diffurl study")
-    print(run_study(asked.name, output=asked.output, seeds=asked.seeds, num_jobs=asked.num_jobs, on_message=print))
+    flags = parse(StudyCommand, words, prog="b2diffurl study")
+    print(run_study(flags.name, output=flags.output, seeds=flags.seeds, num_jobs=flags.num_jobs, on_message=print))
     return 0

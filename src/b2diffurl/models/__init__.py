@@ -1,10 +1,10 @@
-"""The only room that imports diffusers and peft: pipelines in, a policy out.
+"""Models: the only package that imports diffusers and peft. It turns a pipeline into a policy.
 
-Importing it is cheap: the heavy libraries are loaded by `b2diffurl.models.policy`, when a model is.
+Importing it is cheap; `b2diffurl.models.policy` imports the heavy libraries.
 """
 
 from b2diffurl.models.lora import LoRA
 from b2diffurl.models.memory import Memory
-from b2diffurl.models.model_source import EMOJI, check_lora, resolve_model
+from b2diffurl.models.model_source import EMOJI, ModelSource, check_lora
 
-__all__ = ["EMOJI", "LoRA", "Memory", "check_lora", "resolve_model"]
+__all__ = ["EMOJI", "LoRA", "Memory", "ModelSource", "check_lora"]

@@ -1,15 +1,23 @@
 """Where a model comes from: the embedded one, a diffusers directory, a checkpoint file, or a hub id.
 
-Nothing is loaded here: names, indexes and file headers are looked at, so that a mistake is told in no time.
+Creating a `ModelSource` loads no weights and asks no hub: it inspects names, indexes and file headers, so that an
+invalid model is refused at once. Its index and tokenizers are read when they are first needed, and once.
 """
 
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 
 from b2diffurl import emoji
 from b2diffurl.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import CLIPTokenizer
 
 EMOJI = "emoji"
 SUPPORTED = "Stable Diffusion 1.x, 2.x and XL, text to image (StableDiffusionPipeline, StableDiffusionXLPipeline)"
@@ -18,40 +26,99 @@ _FIRST_LAYER = "model.diffusion_model.input_blocks.0.0.weight"  # of the UNet in
 _LATENT_CHANNELS = 4  # of Stable Diffusion; an inpainting UNet has 9
 
 
-def resolve_model(name: str) -> str:
-    """Turn a model's name into what diffusers loads, and refuse what cannot be a Stable Diffusion model.
+@dataclass(frozen=True)
+class ModelSource:
+    """A model that has been found, but not loaded.
 
     Args:
         name: "emoji", a local directory in diffusers format, one .safetensors checkpoint file, or a hub id such as
             "CompVis/stable-diffusion-v1-4".
 
     Raises:
-        UserError: no such directory or file, no pipeline in it, no UNet in it, or a pipeline that is not supported.
+        UserError: the directory or file does not exist, has no pipeline or no UNet, or its pipeline is not supported.
     """
-    if name == EMOJI:
-        return str(emoji.model_dir())
-    path = Path(name)
-    if path.is_dir():
-        _check_directory(path)
-    elif is_checkpoint(name):
-        _check_checkpoint(path)
-    elif not is_hub_id(name):
-        raise UserError(
-            f"model is {name!r}, which is no directory; give 'emoji', a diffusers directory, "
-            "a .safetensors checkpoint, or a hub id."
-        )
-    return name
+
+    name: str
+
+    def __post_init__(self) -> None:
+        path = Path(self.name)
+        if self.name == EMOJI:
+            return
+        if path.is_dir():
+            _check_directory(path)
+        elif self.is_checkpoint:
+            _check_checkpoint(path)
+        elif not self.is_hub:
+            raise UserError(
+                f"model is {self.name!r}, which is not a directory; give 'emoji', a diffusers directory, "
+                "a .safetensors checkpoint, or a hub id."
+            )
+
+    @classmethod
+    def of(cls, model: "ModelSource | str") -> "ModelSource":
+        """Return the source of a model that is given by source or by name.
+
+        Raises:
+            UserError: as the class.
+        """
+        return model if isinstance(model, ModelSource) else cls(model)
+
+    @property
+    def location(self) -> str:
+        """What diffusers loads: a directory, a file or a hub id."""
+        return str(emoji.model_dir()) if self.name == EMOJI else self.name
+
+    @property
+    def is_checkpoint(self) -> bool:
+        """Whether the model is one checkpoint file."""
+        return is_checkpoint(self.name)
+
+    @property
+    def is_hub(self) -> bool:
+        """Whether the model is on the hub."""
+        return is_hub_id(self.name)
+
+    @cached_property
+    def index(self) -> Mapping[str, Any]:
+        """The content of model_index.json; for a checkpoint file, that of its family.
+
+        Raises:
+            UserError: the index cannot be read, or its pipeline is not supported.
+        """
+        from b2diffurl.models.model_files import read_index  # imports diffusers
+
+        return read_index(self)
+
+    @cached_property
+    def tokenizers(self) -> "tuple[CLIPTokenizer, ...]":
+        """The model's tokenizers; Stable Diffusion XL has two.
+
+        Raises:
+            UserError: the model has none, or they cannot be read.
+        """
+        from b2diffurl.models.model_files import read_tokenizers  # imports diffusers and transformers
+
+        return read_tokenizers(self)
+
+    @property
+    def has_safety_checker(self) -> bool:
+        """Whether the stock pipeline would filter unsafe images; a `Policy` does not.
+
+        Raises:
+            UserError: as `index`.
+        """
+        return not self.is_checkpoint and bool((self.index.get("safety_checker") or [None])[0])
 
 
-def is_checkpoint(source: str) -> bool:
-    """Whether a model is one checkpoint file."""
-    return source.endswith(".safetensors")
+def is_checkpoint(name: str) -> bool:
+    """Whether a model's name is that of one checkpoint file."""
+    return name.endswith(".safetensors")
 
 
 def is_hub_id(name: str) -> bool:
-    """Whether a model's name is one of the hub: user/name, and nothing of that name lies here."""
-    shaped = name.count("/") == 1 and not name.startswith((".", "/", "~")) and not is_checkpoint(name)
-    return shaped and not Path(name).exists()
+    """Whether a model's name has the form user/name and is not a local path."""
+    has_form = name.count("/") == 1 and not name.startswith((".", "/", "~")) and not is_checkpoint(name)
+    return has_form and not Path(name).exists()
 
 
 def public_name(name: str) -> str:
@@ -63,24 +130,24 @@ def check_pipeline(class_name: str | None, model: str) -> None:
     """Refuse a pipeline that is not supported.
 
     Args:
-        class_name: as model_index.json has it.
-        model: its name, to tell.
+        class_name: the pipeline's class in model_index.json.
+        model: description of the model for the error message.
 
     Raises:
-        UserError: it is not supported.
+        UserError: the pipeline is not supported.
     """
     if class_name not in _PIPELINES:
         raise UserError(f"model {model} holds a {class_name}; supported is {SUPPORTED}.")
 
 
 def check_lora(directory: Path) -> None:
-    """Refuse an adapter directory that is not there.
+    """Refuse an adapter directory that does not exist.
 
     Raises:
-        UserError: it is not.
+        UserError: the directory does not exist.
     """
     if not directory.is_dir():
-        raise UserError(f"lora is {str(directory)!r}, which is no directory; give the lora folder of a run.")
+        raise UserError(f"lora is {str(directory)!r}, which is not a directory; give the lora folder of a run.")
 
 
 def _check_directory(path: Path) -> None:
@@ -94,13 +161,15 @@ def _check_directory(path: Path) -> None:
 
 def _check_checkpoint(path: Path) -> None:
     if not path.is_file():
-        raise UserError(f"model is {str(path)!r}, a file that is not there; give the path of a checkpoint.")
+        raise UserError(f"model is {str(path)!r}, a file that does not exist; give the path of a checkpoint.")
     try:
         with safe_open(path, framework="np") as file:
             names = set(file.keys())
             channels = file.get_slice(_FIRST_LAYER).get_shape()[1] if _FIRST_LAYER in names else None
     except SafetensorError as error:
-        raise UserError(f"model {path} is no safetensors file: {error}.") from error
+        raise UserError(
+            f"model {path} is not a valid safetensors file: {error}; give a complete checkpoint."
+        ) from error
     if any("lora" in name for name in names):
         raise UserError(f"model {path} is an adapter; give the base model here and the adapter's folder as lora.")
     if channels != _LATENT_CHANNELS:

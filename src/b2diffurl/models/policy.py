@@ -25,7 +25,7 @@ from b2diffurl.models.export import save_adapter
 from b2diffurl.models.fp16_backward import backward_in_range
 from b2diffurl.models.lora import LoRA
 from b2diffurl.models.memory import Memory, decode_batch_size
-from b2diffurl.models.model_source import check_lora, public_name
+from b2diffurl.models.model_source import ModelSource, check_lora, public_name
 from b2diffurl.models.pipeline import Parts, latent_size, load_parts, load_tokenizers, vae_scale_factor
 from b2diffurl.models.text import Conditioning, check_prompts
 
@@ -66,7 +66,7 @@ class Policy:
     @classmethod
     def load(
         cls,
-        model: str,
+        model: ModelSource | str,
         *,
         device: torch.device | str = "cpu",
         memory: Memory = Memory(),  # noqa: B008 - frozen
@@ -75,7 +75,8 @@ class Policy:
         """Load a model, without its safety checker.
 
         Args:
-            model: "emoji", a local diffusers directory, a .safetensors checkpoint file, or a hub id.
+            model: its source, or its name: "emoji", a local diffusers directory, a .safetensors checkpoint file, or a
+                hub id.
             device: device of the model.
             memory: base dtype and gradient checkpointing.
             negative_prompt: prompt of the unconditional half of guidance. "" for none: the encoding of "", or zeros
@@ -84,8 +85,9 @@ class Policy:
         Raises:
             UserError: the model is missing or not supported, or the negative prompt is too long for it.
         """
-        parts = load_parts(model, device=device, memory=memory)
-        return cls(parts, model=model, memory=memory, negative_prompt=negative_prompt)
+        source = ModelSource.of(model)
+        parts = load_parts(source, device=device, memory=memory)
+        return cls(parts, model=source.name, memory=memory, negative_prompt=negative_prompt)
 
     @property
     def device(self) -> torch.device:

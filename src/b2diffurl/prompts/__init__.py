@@ -1,1 +1,1 @@
-"""Prompt lists, the paper's and the user's."""
+"""Prompt lists."""

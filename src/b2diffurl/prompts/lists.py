@@ -1,10 +1,9 @@
-"""Prompt lists: the paper's, by name, or the user's own, from a file.
+"""Prompt lists: those of the paper, by name, or from a file.
 
 The paper's lists (Appendix H) are prompts.toml; the spelling is kept as published ("a ant", "a airplane").
 """
 
 import json
-import math
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +22,9 @@ _FILE = Path(__file__).with_name("prompts.toml")
 def _paper_lists() -> dict[str, tuple[str, ...]]:
     tables = tomllib.loads(_FILE.read_text(encoding="utf-8"))
     lists = {
-        f"{template}-{part}": tuple(parts[part]["prompts"]) for template, parts in tables.items() for part in parts
+        f"{template}-{split}": tuple(splits[split]["prompts"])
+        for template, splits in tables.items()
+        for split in splits
     }
     for template in tables:
         lists[f"{template}-all"] = lists[f"{template}-train"] + lists[f"{template}-test"]
@@ -37,18 +38,18 @@ def named_lists() -> list[str]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PromptList:
-    """Prompts, and what the user's file says of them besides.
+    """Prompts and their metadata.
 
     Attributes:
-        prompts: each once.
-        metadata: by prompt, for rewards that take it; a prompt without any is left out.
+        prompts: the prompts, without duplicates.
+        metadata: metadata by prompt, for rewards that take it; only prompts that have some.
     """
 
     prompts: tuple[str, ...]
     metadata: Mapping[str, Mapping[str, Any]]
 
     def metadata_of(self, prompts: Sequence[str]) -> list[Mapping[str, Any]]:
-        """One mapping a prompt, empty where the file says nothing."""
+        """Give one mapping per prompt, empty for a prompt without metadata."""
         return [self.metadata.get(prompt, {}) for prompt in prompts]
 
 
@@ -61,39 +62,61 @@ def load_prompts(source: str) -> tuple[str, ...]:
     return load_prompt_list(source).prompts
 
 
-def load_prompt_list(source: str) -> PromptList:
+def load_prompt_list(source: str, *, setting: str = "prompts") -> PromptList:
     """Read a prompt list.
 
     Args:
-        source: the name of one of the paper's lists, or the path of a file: .json, .toml, or text with a prompt a line
-            (blank lines and lines that begin with # are left out). JSON is a list, TOML has it as `prompts = [...]`;
-            an item is a prompt, or a table with `prompt` and whatever a reward may want to know of it.
+        source: the name of one of the paper's lists, or the path of a file: .json, .toml, or text with one prompt per
+            line (blank lines and lines that begin with # are ignored). JSON is a list, TOML has `prompts = [...]`; an
+            item is a prompt, or a table with `prompt` and any metadata that a reward may use.
+        setting: name of the setting for error messages.
 
     Raises:
-        UserError: no such list or file, or nothing in it, or the same prompt twice, or it is no such file.
+        UserError: there is no such list or file, or the file is empty, invalid or contains a prompt twice.
     """
     if source in _paper_lists():
         return PromptList(prompts=_paper_lists()[source], metadata={})
     path = Path(source)
     if not path.is_file():
         raise UserError(
-            f"prompts is {source!r}, which is no file and none of the named lists; "
+            f"{setting} is {source!r}, which is neither a file nor a named list; "
             f"give the path of a .txt, .json or .toml file or one of: {', '.join(named_lists())}."
         )
     try:
         items = _items(path)
     except UnicodeDecodeError as error:
-        raise UserError(f"prompts file {source} is not UTF-8 text; save it as UTF-8, one prompt a line.") from error
+        raise UserError(f"{setting} file {source} is not UTF-8 text; save it as UTF-8, one prompt per line.") from error
     except (json.JSONDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UserError(f"prompts file {source} is not valid {path.suffix[1:].upper()}: {error}.") from error
+        raise UserError(
+            f"{setting} file {source} is not valid {path.suffix[1:].upper()}: {error}; fix the file."
+        ) from error
     if not isinstance(items, list) or not items:
-        raise UserError(f"prompts file {source} holds no prompt; write one prompt a line.")
-    pairs = [_prompt_and_metadata(item, source) for item in cast("list[Any]", items)]
+        raise UserError(f"{setting} file {source} holds no prompt; write one prompt per line.")
+    pairs = [_prompt_and_metadata(item, source, setting) for item in cast("list[Any]", items)]
     prompts = tuple(prompt for prompt, _ in pairs)
-    twice = sorted({prompt for prompt in prompts if prompts.count(prompt) > 1})
-    if twice:
-        raise UserError(f"prompts file {source} holds {twice[0]!r} more than once; keep each prompt once.")
-    return PromptList(prompts=prompts, metadata={prompt: told for prompt, told in pairs if told})
+    duplicates = sorted({prompt for prompt in prompts if prompts.count(prompt) > 1})
+    if duplicates:
+        raise UserError(f"{setting} file {source} holds {duplicates[0]!r} more than once; keep each prompt once.")
+    return PromptList(prompts=prompts, metadata={prompt: metadata for prompt, metadata in pairs if metadata})
+
+
+def read_prompts(words: Sequence[str]) -> tuple[str, ...]:
+    """Read prompts given as a named list, a file, or the prompts themselves.
+
+    Args:
+        words: one name of a list or path of a file, or any number of prompts.
+
+    Raises:
+        UserError: a prompt is empty, or the file is invalid.
+
+    >>> read_prompts(["a cat", "a dog"])
+    ('a cat', 'a dog')
+    """
+    if not words or not all(word.strip() for word in words):
+        raise UserError("prompts is empty; give a named list, a .txt file, or prompts in quotes.")
+    first = words[0]
+    is_source = first in named_lists() or first.endswith((".txt", ".json", ".toml")) or Path(first).exists()
+    return load_prompts(first) if len(words) == 1 and is_source else tuple(words)
 
 
 def _items(path: Path) -> Any:
@@ -106,57 +129,57 @@ def _items(path: Path) -> Any:
     return [line for line in lines if line and not line.startswith("#")]
 
 
-def _prompt_and_metadata(item: Any, source: str) -> tuple[str, dict[str, Any]]:
-    told: dict[str, Any] = dict(cast("dict[str, Any]", item)) if isinstance(item, dict) else {"prompt": item}
-    prompt = told.pop("prompt", None)
+def _prompt_and_metadata(item: Any, source: str, setting: str) -> tuple[str, dict[str, Any]]:
+    table: dict[str, Any] = dict(cast("dict[str, Any]", item)) if isinstance(item, dict) else {"prompt": item}
+    prompt = table.pop("prompt", None)
     if not isinstance(prompt, str) or not prompt.strip():
         raise UserError(
-            f"prompts file {source} holds {item!r}, which is no prompt; give a text, or a table with `prompt`."
+            f"{setting} file {source} holds {item!r}, which is not a prompt; give a string, or a table with `prompt`."
         )
-    return prompt.strip(), told
+    return prompt.strip(), table
 
 
-def split_prompts(prompts: tuple[str, ...], held_out: str, *, seed: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Split off the prompts that are judged and never trained on.
+def split_prompts(
+    prompts: tuple[str, ...], *, held_out_fraction: float = 0.0, held_out_prompts: str = "", rng: np.random.Generator
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Split off the prompts that are evaluated and never trained on.
 
     Args:
-        prompts: all that the run was given.
-        held_out: "" for none; a share between 0 and 1, drawn by the seed; or what `load_prompts` takes.
-        seed: of the draw.
+        prompts: all prompts of the run.
+        held_out_fraction: fraction of the prompts to hold out, chosen at random; 0 for none.
+        held_out_prompts: a list as for `load_prompts` that is held out instead; "" for none.
+        rng: generator of the random choice.
 
     Returns:
-        The prompts to train on, and those held out.
+        The prompts to train on, and the held-out ones.
 
     Raises:
-        UserError: a share that leaves nothing on one side, or a list that shares a prompt with the training prompts.
+        UserError: the fraction leaves no prompt on one side, or the list shares a prompt with the training prompts.
     """
-    if not held_out:
-        return prompts, ()
-    try:
-        fraction = float(held_out)
-    except ValueError:
-        others = load_prompts(held_out)
-        shared = sorted(set(prompts) & set(others))
+    if held_out_prompts:
+        held_out = load_prompt_list(held_out_prompts, setting="held_out_prompts").prompts
+        shared = sorted(set(prompts) & set(held_out))
         if shared:
-            raise UserError(f"held_out {held_out!r} and prompts share {shared[0]!r}; keep each on one side.") from None
-        return prompts, others
-    num = round(fraction * len(prompts)) if math.isfinite(fraction) else 0
+            raise UserError(
+                f"held_out_prompts is {held_out_prompts!r}, which shares {shared[0]!r} with prompts; "
+                "keep each prompt in one of the two."
+            )
+        return prompts, held_out
+    if not held_out_fraction:
+        return prompts, ()
+    num = round(held_out_fraction * len(prompts))
     if not 0 < num < len(prompts):
         raise UserError(
-            f"held_out is {held_out}, which leaves {num} of {len(prompts)} prompts; "
-            "give a share between 0 and 1 that leaves some on both sides, or a prompts file."
+            f"held_out_fraction is {held_out_fraction}, which holds out {num} of {len(prompts)} prompts; "
+            "give a fraction that leaves some on both sides, or a list as held_out_prompts."
         )
-    chosen = set(np.random.default_rng((seed, 2)).permutation(len(prompts))[:num].tolist())
+    chosen = set(rng.permutation(len(prompts))[:num].tolist())
     train = tuple(prompt for i, prompt in enumerate(prompts) if i not in chosen)
     return train, tuple(prompt for i, prompt in enumerate(prompts) if i in chosen)
 
 
-def draw_prompts(prompts: tuple[str, ...], num: int, *, seed: int, round_index: int) -> tuple[str, ...]:
-    """Draw the prompts of a round's trunks: uniform, in shuffled passes so that none is left out by chance.
-
-    The draw depends on (seed, round) alone.
-    """
-    rng = np.random.default_rng((seed, round_index, 0))
-    passes = -(-num // len(prompts))
-    order = np.concatenate([rng.permutation(len(prompts)) for _ in range(passes)])[:num]
+def sample_prompts(prompts: Sequence[str], num: int, *, rng: np.random.Generator) -> tuple[str, ...]:
+    """Sample the prompts of a round's trunks: uniformly, in shuffled passes, so that none is left out by chance."""
+    num_passes = -(-num // len(prompts))
+    order = np.concatenate([rng.permutation(len(prompts)) for _ in range(num_passes)])[:num]
     return tuple(prompts[int(index)] for index in order)

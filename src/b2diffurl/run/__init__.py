@@ -1,1 +1,1 @@
-"""A run: its settings, its recipes, its directory."""
+"""Runs: settings, recipes, resolution of names, directory."""

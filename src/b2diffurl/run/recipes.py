@@ -1,63 +1,85 @@
-"""Recipes: named, complete runs. Every number cites its source or says "ours"."""
+"""Recipes: named, complete runs. A new recipe is one function with the decorator `@_recipe("name")`.
+
+Every number cites its source or says "ours". "The reference" is the authors' public code, run_process.sh of
+hu-zijing/B2-DiffuRL. It differs from the paper in the number of reward queries: the reference samples 256 trunks with 5
+branches, 1,280 scored images per round; the paper reports 25,600 queries in all, 256 per round. The recipes follow the
+paper.
+"""
 
 import math
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from itertools import product
 
 from b2diffurl.algorithm.advantage import PromptHistory
 from b2diffurl.algorithm.collapse import Collapse
 from b2diffurl.algorithm.objectives import DDPO, DPO, DPOK, PolicyGradient
+from b2diffurl.algorithm.rollout import Rollout
 from b2diffurl.algorithm.schedule import Backward, Full
 from b2diffurl.algorithm.selection import All, BestWorst
 from b2diffurl.algorithm.trust_region import TrustRegion
 from b2diffurl.algorithm.update import Optimization
 from b2diffurl.errors import UserError
 from b2diffurl.models import EMOJI, Memory
-from b2diffurl.run.settings import Branching, Logging, Run, Sampler
+from b2diffurl.run.settings import Logging, Run, Sampler
 
-EMOJI_GUIDANCE_SCALE = 1.0  # ours: at guidance 1 the embedded model is as misaligned as it was made to be
+RECIPES: dict[str, Callable[[], Run]] = {}  # by name, in the order of this file
+EMOJI_GUIDANCE_SCALE = 1.0  # ours: at guidance 1 the embedded model is as misaligned as intended
 
 
+def _recipe(name: str) -> Callable[[Callable[[], Run]], Callable[[], Run]]:
+    """Register a function that creates a run under a name."""
+
+    def register(create: Callable[[], Run]) -> Callable[[], Run]:
+        RECIPES[name] = create
+        return create
+
+    return register
+
+
+@_recipe("emoji-quickstart")
 def emoji_quickstart() -> Run:
-    """B² on the embedded model: the paper's 45 training prompts of template 1, some minutes on two cores."""
+    """B² on the embedded model: the paper's 45 training prompts of template 1, a few minutes on two cores."""
     return Run(
         recipe="emoji-quickstart",
         model=EMOJI,
         reward="clip:emoji",
         prompts="template1-train",
-        num_rounds=18,  # ours: what fits into 5 minutes
-        reward_queries_per_round=256,  # the paper's
-        sampler=Sampler(num_inference_steps=20, eta=1.0, guidance_scale=EMOJI_GUIDANCE_SCALE),  # T, eta: the paper's
-        schedule=Backward(tau_first=14),  # the reference run's
+        num_rounds=18,  # ours: fits into 5 minutes
+        reward_queries_per_round=256,  # section 4.2: 25,600 reward queries in 100 rounds
+        sampler=Sampler(num_inference_steps=20, eta=1.0, guidance_scale=EMOJI_GUIDANCE_SCALE),  # T, eta: section 4.1
+        schedule=Backward(tau_first=14),  # the reference
         optimization=Optimization(
             learning_rate=2e-3,
-            num_inner_epochs=1,  # ours: new pictures are cheap here, so each is used once (the reference run: 2)
+            num_inner_epochs=1,  # ours: new images are cheap here, so each is used once (the reference: 2)
             num_minibatches=6,  # ours, as the learning rate: `b2diffurl study b2-against-ddpo-grid`
-            step_weights="even",  # ours: without it the last step but one drowns the others and the run falls apart
+            step_weights="even",  # ours: without it the second-to-last step dominates and the run collapses
         ),
-        trust_region=TrustRegion(max_kl=0.00483),  # ours: what docs/ was measured with
+        trust_region=TrustRegion(max_kl=0.00483),  # ours: the value of the measurements in docs/
         logging=Logging(num_evaluation_images=360, samples_every_rounds=6),
     )
 
 
+@_recipe("emoji-ddpo")
 def emoji_ddpo() -> Run:
     """Plain DDPO on the embedded model: no branches, the whole chain, every trajectory; a round takes twice as long."""
     quickstart = emoji_quickstart()
     return replace(
         quickstart,
         recipe="emoji-ddpo",
-        num_rounds=9,  # ours: about the seconds of the quickstart's 18
-        rollout=Branching(num_branches=1),
+        num_rounds=9,  # ours: takes about as long as the 18 of the quickstart
+        rollout=Rollout(num_branches=1),
         schedule=Full(),
         selection=All(),
     )
 
 
+@_recipe("emoji-policy-gradient")
 def emoji_policy_gradient() -> Run:
     """B² under the policy gradient, on the embedded model.
 
-    On-policy, so small rounds of one optimizer step each: as many pictures a step as the quickstart's six have.
+    On-policy, so small rounds of one optimizer step each, with as many images per step as the quickstart has.
     """
     quickstart = emoji_quickstart()
     return replace(
@@ -72,21 +94,23 @@ def emoji_policy_gradient() -> Run:
     )
 
 
+@_recipe("emoji-dpok")
 def emoji_dpok() -> Run:
-    """B² under DPOK, on the embedded model; its small rounds are the policy gradient's."""
+    """B² under DPOK, on the embedded model; with the small rounds of the policy gradient."""
     return replace(
         emoji_policy_gradient(),
         recipe="emoji-dpok",
-        objective=DPOK(beta=0.1),  # ours: DPOK's 0.01 is 0 to three digits beside advantages of about 1
+        objective=DPOK(beta=0.1),  # ours: DPOK's 0.01 is negligible beside advantages of about 1
     )
 
 
+@_recipe("emoji-dpo")
 def emoji_dpo() -> Run:
     """B² under DPO, on the embedded model."""
     return replace(
         emoji_quickstart(),
         recipe="emoji-dpo",
-        objective=DPO(beta=25.0),  # ours: 0.1 a nat, as log-probs are averaged over 256 elements
+        objective=DPO(beta=25.0),  # ours: 0.1 per nat, as log-probs are averaged over 256 elements
     )
 
 
@@ -94,7 +118,7 @@ def paper(template: int, reward: str) -> Run:
     """The paper's run on one of its templates (sections 4.1 and 4.2): SD 1.4, 25,600 reward queries in 100 rounds.
 
     Args:
-        template: 1 (animals and activities), 2 (colours), 3 (relations).
+        template: 1 (animals and activities), 2 (colors), 3 (relations).
         reward: "clip" or "bert".
     """
     return Run(
@@ -103,43 +127,49 @@ def paper(template: int, reward: str) -> Run:
         reward=reward,  # section 4.1: ViT-H-14 CLIPScore, or BERTScore over LLaVA-1.5-7B
         prompts=f"template{template}-train",  # appendix H
         judge="clip",  # section 4.1: ViT-H-14
-        num_rounds=100,  # the reference run's S
+        num_rounds=100,  # the reference (StageCnt)
         reward_queries_per_round=256,  # section 4.2: 25,600 reward queries
-        sampler=Sampler(num_inference_steps=20, eta=1.0, guidance_scale=5.0),  # section 4.1; guidance: the reference's
-        rollout=Branching(
-            num_branches=4,  # the reference run's
+        sampler=Sampler(num_inference_steps=20, eta=1.0, guidance_scale=5.0),  # section 4.1; guidance: the reference
+        rollout=Rollout(
+            num_branches=4,  # ours: divides 256; the reference uses 5 (SplitTime, config default 3)
             chunk_size=16,  # ours: for 16 GB
         ),
-        schedule=Backward(tau_first=14),  # the reference run's
-        advantage=PromptHistory(num_rounds=8),  # the reference run's
-        selection=BestWorst(pos_threshold=0.5, neg_threshold=-0.5),  # the reference run's
-        objective=DDPO(clip_range=0.1),  # the reference run's
+        schedule=Backward(tau_first=14),  # the reference
+        advantage=PromptHistory(num_rounds=8),  # the reference
+        selection=BestWorst(pos_threshold=0.5, neg_threshold=-0.5),  # the reference
+        objective=DDPO(clip_range=0.1),  # the reference
         memory=Memory(base_dtype="float16"),  # ours: for 16 GB
         optimization=Optimization(
-            learning_rate=1e-4,  # the reference run's
-            num_inner_epochs=2,  # the reference run's
-            num_minibatches=4,  # ours: the reference fixes their size, and does not say which
+            learning_rate=1e-4,  # the reference
+            num_inner_epochs=2,  # the reference
+            num_minibatches=4,  # ours: the reference fixes their size, 128 trajectories per step (2 x AccStep 64)
             micro_batch_size=2,  # ours: for 16 GB
         ),
         trust_region=TrustRegion(max_kl=math.inf),  # the paper has none
-        collapse=Collapse(max_kl=math.inf),  # so only the reward and the pictures' contrast are watched
-        logging=Logging(num_evaluation_images=1600, samples_every_rounds=10),  # section 4.6: 1,600 pictures
+        collapse=Collapse(max_kl=math.inf),  # so only the reward and the contrast of the images are monitored
+        logging=Logging(num_evaluation_images=1600, samples_every_rounds=10),  # section 4.6: 1,600 images
     )
 
 
+for _template, _reward in product((1, 2, 3), ("clip", "bert")):
+    _recipe(f"paper-template{_template}-{_reward}")(partial(paper, _template, _reward))
+
+
+@_recipe("sd15-custom-prompts")
 def sd15_custom_prompts() -> Run:
-    """Stable Diffusion 1.5 on your own prompts, a line each in prompts.txt; a fifth of them held out."""
+    """Stable Diffusion 1.5 on your own prompts, one per line in prompts.txt; a fifth of them is held out."""
     run = paper(1, "clip")
     return replace(
         run,
         recipe="sd15-custom-prompts",
         model="stable-diffusion-v1-5/stable-diffusion-v1-5",
         prompts="prompts.txt",
-        held_out="0.2",  # ours
-        logging=replace(run.logging, num_evaluation_images=256),  # ours: some minutes
+        held_out_fraction=0.2,  # ours
+        logging=replace(run.logging, num_evaluation_images=256),  # ours: a few minutes
     )
 
 
+@_recipe("sdxl-clip")
 def sdxl_clip() -> Run:
     """Stable Diffusion XL on the paper's prompts of template 1; sizes for 24 GB."""
     run = paper(1, "clip")
@@ -147,34 +177,18 @@ def sdxl_clip() -> Run:
         run,
         recipe="sdxl-clip",
         model="stabilityai/stable-diffusion-xl-base-1.0",
-        reward_queries_per_round=64,  # ours: a picture costs about ten times SD 1.4's
-        rollout=Branching(num_branches=4, chunk_size=4),  # ours: for 24 GB
+        reward_queries_per_round=64,  # ours: an image costs about ten times as much as with SD 1.4
+        rollout=Rollout(num_branches=4, chunk_size=4),  # ours: for 24 GB
         memory=Memory(base_dtype="float16", gradient_checkpointing=True),  # ours: for 24 GB
         logging=Logging(num_evaluation_images=128, num_samples=8, samples_every_rounds=10),  # ours
     )
 
 
-RECIPES: dict[str, Callable[[], Run]] = {
-    "emoji-quickstart": emoji_quickstart,
-    "emoji-ddpo": emoji_ddpo,
-    "emoji-policy-gradient": emoji_policy_gradient,
-    "emoji-dpok": emoji_dpok,
-    "emoji-dpo": emoji_dpo,
-    **{
-        f"paper-template{template}-{reward}": partial(paper, template, reward)
-        for template in (1, 2, 3)
-        for reward in ("clip", "bert")
-    },
-    "sd15-custom-prompts": sd15_custom_prompts,
-    "sdxl-clip": sdxl_clip,
-}
-
-
 def recipe(name: str) -> Run:
-    """Give a recipe's run.
+    """Create the run of a recipe.
 
     Raises:
-        UserError: there is no such recipe.
+        UserError: the recipe does not exist.
     """
     if name not in RECIPES:
         raise UserError(f"recipe is {name!r}; give a run.toml or one of: {', '.join(RECIPES)}.")

@@ -1,168 +1,129 @@
 """A run: everything that decides what is trained, and how. One object, one TOML file.
 
-The nested tables are the rooms' own settings; only what several rooms share stands here.
+The nested tables are the settings of the components; only what several components share is defined here.
 """
 
-import math
-from typing import Annotated, Any, cast
+from typing import Annotated
 
-from pydantic import BeforeValidator, Field
+from annotated_types import Ge, Le, Lt
+from pydantic import Field
 
-from b2diffurl.algorithm.adaptive import Adaptive
-from b2diffurl.algorithm.advantage import Batch, Branch, PromptHistory
+from b2diffurl.algorithm.advantage import PromptHistory
 from b2diffurl.algorithm.collapse import Collapse
-from b2diffurl.algorithm.objectives import DDPO, DPO, DPOK, Own, PolicyGradient
-from b2diffurl.algorithm.schedule import Backward, Full, Table
-from b2diffurl.algorithm.selection import All, BestWorst
+from b2diffurl.algorithm.objectives import DDPO, AnyObjective
+from b2diffurl.algorithm.rollout import Rollout
+from b2diffurl.algorithm.schedule import Backward
+from b2diffurl.algorithm.selection import BestWorst
+from b2diffurl.algorithm.strategies import AnyAdvantage, AnySchedule, AnySelection
 from b2diffurl.algorithm.trust_region import TrustRegion
 from b2diffurl.algorithm.update import Optimization
-from b2diffurl.config import settings
-from b2diffurl.diffusion.gaussian import LogProbReduction
+from b2diffurl.config import Finite, NonNegativeInt, PositiveInt, settings
 from b2diffurl.errors import UserError
-from b2diffurl.evaluation.judges import check_judge, choose_judge
-from b2diffurl.models import LoRA, Memory, resolve_model
-from b2diffurl.prompts.lists import load_prompts, split_prompts
-from b2diffurl.rewards import check_reward, check_watched, parse_reward
+from b2diffurl.models import LoRA, Memory
 from b2diffurl.rewards.bert.reward import BertSettings
 from b2diffurl.rewards.remote.client import RemoteSettings
 
 
-@settings
+@settings(table="sampler")
 class Sampler:
-    """How pictures are sampled, in training and in evaluation alike.
+    """How images are sampled, in training and in evaluation alike.
 
     Attributes:
-        num_inference_steps: T, denoising steps.
-        eta: weight of the noise of each DDIM step, above 0 and at most 1, the paper's.
-        guidance_scale: of classifier-free guidance; 1 is none.
-        negative_prompt: what guidance leads away from; "" is nothing in particular.
+        num_inference_steps: T, the number of denoising steps.
+        eta: weight of the noise of each DDIM step, above 0 and at most 1, the paper's value.
+        guidance_scale: scale of classifier-free guidance; 1 turns it off.
+        negative_prompt: prompt of the unconditional half of guidance; "" for none.
     """
 
-    num_inference_steps: int = 20
-    eta: float = 1.0
-    guidance_scale: float = 5.0
+    num_inference_steps: PositiveInt = 20
+    eta: Annotated[float, Le(1)] = 1.0
+    guidance_scale: Annotated[float, Ge(1), Finite()] = 5.0
     negative_prompt: str = ""
 
     def __post_init__(self) -> None:
-        if self.num_inference_steps < 1:
-            raise UserError(f"sampler.num_inference_steps is {self.num_inference_steps}; give 1 or more.")
         if not self.eta > 0:
             raise UserError(
                 f"sampler.eta is {self.eta}, which makes steps deterministic: they have no log-prob to train; give 1."
             )
-        if self.eta > 1:
-            raise UserError(f"sampler.eta is {self.eta}, more noise than a DDIM step can hold; give 1.")
-        if not 1 <= self.guidance_scale < math.inf:
-            raise UserError(f"sampler.guidance_scale is {self.guidance_scale}; give 1 (no guidance) or more.")
         if self.negative_prompt and self.guidance_scale == 1:
             raise UserError(
-                f"sampler.negative_prompt is {self.negative_prompt!r}, which guidance 1 does not look at; "
+                f"sampler.negative_prompt is {self.negative_prompt!r}, which has no effect at guidance_scale 1; "
                 "give a guidance_scale above 1, or no negative prompt."
             )
 
 
-@settings
-class Branching:
-    """How trajectories are sampled.
-
-    Attributes:
-        num_branches: K, trajectories that leave one trunk; 1 is no branching.
-        chunk_size: most trajectories that are sampled at once; changes memory and speed, results by rounding only.
-        log_prob_reduction: "mean" over a latent's elements (the reference's unit) or "sum" (nats, in which float32's
-            rounding is as many times larger).
-    """
-
-    num_branches: int = 4
-    chunk_size: int = 64
-    log_prob_reduction: LogProbReduction = "mean"
-
-    def __post_init__(self) -> None:
-        for name in ("num_branches", "chunk_size"):
-            if getattr(self, name) < 1:
-                raise UserError(f"rollout.{name} is {getattr(self, name)}; give 1 or more.")
-
-
-@settings
+@settings(table="logging")
 class Logging:
-    """What a run keeps, and how often.
+    """What a run saves and evaluates, and how often.
 
     Attributes:
         checkpoint_every_rounds: rounds between checkpoints.
-        num_checkpoints: newest checkpoints that are kept.
-        samples_every_rounds: rounds between sample pictures; they are also made before and after.
-        num_samples: sample pictures each time, of the first prompts, always from the same noise.
-        num_evaluation_images: pictures that are judged before and after training; 0 for none.
-        evaluate_every_rounds: rounds between evaluations on the way; 0 for none.
-        kl_to_reference: log the exact KL to the reference under every objective: one more forward pass a step, without
-            gradient. DPOK and DPO need that pass anyway and always log it.
+        num_checkpoints: number of newest checkpoints that are kept.
+        samples_every_rounds: rounds between preview images; they are also generated before and after training.
+        num_samples: number of preview images, of prompts spread over the list, always from the same noise.
+        num_evaluation_images: number of images that are evaluated before and after training; 0 for none.
+        evaluate_every_rounds: rounds between evaluations during training; 0 for none.
+        kl_to_reference: log the exact KL to the reference under every objective: one more forward pass per step,
+            without gradient. DPOK and DPO need that pass anyway and always log it.
     """
 
-    checkpoint_every_rounds: int = 1
-    num_checkpoints: int = 2
-    samples_every_rounds: int = 10
-    num_samples: int = 16
-    num_evaluation_images: int = 0
-    evaluate_every_rounds: int = 0
+    checkpoint_every_rounds: PositiveInt = 1
+    num_checkpoints: PositiveInt = 2
+    samples_every_rounds: PositiveInt = 10
+    num_samples: PositiveInt = 16
+    num_evaluation_images: NonNegativeInt = 0
+    evaluate_every_rounds: NonNegativeInt = 0
     kl_to_reference: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("checkpoint_every_rounds", "num_checkpoints", "samples_every_rounds", "num_samples"):
-            if getattr(self, name) < 1:
-                raise UserError(f"logging.{name} is {getattr(self, name)}; give 1 or more.")
-        for name in ("num_evaluation_images", "evaluate_every_rounds"):
-            if getattr(self, name) < 0:
-                raise UserError(f"logging.{name} is {getattr(self, name)}; give 0 or more.")
         if self.evaluate_every_rounds and not self.num_evaluation_images:
             raise UserError(
                 f"logging.evaluate_every_rounds is {self.evaluate_every_rounds} but num_evaluation_images is 0; "
-                "give some pictures to evaluate."
+                "give the number of images to evaluate."
             )
 
 
-def _own_objective(table: object) -> object:
-    """`use = "module:Class"` with the class's options beside it, as `Own` spells it."""
-    if not isinstance(table, dict):
-        return table
-    found = cast("dict[str, Any]", table)
-    if ":" not in str(found.get("use", "")):
-        return found
-    return {"use": "own", "name": found["use"], "options": {key: found[key] for key in found if key != "use"}}
+_BY_USE = Field(discriminator="use")
 
 
 @settings
 class Run:
     """A complete run.
 
+    `schedule`, `advantage`, `selection` and `objective` are built-in components by name, or "module:Class" or
+    "file.py:Class" with the arguments of the class beside it.
+
     Attributes:
-        recipe: name of the recipe it came from.
+        recipe: name of the recipe that the run is based on.
         model: "emoji", a local diffusers directory, a .safetensors checkpoint file, or a hub id.
         reward: "clip" (the paper's ViT-H-14), "clip:MODEL", "clip:emoji", "pickscore", "bert",
             "jpeg-size:compressible", "remote:URL", "module:function" or "file.py:function"; or a sum such as
             "clip + 0.1*my.py:f".
-        watch: rewards that are logged and not trained on, named alike: where they fall while the reward rises, it is
-            being hacked.
+        watch: rewards that are logged and not trained on, with names as in `reward`: if they fall while the reward
+            rises, the reward is being hacked.
         prompts: a named list such as template1-train, or a .txt, .json or .toml file.
-        held_out: prompts that are judged and never trained on: a share of `prompts` such as 0.2, or another list.
+        held_out_fraction: fraction of the prompts that is evaluated and never trained on, such as 0.2.
+        held_out_prompts: another list, named as in `prompts`, that is evaluated and never trained on.
         judge: what evaluates images: "auto" (the scene oracle for the embedded model on its prompts, otherwise the CLIP
             of the reward if it has one, otherwise none), "none", "reward", "clip" (the paper's ViT-H-14) or
             "clip:MODEL".
-        num_rounds: S, rounds of sampling, scoring, selecting and updating.
-        reward_queries_per_round: pictures that are scored each round; a multiple of rollout.num_branches.
-        seed: of everything random.
-        sampler: how pictures are sampled.
+        num_rounds: S, the number of rounds of sampling, scoring, selecting and updating.
+        reward_queries_per_round: images that are scored per round; a multiple of rollout.num_branches.
+        seed: seed of all random numbers.
+        sampler: how images are sampled.
         rollout: branching.
         schedule: which of the last steps each round trains.
         advantage: how rewards are normalized.
         selection: which trajectories are trained on.
-        objective: what the optimizer minimises.
+        objective: the loss that the optimizer minimizes.
         bert: captioner and encoder of the reward "bert".
-        remote: how rewards of servers are asked.
-        memory: number formats, and what is computed twice to save memory.
+        remote: requests to reward servers.
+        memory: precision and gradient checkpointing.
         lora: the adapter.
-        optimization: AdamW and how a round's data is cut.
+        optimization: AdamW, epochs and minibatches.
         trust_region: how far one round may move the policy.
-        collapse: when a run counts as fallen apart.
-        logging: what a run keeps, and how often.
+        collapse: when a run is stopped because it has collapsed.
+        logging: what a run saves and evaluates, and how often.
     """
 
     recipe: str = "custom"
@@ -170,19 +131,18 @@ class Run:
     reward: str
     watch: tuple[str, ...] = ()
     prompts: str
-    held_out: str = ""
+    held_out_fraction: Annotated[float, Ge(0), Lt(1)] = 0.0
+    held_out_prompts: str = ""
     judge: str = "auto"
-    num_rounds: int
-    reward_queries_per_round: int
-    seed: int = 0
+    num_rounds: PositiveInt
+    reward_queries_per_round: PositiveInt
+    seed: Annotated[int, Ge(0), Lt(2**63)] = 0
     sampler: Sampler = Sampler()
-    rollout: Branching = Branching()
-    schedule: Annotated[Backward | Full | Table | Adaptive, Field(discriminator="use")] = Backward()
-    advantage: Annotated[PromptHistory | Batch | Branch, Field(discriminator="use")] = PromptHistory()
-    selection: Annotated[BestWorst | All, Field(discriminator="use")] = BestWorst()
-    objective: Annotated[
-        DDPO | PolicyGradient | DPOK | DPO | Own, Field(discriminator="use"), BeforeValidator(_own_objective)
-    ] = DDPO()
+    rollout: Rollout = Rollout()
+    schedule: Annotated[AnySchedule, _BY_USE] = Backward()
+    advantage: Annotated[AnyAdvantage, _BY_USE] = PromptHistory()
+    selection: Annotated[AnySelection, _BY_USE] = BestWorst()
+    objective: Annotated[AnyObjective, _BY_USE] = DDPO()
     bert: BertSettings = BertSettings()
     remote: RemoteSettings = RemoteSettings()
     memory: Memory = Memory()
@@ -193,11 +153,11 @@ class Run:
     logging: Logging = Logging()
 
     def __post_init__(self) -> None:
-        for name in ("num_rounds", "reward_queries_per_round"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} is {getattr(self, name)}; give 1 or more.")
-        if not 0 <= self.seed < 2**63:
-            raise UserError(f"seed is {self.seed}; give 0 or more, below 2**63.")
+        if self.held_out_fraction and self.held_out_prompts:
+            raise UserError(
+                f"held_out_fraction is {self.held_out_fraction} and held_out_prompts is {self.held_out_prompts!r}; "
+                "give one of them."
+            )
         if self.reward_queries_per_round % self.rollout.num_branches:
             raise UserError(
                 f"reward_queries_per_round is {self.reward_queries_per_round}, which rollout.num_branches = "
@@ -213,46 +173,11 @@ class Run:
         updates = self.optimization.num_inner_epochs * self.optimization.num_minibatches
         if self.objective.needs.on_policy and updates > 1:
             raise UserError(
-                f"objective {self.objective.use} is on-policy, one optimizer step a round, but optimization."
-                f"num_inner_epochs x num_minibatches is {updates}; set both to 1 (and rather take smaller rounds)."
+                f"objective {self.objective.use} is on-policy, one optimizer step per round, but optimization."
+                f"num_inner_epochs x num_minibatches is {updates}; set both to 1 (and prefer smaller rounds)."
             )
 
     @property
     def num_trunks(self) -> int:
-        """Branch groups of a round."""
+        """Number of trunks, and so of branch groups, per round."""
         return self.reward_queries_per_round // self.rollout.num_branches
-
-
-def check_run(run: Run, *, own_reward: bool = False) -> None:
-    """Refuse, before any model is loaded, what can be seen to be wrong without one.
-
-    Args:
-        run: to look at.
-        own_reward: the reward is given from Python, so the run's name of it does not count.
-
-    Raises:
-        UserError: the model, the prompts or the reward cannot be found.
-    """
-    resolve_model(run.model)
-    prompts, _ = split_prompts(load_prompts(run.prompts), run.held_out, seed=run.seed)
-    num_branches = run.rollout.num_branches
-    if run.objective.needs.pairs and num_branches == 1 and run.reward_queries_per_round <= len(prompts):
-        raise UserError(
-            f"objective {run.objective.use} without branching needs pairs of one prompt, but a round of "
-            f"{run.reward_queries_per_round} reward queries has each of {len(prompts)} prompts once at most; "
-            "raise reward_queries_per_round or rollout.num_branches."
-        )
-    if not own_reward:
-        check_reward(run.reward, remote=run.remote)
-    check_watched(run.watch, remote=run.remote)
-    check_judge(run.judge)
-    twice = set[str]() if own_reward else {term.name for term in parse_reward(run.reward)} & set(run.watch)
-    if twice:
-        raise UserError(f"watch holds {min(twice)!r}, which is a part of the reward and logged anyway; leave it out.")
-
-
-def has_judge(run: Run) -> bool:
-    """Whether a judge fits the run, or was switched off on purpose."""
-    prompts, held_out = split_prompts(load_prompts(run.prompts), run.held_out, seed=run.seed)
-    choice = choose_judge(run.judge, model=run.model, prompts=[*prompts, *held_out], reward=run.reward)
-    return choice.kind != "none" or run.judge == "none"

@@ -10,7 +10,7 @@ import torch
 from b2diffurl.algorithm.advantage import RewardHistory
 from b2diffurl.algorithm.collapse import CollapseMonitor
 from b2diffurl.algorithm.policy import DenoisingPolicy
-from b2diffurl.algorithm.randomness import PREVIEW_STREAM, NoiseKey
+from b2diffurl.algorithm.randomness import PREVIEW_STREAM, NoiseKey, prompt_rng
 from b2diffurl.algorithm.records import PastRound
 from b2diffurl.algorithm.round import RoundResult, RoundState, Strategy, run_round
 from b2diffurl.algorithm.update import Update, UpdateSettings
@@ -18,9 +18,9 @@ from b2diffurl.distributed import Ranks
 from b2diffurl.errors import RewardFailed, RunStopped, UserError
 from b2diffurl.evaluation.evaluator import Evaluator
 from b2diffurl.evaluation.generate import GeneratedImages, generate_images
-from b2diffurl.evaluation.judges import choose_judge, load_judge
-from b2diffurl.models.policy import Policy, check_prompts, load_tokenizers
-from b2diffurl.prompts.lists import draw_prompts, load_prompt_list, load_prompts, split_prompts
+from b2diffurl.evaluation.judges import load_judge
+from b2diffurl.models.policy import Policy
+from b2diffurl.prompts.lists import sample_prompts
 from b2diffurl.reporting import write_report
 from b2diffurl.reporting.model_card import write_card
 from b2diffurl.rewards import load_reward, load_watched
@@ -28,8 +28,9 @@ from b2diffurl.rewards.custom import name_of
 from b2diffurl.rewards.interface import Reward
 from b2diffurl.run.checkpoint import Checkpoint
 from b2diffurl.run.directory import RunDirectory
+from b2diffurl.run.resolve import ResolvedRun, resolve
 from b2diffurl.run.round_lines import RoundLines
-from b2diffurl.run.settings import Run, check_run
+from b2diffurl.run.settings import Run
 from b2diffurl.training.callbacks import Observer, ProgressReporter
 from b2diffurl.training.checkpoint import load_optimizer_tensors, optimizer_tensors
 from b2diffurl.training.image_scorer import ImageScorer
@@ -38,11 +39,11 @@ from b2diffurl.training.scorer import Scoring
 
 
 class Trainer:
-    """One run in one folder.
+    """One run in one directory.
 
     Args:
-        run: the settings.
-        folder: the run folder, checked.
+        resolved: the run, checked.
+        directory: the run directory, checked.
         device: device of the model.
         observers: callbacks for progress and metrics (metrics.jsonl is always written).
         reward: used instead of the run's own reward, from Python.
@@ -51,48 +52,30 @@ class Trainer:
 
     def __init__(
         self,
-        run: Run,
+        resolved: ResolvedRun,
         *,
-        folder: RunDirectory,
+        directory: RunDirectory,
         device: torch.device | str = "cpu",
         observers: Sequence[Observer] = (),
         reward: Reward | None = None,
         ranks: Ranks = Ranks(),  # noqa: B008 - frozen
     ) -> None:
+        run = resolved.run
         self.run = run
-        self.folder = folder
+        self.resolved = resolved
+        self.directory = directory
         self.ranks = ranks
         self.progress = ProgressReporter(observers=tuple(observers))
-        self.prompt_list = load_prompt_list(run.prompts)
-        self.prompts, held_out = split_prompts(self.prompt_list.prompts, run.held_out, seed=run.seed)
         self.model = Policy.load(
-            run.model, device=device, memory=run.memory, negative_prompt=run.sampler.negative_prompt
+            resolved.model, device=device, memory=run.memory, negative_prompt=run.sampler.negative_prompt
         )
         self.model.add_lora(run.lora, seed=run.seed)
-        self.policy = DenoisingPolicy(
-            denoiser=self.model,
-            chain=self.model.ddim(num_inference_steps=run.sampler.num_inference_steps, eta=run.sampler.eta),
-            guidance_scale=run.sampler.guidance_scale,
-            log_prob_reduction=run.rollout.log_prob_reduction,
-        )
-        choice = choose_judge(
-            run.judge, model=run.model, prompts=[*self.prompts, *held_out], reward="" if reward else run.reward
-        )
+        self.policy = bind_policy(self.model, run)
         self.reward = reward or load_reward(run.reward, device=device, bert=run.bert, remote=run.remote)
         self.watched = load_watched(run.watch, device=device, bert=run.bert, remote=run.remote)
         self.optimizer = _adamw(run, self.model)
         self.update = Update(
-            self.policy,
-            self.optimizer,
-            run.objective,
-            UpdateSettings(
-                optimization=run.optimization,
-                trust_region=run.trust_region,
-                log_kl_to_reference=run.logging.kl_to_reference,
-                replay_first=run.memory.base_dtype != "float32",
-            ),
-            ranks=ranks,
-            progress=self.progress,
+            self.policy, self.optimizer, run.objective, _update_settings(run), ranks=ranks, progress=self.progress
         )
         self.strategy = Strategy(
             schedule=run.schedule,
@@ -104,10 +87,10 @@ class Trainer:
         )
         self.evaluator = Evaluator(
             policy=self.policy,
-            load_judge=partial(load_judge, choice, reward=self.reward, device=device),
-            prompts=self.prompts,
-            held_out=held_out,
-            num_images=run.logging.num_evaluation_images if choice.kind != "none" else 0,
+            load_judge=partial(load_judge, resolved.judge, reward=self.reward, device=device),
+            prompts=resolved.train_prompts,
+            held_out=resolved.held_out_prompts,
+            num_images=run.logging.num_evaluation_images if resolved.judge.kind != "none" else 0,
             seed=run.seed,
             chunk_size=run.rollout.chunk_size,
             ranks=ranks,
@@ -131,12 +114,12 @@ class Trainer:
             RunStopped: the run must not continue; the last good checkpoint is kept.
         """
         if self.ranks.is_main:
-            self.folder.begin(self.run)
-            self.folder.mark_stopped(None)
-            self.folder.write_environment(self.model.device)
+            self.directory.begin(self.run)
+            self.directory.mark_stopped(None)
+            self.directory.write_environment(self.model.device)
         first_round = self.rounds_done + 1
-        metrics_lines = self.folder.open_metrics(first_round=first_round) if self.ranks.is_main else None
-        lines = self.folder.open_scores(first_round=first_round) if self.ranks.is_main else None
+        metrics_lines = self.directory.open_metrics(first_round=first_round) if self.ranks.is_main else None
+        lines = self.directory.open_scores(first_round=first_round) if self.ranks.is_main else None
         try:
             if self.rounds_done == 0:
                 self._save_previews(0)
@@ -147,27 +130,28 @@ class Trainer:
                 self._save(result.round_number)
         except RunStopped as stop:
             if self.ranks.is_main:
-                self.folder.remove_checkpoints(first_round=stop.first_bad_round)
-                self.folder.mark_stopped(stop)
-                write_report(self.folder.path)
+                self.directory.remove_checkpoints(first_round=stop.first_bad_round)
+                self.directory.mark_stopped(stop)
+                write_report(self.directory.path)
             raise
         self._evaluate("after")
         if self.ranks.is_main:
-            self.model.save_lora(self.folder.lora)
-            evaluation, rounds = self.folder.read_evaluation(), self.folder.read_metrics()
-            write_card(self.folder.lora, self.run, evaluation=evaluation, rounds=rounds)
-            write_report(self.folder.path)
+            self.model.save_lora(self.directory.lora)
+            evaluation, rounds = self.directory.read_evaluation(), self.directory.read_metrics()
+            write_card(self.directory.lora, self.run, evaluation=evaluation, rounds=rounds)
+            write_report(self.directory.path)
 
     def _round(self, round_number: int) -> RoundResult:
         run = self.run
-        prompts = draw_prompts(self.prompts, run.num_trunks, seed=run.seed, round_index=round_number)
+        rng = prompt_rng(run.seed, round_number)
+        prompts = sample_prompts(self.resolved.train_prompts, run.num_trunks, rng=rng)
         try:
             first_image = self.ranks.shard(run.num_trunks).start * run.rollout.num_branches
             with Scoring(self.reward, watched=self.watched, first_image=first_image) as scoring:
                 scorer = ImageScorer(
                     scoring,
                     decode=self.model.decode,
-                    prompt_list=self.prompt_list,
+                    prompt_list=self.resolved.prompt_list,
                     num_branches=run.rollout.num_branches,
                     num_images=len(self.ranks.shard(run.num_trunks)) * run.rollout.num_branches,
                     progress=self.progress,
@@ -208,7 +192,7 @@ class Trainer:
         if num_images:
             metrics = self.evaluator.evaluate(f"evaluate {when}")
             if self.ranks.is_main:
-                self.folder.write_evaluation(when, metrics, num_images=num_images, prompts=self.run.prompts)
+                self.directory.write_evaluation(when, metrics, num_images=num_images, prompts=self.run.prompts)
 
     def _save(self, round_number: int) -> None:
         logging, is_last = self.run.logging, round_number == self.run.num_rounds
@@ -219,10 +203,11 @@ class Trainer:
 
     def _save_previews(self, round_number: int) -> None:
         """Generate the preview images from fixed prompts and noise."""
-        num_samples = min(self.run.logging.num_samples, len(self.prompts))
+        prompts = self.resolved.train_prompts
+        num_samples = min(self.run.logging.num_samples, len(prompts))
         own = generate_images(
             self.policy,
-            self.prompts[:: len(self.prompts) // num_samples][:num_samples],
+            prompts[:: len(prompts) // num_samples][:num_samples],
             num_images=num_samples,
             noise=NoiseKey(seed=self.run.seed, stream=PREVIEW_STREAM),
             shard=self.ranks.shard(num_samples),
@@ -231,7 +216,7 @@ class Trainer:
         )
         previews = GeneratedImages.join(self.ranks.gather(own))
         if self.ranks.is_main:
-            self.folder.write_samples(previews, round_index=round_number)
+            self.directory.write_samples(previews, round_index=round_number)
 
     def _save_checkpoint(self) -> None:
         if not self.ranks.is_main:
@@ -248,10 +233,10 @@ class Trainer:
             optimizer=optimizer_tensors(self.optimizer, self.model.trainable_parameters()),
             state=state,
         )
-        self.folder.save_checkpoint(checkpoint, num_kept=self.run.logging.num_checkpoints)
+        self.directory.save_checkpoint(checkpoint, num_kept=self.run.logging.num_checkpoints)
 
     def _restore(self) -> None:
-        checkpoint = self.folder.load_checkpoint()
+        checkpoint = self.directory.load_checkpoint()
         if checkpoint is None:
             return
         self.model.load_adapter_state(checkpoint.adapter)
@@ -272,8 +257,27 @@ def _adamw(run: Run, model: Policy) -> torch.optim.AdamW:
     )
 
 
+def bind_policy(model: Policy, run: Run) -> DenoisingPolicy:
+    """Bind a model to the run's chain, guidance scale and unit of log-probs."""
+    return DenoisingPolicy(
+        denoiser=model,
+        chain=model.ddim(num_inference_steps=run.sampler.num_inference_steps, eta=run.sampler.eta),
+        guidance_scale=run.sampler.guidance_scale,
+        log_prob_reduction=run.rollout.log_prob_reduction,
+    )
+
+
+def _update_settings(run: Run) -> UpdateSettings:
+    return UpdateSettings(
+        optimization=run.optimization,
+        trust_region=run.trust_region,
+        log_kl_to_reference=run.logging.kl_to_reference,
+        replay_first=run.memory.base_dtype != "float32",
+    )
+
+
 def train(
-    run: Run,
+    run: Run | ResolvedRun,
     *,
     output: Path | str,
     resume: bool = False,
@@ -285,7 +289,7 @@ def train(
     """Fine-tune a model.
 
     Args:
-        run: the settings; `recipes` has complete ones.
+        run: the settings, or a run that `resolve` has checked; `recipes` has complete ones.
         output: the run folder, created if it does not exist.
         resume: continue the run in that folder from its newest checkpoint.
         device: device of the model.
@@ -300,17 +304,17 @@ def train(
         UserError: the run is invalid; raised before loading a model where possible.
         RunStopped: the run must not continue; the last good checkpoint is kept.
     """
-    output = Path(output)
-    check_run(run, own_reward=reward is not None)
+    resolved = run if isinstance(run, ResolvedRun) else resolve(run, own_reward=reward is not None)
     if reward is not None:
-        run = replace(run, reward=name_of(reward))
+        resolved = replace(resolved, run=replace(resolved.run, reward=name_of(reward)))
+    run = resolved.run
     if run.num_trunks < ranks.world_size:
         raise UserError(
             f"reward_queries_per_round is {run.reward_queries_per_round}, which makes {run.num_trunks} trunks for "
             f"{ranks.world_size} processes; raise it, so that each has one."
         )
-    check_prompts(load_tokenizers(run.model), load_prompts(run.prompts))
-    folder = RunDirectory(output)
-    ranks.run_on_all_ranks(lambda: folder.check(run, resume=resume))
-    Trainer(run, folder=folder, device=device, observers=observers, reward=reward, ranks=ranks).train()
-    return output
+    resolved.check_prompt_lengths()
+    directory = RunDirectory(Path(output))
+    ranks.run_on_all_ranks(lambda: directory.check(run, resume=resume))
+    Trainer(resolved, directory=directory, device=device, observers=observers, reward=reward, ranks=ranks).train()
+    return directory.path

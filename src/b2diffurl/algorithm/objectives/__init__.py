@@ -1,9 +1,17 @@
-"""Objectives: log-probs and advantages in, a loss out. Know nothing of images."""
+"""Objectives: log-probs and advantages in, a loss out; independent of images and models.
 
-from b2diffurl.algorithm.objectives.custom import Own
+A new objective is one file in this folder and one member of the union `AnyObjective`.
+"""
+
+from typing import get_args
+
+from b2diffurl.algorithm.custom import CustomObjective
 from b2diffurl.algorithm.objectives.ddpo import DDPO
 from b2diffurl.algorithm.objectives.dpo import DPO
 from b2diffurl.algorithm.objectives.dpok import DPOK
 from b2diffurl.algorithm.objectives.policy_gradient import PolicyGradient
 
-__all__ = ["DDPO", "DPO", "DPOK", "Own", "PolicyGradient"]
+AnyObjective = DDPO | PolicyGradient | DPOK | DPO | CustomObjective
+OBJECTIVES: tuple[type[AnyObjective], ...] = get_args(AnyObjective)
+
+__all__ = ["DDPO", "DPO", "DPOK", "OBJECTIVES", "AnyObjective", "CustomObjective", "PolicyGradient"]

@@ -20,17 +20,19 @@ from jaxtyping import Float
 from torch import Tensor
 
 from b2diffurl.algorithm.policy import DenoisingPolicy
-from b2diffurl.algorithm.randomness import PROBE_STREAM, NoiseKey
+from b2diffurl.algorithm.randomness import PROBE_STREAM, NoiseKey, prompt_rng
 from b2diffurl.algorithm.rollout import RolloutChunk, sample_branches
 from b2diffurl.algorithm.selection import BestWorst
 from b2diffurl.emoji.oracle import load_oracle
 from b2diffurl.errors import UserError
 from b2diffurl.evaluation.judges import is_emoji_world, scene_is_right
 from b2diffurl.models.policy import Policy
-from b2diffurl.prompts.lists import PromptList, draw_prompts, load_prompt_list, split_prompts
+from b2diffurl.prompts.lists import PromptList, sample_prompts
 from b2diffurl.rewards import load_reward, score_images
 from b2diffurl.rewards.interface import Reward
+from b2diffurl.run.resolve import ResolvedRun, resolve
 from b2diffurl.run.settings import Run
+from b2diffurl.training.trainer import bind_policy
 
 _FRACTIONS = (0.35, 0.6, 0.7, 0.8, 0.9, 1.0)  # of the chain; of 20 steps 7, 12, 14, 16, 18, 20
 
@@ -118,7 +120,7 @@ class _Branched:
 
 
 def measure(
-    run: Run,
+    run: Run | ResolvedRun,
     settings: ProbeSettings = ProbeSettings(),
     *,
     lora: Path | None = None,
@@ -129,7 +131,8 @@ def measure(
     """Measure what branches decide, for every interval length. The trunks' noise is the same for all.
 
     Args:
-        run: its model, prompts, reward, sampler, advantage and thresholds are used.
+        run: the settings, or a run that `resolve` has checked. Its model, prompts, reward, sampler, advantage and
+            thresholds are used.
         settings: what to measure.
         lora: an adapter folder, to probe a trained policy.
         device: device of the model.
@@ -139,11 +142,11 @@ def measure(
     Raises:
         UserError: a number is out of range, the run is invalid, or the reward is not one finite number per image.
     """
+    resolved = run if isinstance(run, ResolvedRun) else resolve(run, own_reward=reward is not None)
+    run = resolved.run
     lengths = settings.checked_lengths(run.sampler.num_inference_steps)
-    prompt_list = load_prompt_list(run.prompts)
-    train_prompts, _ = split_prompts(prompt_list.prompts, run.held_out, seed=run.seed)
-    prompts = draw_prompts(train_prompts, settings.num_trunks, seed=run.seed, round_index=0)
-    policy = _load_policy(run, lora=lora, device=device)
+    prompts = sample_prompts(resolved.train_prompts, settings.num_trunks, rng=prompt_rng(run.seed, 0))
+    policy = _load_policy(resolved, lora=lora, device=device)
     score = reward or load_reward(run.reward, device=device, bert=run.bert, remote=run.remote)
     measured: list[_Branched] = []
     for length in lengths:
@@ -156,7 +159,7 @@ def measure(
             chunk_size=run.rollout.chunk_size,
         )
         latents = [chunk.final_latents for chunk in _counted(chunks, on_progress)]
-        measured.append(_score(policy, torch.cat(latents), prompts, score, prompt_list))
+        measured.append(_score(policy, torch.cat(latents), prompts, score, resolved.prompt_list))
     fractions = _pair_fractions(run, [branched.rewards for branched in measured], prompts)
     return Probe(
         rows=tuple(
@@ -171,12 +174,12 @@ def measure(
     )
 
 
-def _load_policy(run: Run, *, lora: Path | None, device: torch.device | str) -> DenoisingPolicy:
-    model = Policy.load(run.model, device=device, memory=run.memory, negative_prompt=run.sampler.negative_prompt)
+def _load_policy(resolved: ResolvedRun, *, lora: Path | None, device: torch.device | str) -> DenoisingPolicy:
+    run = resolved.run
+    model = Policy.load(resolved.model, device=device, memory=run.memory, negative_prompt=run.sampler.negative_prompt)
     if lora is not None:
         model.load_lora(lora)
-    chain = model.ddim(num_inference_steps=run.sampler.num_inference_steps, eta=run.sampler.eta)
-    return DenoisingPolicy(denoiser=model, chain=chain, guidance_scale=run.sampler.guidance_scale)
+    return bind_policy(model, run)
 
 
 def _counted(chunks: Iterator[RolloutChunk], on_progress: Callable[[int], None]) -> Iterator[RolloutChunk]:

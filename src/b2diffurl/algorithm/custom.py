@@ -1,0 +1,159 @@
+"""Components from user code, named "module:Class" or "file.py:Class" where a built-in component has its name.
+
+In TOML, `use = "my_schedules.py:Sawtooth"` with the arguments of the class beside it; as a flag,
+`schedule:my_schedules.py:Sawtooth`. The class need not inherit from anything; it must have the methods of the
+component's interface.
+"""
+
+import abc
+from collections.abc import Callable
+from dataclasses import field
+from functools import cache
+from typing import Any, ClassVar, Literal, TypeVar
+
+from b2diffurl.algorithm.interfaces import Normalizer, Objective, Schedule, Selector
+from b2diffurl.config import settings
+from b2diffurl.errors import UserError
+from b2diffurl.plugins import find_named
+
+Option = bool | int | float | str
+C = TypeVar("C", bound="type[Custom]")
+_OPTIONAL = ("check",)
+_INHERITABLE = ("needs", "metrics", "num_past_rounds")
+
+
+@settings
+class Custom:
+    """A component from user code; it delegates all members of its interface to an instance of the user's class.
+
+    The instance is shared by all components with the same name and options, so its methods must not keep state.
+
+    Attributes:
+        use: "custom".
+        name: "module:Class" or "file.py:Class".
+        options: keyword arguments of the class.
+    """
+
+    kind: ClassVar[str] = ""
+    interface: ClassVar[type] = object
+
+    use: Literal["custom"] = "custom"
+    name: str
+    options: dict[str, Option] = field(default_factory=dict[str, Option])
+
+    def __post_init__(self) -> None:
+        self.instance()
+
+    def instance(self) -> Any:
+        """Return the instance of the user's class.
+
+        Raises:
+            UserError: the class cannot be imported, does not accept the options, or lacks a method.
+        """
+        options = tuple((key, value, type(value)) for key, value in sorted(self.options.items()))
+        return _make(self.kind, self.interface, self.name, options)
+
+    def check(self, **arguments: Any) -> None:
+        """Call the `check` method of the user's class, which is optional.
+
+        Args:
+            **arguments: those of the built-in components of this kind.
+        """
+        check = getattr(self.instance(), "check", None)
+        if check is not None:
+            check(**arguments)
+
+
+def _base(interface: type) -> Any:
+    """Return the interface, with a type that does not require its methods, since they are generated."""
+    return interface
+
+
+def _delegating(cls: C) -> C:
+    """Give a class all members of its interface, each of which uses the instance of the user's class."""
+    for name in _members(cls.interface):
+        member = vars(cls.interface)[name]
+        make = _delegating_method if callable(member) else _delegating_property
+        setattr(cls, name, make(name, member.__doc__))
+    abc.update_abstractmethods(cls)
+    return cls
+
+
+def _delegating_method(name: str, doc: str | None) -> Callable[..., Any]:
+    def method(self: Custom, *arguments: Any, **options: Any) -> Any:
+        return getattr(self.instance(), name)(*arguments, **options)
+
+    method.__name__ = name
+    method.__doc__ = doc
+    return method
+
+
+def _delegating_property(name: str, doc: str | None) -> property:
+    return property(lambda self: getattr(self.instance(), name), doc=doc)
+
+
+def _members(interface: type) -> list[str]:
+    """Public members of an interface, without the optional ones."""
+    return [name for name in vars(interface) if not name.startswith("_") and name not in _OPTIONAL]
+
+
+@_delegating
+@settings(table="objective")
+class CustomObjective(Custom, _base(Objective)):
+    """An objective from user code."""
+
+    kind = "objective"
+    interface = Objective
+
+
+@_delegating
+@settings(table="schedule")
+class CustomSchedule(Custom, _base(Schedule)):
+    """A schedule from user code."""
+
+    kind = "schedule"
+    interface = Schedule
+
+
+@_delegating
+@settings(table="selection")
+class CustomSelection(Custom, _base(Selector)):
+    """A selection rule from user code."""
+
+    kind = "selection"
+    interface = Selector
+
+
+@_delegating
+@settings(table="advantage")
+class CustomAdvantage(Custom, _base(Normalizer)):
+    """An advantage rule from user code."""
+
+    kind = "advantage"
+    interface = Normalizer
+
+
+@cache
+def _make(kind: str, interface: type, name: str, options: tuple[tuple[str, Option, type], ...]) -> Any:
+    if not all(name.rpartition(":")):
+        raise UserError(f"{kind}.name is {name!r}; give module:Class or file.py:Class.")
+    cls = find_named(name, kind=kind, what="class")
+    arguments = {key: value for key, value, _ in options}
+    try:
+        instance = cls(**arguments)
+    except TypeError as error:
+        raise UserError(f"{kind} {name!r} does not accept the options {arguments}: {error}.") from error
+    missing = [member for member in _members(interface) if _is_missing(instance, member, interface)]
+    if missing:
+        raise UserError(
+            f"{kind} {name!r} lacks {', '.join(missing)}; let the class inherit from "
+            f"{interface.__module__}.{interface.__name__} and define its methods."
+        )
+    return instance
+
+
+def _is_missing(instance: object, member: str, interface: type) -> bool:
+    """Whether a member is absent, or only the empty one of the interface."""
+    if not hasattr(type(instance), member) and not hasattr(instance, member):
+        return True
+    return member not in _INHERITABLE and getattr(type(instance), member, None) is vars(interface)[member]

@@ -1,0 +1,106 @@
+"""Generate images with a model and, optionally, an adapter: the function behind `b2diffurl sample`."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from b2diffurl.algorithm.policy import DenoisingPolicy
+from b2diffurl.algorithm.randomness import EVALUATION_STREAM, NoiseKey
+from b2diffurl.config import PositiveInt, settings
+from b2diffurl.errors import UserError
+from b2diffurl.evaluation.generate import GeneratedImages, generate_images
+from b2diffurl.models import EMOJI, Memory, ModelSource, check_lora
+from b2diffurl.models.policy import Policy
+from b2diffurl.models.text import check_prompts
+from b2diffurl.prompts.lists import read_prompts
+from b2diffurl.run.recipes import EMOJI_GUIDANCE_SCALE
+from b2diffurl.run.settings import Sampler
+
+
+@settings
+class Generation:
+    """How `sample` and `evaluate` generate images.
+
+    Attributes:
+        num_inference_steps: number of denoising steps.
+        eta: weight of the noise of each DDIM step, above 0 and at most 1.
+        guidance_scale: scale of classifier-free guidance; by default that of the recipes, 1 for "emoji" and 5 for
+            other models.
+        negative_prompt: prompt of the unconditional half of guidance; "" for none.
+        memory: precision, as in training.
+        device: device of the model, such as cpu or cuda.
+    """
+
+    num_inference_steps: PositiveInt = 20
+    eta: float = 1.0
+    guidance_scale: float | None = None
+    negative_prompt: str = ""
+    memory: Memory = Memory()
+    device: str = "cpu"
+
+    def sampler(self, model: str) -> Sampler:
+        """Give the sampler settings for a model.
+
+        Raises:
+            UserError: a value is out of range, or a negative prompt is given at guidance scale 1.
+        """
+        default = EMOJI_GUIDANCE_SCALE if model == EMOJI else Sampler().guidance_scale
+        return Sampler(
+            num_inference_steps=self.num_inference_steps,
+            eta=self.eta,
+            guidance_scale=default if self.guidance_scale is None else self.guidance_scale,
+            negative_prompt=self.negative_prompt,
+        )
+
+
+def sample(
+    model: str,
+    prompts: str | Sequence[str],
+    *,
+    lora: Path | str | None = None,
+    num_images: int | None = None,
+    seed: int = 0,
+    generation: Generation = Generation(),  # noqa: B008 - frozen
+    on_progress: Callable[[int], None] = lambda _: None,
+) -> GeneratedImages:
+    """Generate images.
+
+    Args:
+        model: "emoji", a local diffusers directory, a .safetensors checkpoint file, or a hub id.
+        prompts: prompts, or the name of a list or the path of a prompts file.
+        lora: adapter directory of a run.
+        num_images: number of images, with the prompts in turn; by default one per prompt.
+        seed: seed of the noise.
+        generation: sampler, precision and device.
+        on_progress: called with the number of images that have been completed since the last call.
+
+    Returns:
+        The images, B x 3 x H x W in [0, 1], with their prompts.
+
+    Raises:
+        UserError: an argument is invalid, or the model, the adapter or the prompts cannot be found.
+    """
+    texts = read_prompts([prompts] if isinstance(prompts, str) else prompts)
+    sampler = generation.sampler(model)
+    total = len(texts) if num_images is None else num_images
+    if total < 1:
+        raise UserError(f"num_images is {total}; give 1 or more.")
+    source = ModelSource(model)
+    if lora is not None:
+        check_lora(Path(lora))
+    check_prompts(source.tokenizers, texts)
+    policy = Policy.load(
+        source, device=generation.device, memory=generation.memory, negative_prompt=sampler.negative_prompt
+    )
+    if lora is not None:
+        policy.load_lora(Path(lora))
+    return generate_images(
+        DenoisingPolicy(
+            denoiser=policy,
+            chain=policy.ddim(num_inference_steps=sampler.num_inference_steps, eta=sampler.eta),
+            guidance_scale=sampler.guidance_scale,
+        ),
+        texts,
+        num_images=total,
+        noise=NoiseKey(seed=seed, stream=EVALUATION_STREAM),
+        on_progress=on_progress,
+    )

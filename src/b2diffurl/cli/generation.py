@@ -1,0 +1,40 @@
+"""Flags that `sample` and `evaluate` share, and their progress bar."""
+
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+from rich.progress import Progress
+
+from b2diffurl.analysis.sample import Generation
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationFlags:
+    """Flags that `sample` and `evaluate` share.
+
+    Attributes:
+        model: "emoji", a local diffusers directory, a .safetensors checkpoint file, or a hub id.
+        prompts: a named list such as template1-test, a .txt, .json or .toml file, or one or more prompts.
+        lora: adapter folder of a run.
+        seed: seed of the noise.
+        generation: sampler, precision and device.
+    """
+
+    model: tyro.conf.Positional[str]
+    prompts: tuple[str, ...] = ("template1-train",)
+    lora: Path | None = None
+    seed: int = 0
+    generation: Annotated[Generation, tyro.conf.arg(name="")] = Generation()  # noqa: RUF009 - frozen
+
+
+@contextmanager
+def progress_bar(total: int) -> Generator[Callable[[int], None]]:
+    """Show a progress bar on stderr; gives the function that advances it."""
+    with Progress(transient=True, console=Console(stderr=True)) as progress:
+        bar = progress.add_task("sampling", total=total)
+        yield lambda num: progress.advance(bar, num)

@@ -1,0 +1,106 @@
+"""Reads a model's index and tokenizers without its weights; `ModelSource` caches both."""
+
+# diffusers types its configs as dicts.
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from diffusers import DiffusionPipeline
+from diffusers.loaders.single_file_utils import DIFFUSERS_DEFAULT_PIPELINE_PATHS, infer_diffusers_model_type
+from safetensors import safe_open
+from transformers import CLIPTokenizer
+
+from b2diffurl.errors import UserError
+from b2diffurl.models.model_source import SUPPORTED, ModelSource, check_pipeline
+
+_MADE_UP_TOKENS = 2  # where a tokenizer's files are missing, transformers makes one up, and all prompts are noise
+_FAMILIES = {"v1": "StableDiffusionPipeline", "v2": "StableDiffusionPipeline", "xl_base": "StableDiffusionXLPipeline"}
+
+
+def read_index(source: ModelSource) -> Mapping[str, Any]:
+    """Read the model_index.json of a supported model.
+
+    Raises:
+        UserError: the index cannot be read, or its pipeline is not supported.
+    """
+    location = config_location(source)
+    try:
+        index = DiffusionPipeline.load_config(location)
+    except (OSError, ValueError) as error:
+        raise UserError(_unreachable(source, location, error)) from error
+    assert isinstance(index, dict)
+    check_pipeline(index.get("_class_name"), repr(source.name))
+    if source.is_checkpoint and (family := _FAMILIES[_checkpoint_type(source)]) != index["_class_name"]:
+        raise UserError(
+            f"model {source.name!r} is a {family}, but {location} beside it configures a {index['_class_name']}; "
+            "put the configuration of its own family there."
+        )
+    return index
+
+
+def read_tokenizers(source: ModelSource) -> tuple[CLIPTokenizer, ...]:
+    """Read a model's tokenizers, in the order of `tokenizer_names`.
+
+    Raises:
+        UserError: the model has none, or they cannot be read.
+    """
+    location = config_location(source)
+    try:
+        tokenizers = tuple(
+            CLIPTokenizer.from_pretrained(location, subfolder=name) for name in tokenizer_names(source.index)
+        )
+    except OSError as error:
+        raise UserError(f"model {source.name!r} could not be loaded: {first_lines(error)}.") from error
+    if not tokenizers or min(len(tokenizer) for tokenizer in tokenizers) <= _MADE_UP_TOKENS:
+        raise UserError(f"model {source.name!r} could not be loaded: it has no tokenizer; save it with the model.")
+    return tokenizers
+
+
+def tokenizer_names(index: Mapping[str, Any]) -> list[str]:
+    """Names of the pipeline's components that are tokenizers."""
+    return sorted(name for name, component in index.items() if name.startswith("tokenizer") and component[0])
+
+
+def config_location(source: ModelSource) -> str:
+    """Directory or hub repository of a model's configuration.
+
+    For a checkpoint file, the file's own folder if that has a model_index.json, else the repository of its family.
+
+    Raises:
+        UserError: the checkpoint's family is not supported.
+    """
+    if not source.is_checkpoint:
+        return source.location
+    folder = Path(source.location).parent
+    if (folder / "model_index.json").is_file():
+        return str(folder)
+    return DIFFUSERS_DEFAULT_PIPELINE_PATHS[_checkpoint_type(source)]["pretrained_model_name_or_path"]
+
+
+def first_lines(error: Exception) -> str:
+    """The first two lines of an error: the Hugging Face libraries put the subject in one, the reason in the other."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines[:2]).rstrip(".") or type(error).__name__
+
+
+def _checkpoint_type(source: ModelSource) -> str:
+    """The type that diffusers infers, from the file's header alone."""
+    with safe_open(source.location, framework="np") as file:
+        shapes = {name: SimpleNamespace(shape=file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    inferred = infer_diffusers_model_type(shapes)
+    if inferred not in _FAMILIES:
+        raise UserError(f"model {source.name!r} is a checkpoint of type {inferred}; supported is {SUPPORTED}.")
+    return inferred
+
+
+def _unreachable(source: ModelSource, location: str, error: Exception) -> str:
+    if not source.is_checkpoint:
+        return f"model {source.name!r} could not be loaded: {first_lines(error)}."
+    return (
+        f"model {source.name!r} is a checkpoint file whose configuration is that of the hub's {location}, which cannot "
+        f"be reached ({first_lines(error)}); put that repository's .json and .txt files, in their folders, beside the "
+        "file."
+    )

@@ -1,0 +1,107 @@
+"""From names to checked objects, once per run: the model's source, the prompts, the reward terms and the judge.
+
+Nothing heavy is loaded here. Code that receives a `ResolvedRun` parses none of its settings again.
+"""
+
+from dataclasses import dataclass
+
+from b2diffurl.algorithm.randomness import held_out_rng
+from b2diffurl.errors import UserError
+from b2diffurl.evaluation.judges import JudgeChoice, choose_judge
+from b2diffurl.models import ModelSource
+from b2diffurl.prompts.lists import PromptList, load_prompt_list, split_prompts
+from b2diffurl.rewards import check_reward, check_watched, parse_reward
+from b2diffurl.rewards.spec import Term, parse_watched
+from b2diffurl.run.settings import Run
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ResolvedRun:
+    """A run whose names have been found and checked.
+
+    Attributes:
+        run: the settings.
+        model: the model, not loaded.
+        prompt_list: all prompts of `run.prompts`, with their metadata.
+        train_prompts: the prompts that are trained on.
+        held_out_prompts: the prompts that are only evaluated.
+        reward_terms: terms of the reward; none if the reward is given from Python.
+        watched_terms: rewards that are logged and not trained on.
+        judge: what evaluates images.
+    """
+
+    run: Run
+    model: ModelSource
+    prompt_list: PromptList
+    train_prompts: tuple[str, ...]
+    held_out_prompts: tuple[str, ...]
+    reward_terms: tuple[Term, ...]
+    watched_terms: tuple[Term, ...]
+    judge: JudgeChoice
+
+    @property
+    def lacks_judge(self) -> bool:
+        """Whether no judge fits the run although its settings do not turn evaluation off."""
+        return self.judge.kind == "none" and self.run.judge != "none"
+
+    def check_prompt_lengths(self) -> None:
+        """Refuse prompts that a tokenizer of the model would truncate; reads the tokenizers, which may download them.
+
+        Raises:
+            UserError: a prompt to train on or to evaluate is too long, or the tokenizers cannot be read.
+        """
+        from b2diffurl.models.text import check_prompts  # imports transformers
+
+        check_prompts(self.model.tokenizers, [*self.train_prompts, *self.held_out_prompts])
+
+
+def resolve(run: Run, *, own_reward: bool = False) -> ResolvedRun:
+    """Find and check everything that a run names, without loading a model.
+
+    Args:
+        run: the settings.
+        own_reward: whether the reward is given from Python, so that `run.reward` is not used.
+
+    Raises:
+        UserError: the model, the prompts, the reward or the judge cannot be found or do not fit together.
+    """
+    model = ModelSource(run.model)
+    prompt_list = load_prompt_list(run.prompts)
+    train, held_out = split_prompts(
+        prompt_list.prompts,
+        held_out_fraction=run.held_out_fraction,
+        held_out_prompts=run.held_out_prompts,
+        rng=held_out_rng(run.seed),
+    )
+    _check_pairs(run, num_prompts=len(train))
+    if not own_reward:
+        check_reward(run.reward, remote=run.remote)
+    check_watched(run.watch, remote=run.remote)
+    reward_terms, watched_terms = () if own_reward else parse_reward(run.reward), parse_watched(run.watch)
+    duplicates = {term.name for term in reward_terms} & {term.name for term in watched_terms}
+    if duplicates:
+        raise UserError(
+            f"watch holds {min(duplicates)!r}, which is a term of the reward and always logged; remove it from watch."
+        )
+    return ResolvedRun(
+        run=run,
+        model=model,
+        prompt_list=prompt_list,
+        train_prompts=train,
+        held_out_prompts=held_out,
+        reward_terms=reward_terms,
+        watched_terms=watched_terms,
+        judge=choose_judge(
+            run.judge, model=run.model, prompts=[*train, *held_out], reward="" if own_reward else run.reward
+        ),
+    )
+
+
+def _check_pairs(run: Run, *, num_prompts: int) -> None:
+    """Refuse an objective on pairs in a run whose rounds have none."""
+    if run.objective.needs.pairs and run.rollout.num_branches == 1 and run.reward_queries_per_round <= num_prompts:
+        raise UserError(
+            f"objective {run.objective.use} without branching needs pairs of one prompt, but a round of "
+            f"{run.reward_queries_per_round} reward queries has each of {num_prompts} prompts at most once; "
+            "raise reward_queries_per_round or rollout.num_branches."
+        )
