@@ -17,7 +17,7 @@ from b2diffurl.algorithm.policy import DenoisingPolicy
 from b2diffurl.cli.environment import prepare_process
 from b2diffurl.models import LoRA, Memory
 from b2diffurl.models.memory import Weights
-from b2diffurl.models.policy import Policy
+from b2diffurl.models.text_to_image import TextToImageModel
 
 STEPS = (4, 10, 16, 18)
 DTYPES: tuple[Weights, ...] = ("float32", "float16", "bfloat16")
@@ -27,7 +27,7 @@ CHANGE = 1e-7  # of the adapter's B matrices, initially 0: 10,000 times less tha
 @torch.no_grad()
 def kl_of_rounding(model: Path, dtype: Weights, *, device: str, guidance_scale: float) -> list[float]:
     """Compute the KL in nats per element, one value per step of `STEPS`."""
-    policy = Policy.load(str(model), device=device, memory=Memory(base_dtype=dtype))
+    policy = TextToImageModel.load(str(model), device=device, memory=Memory(base_dtype=dtype))
     policy.add_lora(LoRA(), seed=0)
     bound = DenoisingPolicy(
         denoiser=policy, chain=policy.ddim(num_inference_steps=20, eta=1.0), guidance_scale=guidance_scale

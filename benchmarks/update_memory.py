@@ -21,7 +21,7 @@ from b2diffurl.algorithm.rollout import sample_branches
 from b2diffurl.algorithm.update import Optimization, Update, UpdateSettings
 from b2diffurl.cli.environment import prepare_process
 from b2diffurl.models import EMOJI, LoRA
-from b2diffurl.models.policy import Policy
+from b2diffurl.models.text_to_image import TextToImageModel
 
 OBJECTIVES = {"ddpo": DDPO(), "policy-gradient": PolicyGradient(), "dpok": DPOK(), "dpo": DPO()}
 NUM_TRAJECTORIES = 32
@@ -36,7 +36,7 @@ def status_kib(name: str) -> int:
 def peak_kib(name: str, *, micro_batch_size: int) -> int:
     """Measure the peak memory of an update above the memory before it."""
     prepare_process()
-    policy = Policy.load(EMOJI)
+    policy = TextToImageModel.load(EMOJI)
     policy.add_lora(LoRA(), seed=0)
     bound = DenoisingPolicy(denoiser=policy, chain=policy.ddim(num_inference_steps=20, eta=1.0), guidance_scale=1.0)
     chunks = sample_branches(

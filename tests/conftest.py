@@ -13,12 +13,12 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 from b2diffurl.algorithm.schedule import Backward
 from b2diffurl.algorithm.update import Optimization
 from b2diffurl.models import LoRA
-from b2diffurl.models.policy import Policy
+from b2diffurl.models.text_to_image import TextToImageModel
 from b2diffurl.run.recipes import emoji_quickstart
 from b2diffurl.run.settings import Logging, Run, Sampler
 
 
-def perturb(policy: Policy, *, scale: float = 0.02, seed: int = 0) -> None:
+def perturb(policy: TextToImageModel, *, scale: float = 0.02, seed: int = 0) -> None:
     """Move an adapter away from zero, so that it is no identity."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -27,9 +27,9 @@ def perturb(policy: Policy, *, scale: float = 0.02, seed: int = 0) -> None:
 
 
 @pytest.fixture
-def policy() -> Policy:
+def policy() -> TextToImageModel:
     """The embedded model with an adapter that does something."""
-    loaded = Policy.load("emoji")
+    loaded = TextToImageModel.load("emoji")
     loaded.add_lora(LoRA(rank=4, alpha=8.0), seed=0)
     perturb(loaded)
     return loaded

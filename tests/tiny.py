@@ -79,7 +79,7 @@ def stable_diffusion_scheduler(**changed: object) -> DDIMScheduler:
 
 
 def chain(scheduler: DDIMScheduler, *, num_inference_steps: int, eta: float) -> DDIM:
-    """The scheduler's chain, taken from it as `Policy.ddim` does."""
+    """The scheduler's chain, taken from it as `TextToImageModel.ddim` does."""
     scheduler.set_timesteps(num_inference_steps)
     timesteps = scheduler.timesteps.clone()
     alpha = scheduler.alphas_cumprod.double()[timesteps]

@@ -29,7 +29,7 @@ CORE_MAY_IMPORT = {"torch", "numpy", "jaxtyping", "annotated_types"} | {
 }
 MAX_TOP_LEVEL, MAX_CLASS_LINES, MAX_ARGUMENTS, MAX_INNER_IMPORTS = 18, 200, 8, 20
 SHORT_FUNCTION_LINES, MIN_SHORT_SHARE = 30, 0.95
-MAX_CALLS_TO_GAUSSIAN, MAX_CALLS_TO_LOSS, MAX_ROUND_LINES = 4, 3, 60
+MAX_CALLS_TO_TRANSITION, MAX_CALLS_TO_LOSS, MAX_ROUND_LINES = 4, 3, 60
 
 Modules = dict[str, ast.Module]
 Function = ast.FunctionDef | ast.AsyncFunctionDef
@@ -433,7 +433,7 @@ def measure(modules: Modules, layers: Sequence[set[str]]) -> list[Figure]:
         check_inner_imports(modules),
         check_class_names(modules),
         check_strategy_tests(modules),
-        check_call_depth(modules, "Gaussian", MAX_CALLS_TO_GAUSSIAN),
+        check_call_depth(modules, ".transition", MAX_CALLS_TO_TRANSITION),
         check_call_depth(modules, ".loss", MAX_CALLS_TO_LOSS),
         check_round_lines(modules),
         check_callers(modules, "sample_branches", (ROUND, "evaluation", "analysis.probe")),

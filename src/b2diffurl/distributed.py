@@ -6,7 +6,8 @@ DistributedDataParallel.
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
@@ -53,16 +54,16 @@ class Ranks:
         distributed.all_gather_object(values, value)
         return cast("list[T]", values)
 
-    def run_on_all_ranks(self, work: Callable[[], T]) -> T:
-        """Do this rank's work and return its result, unless any rank failed.
+    @contextmanager
+    def fail_together(self) -> Generator[None]:
+        """Return a context in which each rank does its work; if any rank fails, all of them raise at its end.
 
         Raises:
             RunStopped: or RewardFailed or UserError, as the first rank that failed raised it.
         """
-        result: T | None = None
         failure: Exception | None = None
         try:
-            result = work()
+            yield
         except (RewardFailed, RunStopped, UserError) as error:
             if self.world_size == 1:
                 raise
@@ -70,7 +71,6 @@ class Ranks:
         for other in self.gather(failure):
             if other is not None:
                 raise other
-        return cast("T", result)
 
     def sum_gradients(self, parameters: Sequence[Tensor]) -> None:
         """Replace every rank's gradients by their sum; a missing gradient counts as 0."""

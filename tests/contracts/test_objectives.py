@@ -24,7 +24,7 @@ from b2diffurl.algorithm.update import Optimization, Update, UpdateSettings
 from b2diffurl.config import from_tables, to_tables, to_toml
 from b2diffurl.errors import UserError
 from b2diffurl.models import LoRA
-from b2diffurl.models.policy import Policy
+from b2diffurl.models.text_to_image import TextToImageModel
 from b2diffurl.reporting import note_of
 from b2diffurl.run.recipes import emoji_quickstart
 from b2diffurl.run.settings import Run
@@ -385,20 +385,20 @@ EMOJI_PROMPTS = ("a bear riding a bike", "a cat playing chess")
 
 
 @pytest.fixture(scope="module")
-def trained() -> Policy:
+def trained() -> TextToImageModel:
     """The embedded model, away from its reference."""
-    policy = Policy.load("emoji")
+    policy = TextToImageModel.load("emoji")
     policy.add_lora(LoRA(rank=4, alpha=8.0), seed=0)
     perturb(policy)
     return policy
 
 
-def bound(model: Policy) -> DenoisingPolicy:
+def bound(model: TextToImageModel) -> DenoisingPolicy:
     return DenoisingPolicy(denoiser=model, chain=model.ddim(num_inference_steps=5, eta=1.0), guidance_scale=1.0)
 
 
 @pytest.fixture(scope="module")
-def rollout(trained: Policy) -> SelectedTrajectories:
+def rollout(trained: TextToImageModel) -> SelectedTrajectories:
     (chunk,) = sample_branches(
         bound(trained), EMOJI_PROMPTS, interval_length=3, num_branches=2, noise=NoiseKey(seed=0, stream=1), chunk_size=4
     )
@@ -406,7 +406,7 @@ def rollout(trained: Policy) -> SelectedTrajectories:
 
 
 @contextmanager
-def as_it_was(policy: Policy) -> Generator[None]:
+def as_it_was(policy: TextToImageModel) -> Generator[None]:
     before = policy.adapter_state()
     try:
         yield
@@ -415,7 +415,7 @@ def as_it_was(policy: Policy) -> Generator[None]:
 
 
 @each
-def test_the_embedded_model(objective: Objective, trained: Policy, rollout: SelectedTrajectories) -> None:
+def test_the_embedded_model(objective: Objective, trained: TextToImageModel, rollout: SelectedTrajectories) -> None:
     """Ratios are 1 before the first step; the step moves the adapter, and the reference to no bit."""
     x, t = rollout.latents[:2, 0], torch.tensor([500, 20])
     advantages = torch.tensor([1.0, -1.0, -1.0, 1.0])

@@ -4,6 +4,7 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,7 +36,7 @@ def no_font(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 
 def small(folder: Path, **changes: int) -> EmojiModel:
-    steps = {"autoencoder_steps": 1, "oracle_steps": 1, "clip_steps": 1, "denoiser_steps": 1} | changes
+    steps: dict[str, Any] = {"autoencoder_steps": 1, "oracle_steps": 1, "clip_steps": 1, "denoiser_steps": 1} | changes
     return EmojiModel(work=folder / "work", output=folder / "weights", denoiser_images=64, **steps)
 
 

@@ -19,7 +19,7 @@ from b2diffurl.algorithm.records import Trajectories
 from b2diffurl.errors import UserError
 from b2diffurl.models import LoRA, Memory
 from b2diffurl.models.memory import Weights
-from b2diffurl.models.policy import Policy, check_prompts, load_tokenizers
+from b2diffurl.models.text_to_image import TextToImageModel, check_prompts, load_tokenizers
 from b2diffurl.run.settings import Run
 from tests.conftest import perturb
 from tests.rounds import ratio_error, sample_all
@@ -37,19 +37,19 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {family: build(root / family) for family, build in BUILDERS.items()}
 
 
-def with_adapter(directory: Path | str, *, scale: float = 0.1, **options: Memory | str) -> Policy:
-    policy = Policy.load(str(directory), **options)  # pyright: ignore[reportArgumentType]
+def with_adapter(directory: Path | str, *, scale: float = 0.1, **options: Memory | str) -> TextToImageModel:
+    policy = TextToImageModel.load(str(directory), **options)  # pyright: ignore[reportArgumentType]
     policy.add_lora(LoRA(rank=4), seed=0)
     perturb(policy, scale=scale)
     return policy
 
 
-def bound(model: Policy, guidance_scale: float) -> DenoisingPolicy:
+def bound(model: TextToImageModel, guidance_scale: float) -> DenoisingPolicy:
     chain = model.ddim(num_inference_steps=NUM_STEPS, eta=1.0)
     return DenoisingPolicy(denoiser=model, chain=chain, guidance_scale=guidance_scale)
 
 
-def roll(policy: Policy, *, guidance_scale: float) -> Trajectories:
+def roll(policy: TextToImageModel, *, guidance_scale: float) -> Trajectories:
     arguments = {"interval_length": TAU, "num_branches": K, "chunk_size": 64}
     return sample_all(bound(policy, guidance_scale), PROMPTS, **arguments).trajectories
 
@@ -84,7 +84,7 @@ def first_latents() -> Tensor:
     return one.expand(len(PROMPTS), -1, -1, -1).clone()
 
 
-def our_pictures(policy: Policy, *, guidance_scale: float) -> Tensor:
+def our_pictures(policy: TextToImageModel, *, guidance_scale: float) -> Tensor:
     """The same steps, the same noise, by what training samples with."""
     x, generator = first_latents(), torch.Generator()
     generator.manual_seed(1)
@@ -100,7 +100,7 @@ def our_pictures(policy: Policy, *, guidance_scale: float) -> Tensor:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_pictures_equal_the_stock_pipelines(models: dict[str, Path], family: str, guidance_scale: float) -> None:
     stock = stock_pictures(models[family], guidance_scale=guidance_scale)
-    ours = our_pictures(Policy.load(str(models[family])), guidance_scale=guidance_scale)
+    ours = our_pictures(TextToImageModel.load(str(models[family])), guidance_scale=guidance_scale)
     torch.testing.assert_close(ours, stock, atol=1e-4, rtol=0)
     assert float((stock[0] - stock[1]).abs().max()) > 0.01  # same noise: the prompts make the difference
 
@@ -108,16 +108,18 @@ def test_pictures_equal_the_stock_pipelines(models: dict[str, Path], family: str
 @pytest.mark.parametrize("family", FAMILIES)
 def test_negative_prompt_is_the_stock_pipelines(models: dict[str, Path], family: str) -> None:
     stock = stock_pictures(models[family], guidance_scale=3.0, negative_prompt="a cow washing dishes")
-    policy = Policy.load(str(models[family]), negative_prompt="a cow washing dishes")
+    policy = TextToImageModel.load(str(models[family]), negative_prompt="a cow washing dishes")
     torch.testing.assert_close(our_pictures(policy, guidance_scale=3.0), stock, atol=1e-4, rtol=0)
-    without = our_pictures(Policy.load(str(models[family])), guidance_scale=3.0)
+    without = our_pictures(TextToImageModel.load(str(models[family])), guidance_scale=3.0)
     assert float((without - stock).abs().max()) > 0.01
 
 
 def test_xl_without_zeros_for_the_empty_prompt(tmp_path: Path) -> None:
     directory = tiny_sdxl(tmp_path / "xl", force_zeros_for_empty_prompt=False)
     stock = stock_pictures(directory, guidance_scale=3.0)
-    torch.testing.assert_close(our_pictures(Policy.load(str(directory)), guidance_scale=3.0), stock, atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        our_pictures(TextToImageModel.load(str(directory)), guidance_scale=3.0), stock, atol=1e-4, rtol=0
+    )
 
 
 def test_negative_prompt_follows_a_ragged_batch(models: dict[str, Path]) -> None:
@@ -153,7 +155,7 @@ def test_branches_share_their_trunk(models: dict[str, Path], family: str) -> Non
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_step_equals_the_stock_schedulers(models: dict[str, Path], family: str) -> None:
-    policy = Policy.load(str(models[family]))
+    policy = TextToImageModel.load(str(models[family]))
     ddim = policy.ddim(num_inference_steps=NUM_STEPS, eta=1.0)
     config = DiffusionPipeline.from_pretrained(models[family]).scheduler.config  # pyright: ignore[reportAttributeAccessIssue]
     stock = DDIMScheduler.from_config(config, clip_sample=False, set_alpha_to_one=False)
@@ -182,7 +184,7 @@ def test_a_whole_round_trains(
     metrics = json.loads((folder / "metrics.jsonl").read_text(encoding="utf-8"))
     assert metrics["update/num_optimizer_steps"] >= 1
     assert metrics["policy/ratio_max_error"] <= 1e-5
-    trained, fresh = Policy.load(str(models[family])), Policy.load(str(models[family]))
+    trained, fresh = TextToImageModel.load(str(models[family])), TextToImageModel.load(str(models[family]))
     trained.load_lora(folder / "lora")
     x, t = torch.randn(2, 4, 8, 8), torch.tensor([500, 20])
     with torch.no_grad():
@@ -195,7 +197,7 @@ def test_a_whole_round_trains(
 @pytest.mark.parametrize("weights", ["float32", *HALVES])
 def test_pretrained_weights_never_change(models: dict[str, Path], weights: Weights) -> None:
     memory = Memory(base_dtype=weights)
-    policy, fresh = with_adapter(models["sd2"], memory=memory), Policy.load(str(models["sd2"]), memory=memory)
+    policy, fresh = with_adapter(models["sd2"], memory=memory), TextToImageModel.load(str(models["sd2"]), memory=memory)
     x, t = torch.randn(2, 4, 8, 8), torch.tensor([500, 20])
     optimizer = torch.optim.AdamW(policy.trainable_parameters().values(), lr=1e-2)
     with torch.no_grad():
@@ -242,7 +244,7 @@ def test_small_gradients_survive_half_precision(models: dict[str, Path], weights
     """A loss of 1e-8's size, which float16 cannot hold, has float32's gradient but for rounding."""
     x, t = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([700, 20])
 
-    def gradient(policy: Policy) -> Tensor:
+    def gradient(policy: TextToImageModel) -> Tensor:
         (1e-8 * policy.predict(x, t, policy.encode(PROMPTS), guidance_scale=2.0).square().mean()).backward()
         return torch.cat([p.grad.flatten() for p in policy.trainable_parameters().values() if p.grad is not None])
 
@@ -319,7 +321,7 @@ def test_adapter_loads_in_stock_diffusers_and_in_peft(models: dict[str, Path], f
 def test_an_adapter_of_another_model_is_refused(models: dict[str, Path], tmp_path: Path) -> None:
     with_adapter(models["sd1"]).save_lora(tmp_path / "lora")
     with pytest.raises(UserError, match="holds no adapter for this model"):
-        Policy.load(str(models["sdxl"])).load_lora(tmp_path / "lora")
+        TextToImageModel.load(str(models["sdxl"])).load_lora(tmp_path / "lora")
 
 
 @pytest.mark.parametrize("weights", HALVES)
@@ -327,7 +329,7 @@ def test_a_loaded_adapter_keeps_float32(models: dict[str, Path], tmp_path: Path,
     memory = Memory(base_dtype=weights)
     policy = with_adapter(models["sd1"], memory=memory)
     policy.save_lora(tmp_path / "lora")
-    loaded = Policy.load(str(models["sd1"]), memory=memory)
+    loaded = TextToImageModel.load(str(models["sd1"]), memory=memory)
     loaded.load_lora(tmp_path / "lora")
     x, t = torch.randn(2, 4, 8, 8), torch.tensor([500, 20])
     with torch.no_grad():
@@ -341,11 +343,11 @@ def test_a_loaded_adapter_keeps_float32(models: dict[str, Path], tmp_path: Path,
 def test_a_checkpoint_file_is_the_model_it_was_made_of(models: dict[str, Path], tmp_path: Path) -> None:
     """Original layout, configuration beside the file, prediction and pictures to the bit."""
     file = write_checkpoint(models["sd1"], tmp_path / "model.safetensors", with_config=True)
-    from_file, from_directory = Policy.load(str(file)), Policy.load(str(models["sd1"]))
+    from_file, from_directory = TextToImageModel.load(str(file)), TextToImageModel.load(str(models["sd1"]))
     assert not from_file.has_safety_checker
     ours, theirs = (our_pictures(policy, guidance_scale=3.0) for policy in (from_file, from_directory))
     assert torch.equal(ours, theirs)
-    half = Policy.load(str(file), memory=Memory(base_dtype="bfloat16"))
+    half = TextToImageModel.load(str(file), memory=Memory(base_dtype="bfloat16"))
     assert half.unet.dtype == half.encode(PROMPTS).tokens.dtype == torch.bfloat16
     assert len(load_tokenizers(str(file))) == 1
 
@@ -353,7 +355,7 @@ def test_a_checkpoint_file_is_the_model_it_was_made_of(models: dict[str, Path], 
 def test_a_checkpoint_file_without_configuration_offline(models: dict[str, Path], tmp_path: Path) -> None:
     file = write_checkpoint(models["sd1"], tmp_path / "model.safetensors", with_config=False)
     with pytest.raises(UserError, match=r"stable-diffusion-v1-5, which cannot be reached.*beside the file"):
-        Policy.load(str(file))
+        TextToImageModel.load(str(file))
 
 
 @pytest.mark.parametrize(
@@ -383,7 +385,7 @@ def test_checkpoint_files_are_told_apart_by_their_headers(
 ) -> None:
     save_file({name: torch.zeros(shape) for name, shape in tensors.items()}, tmp_path / "model.safetensors")
     with pytest.raises(UserError, match=sentence):
-        Policy.load(str(tmp_path / "model.safetensors"))
+        TextToImageModel.load(str(tmp_path / "model.safetensors"))
 
 
 def test_a_checkpoint_beside_another_familys_configuration(models: dict[str, Path], tmp_path: Path) -> None:
@@ -391,15 +393,15 @@ def test_a_checkpoint_beside_another_familys_configuration(models: dict[str, Pat
     index = (models["sdxl"] / "model_index.json").read_text(encoding="utf-8")
     (tmp_path / "model_index.json").write_text(index, encoding="utf-8")
     with pytest.raises(UserError, match="beside it configures a StableDiffusionXLPipeline"):
-        Policy.load(str(tmp_path / "model.safetensors"))
+        TextToImageModel.load(str(tmp_path / "model.safetensors"))
 
 
 def test_files_that_are_no_checkpoints(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(struct.pack("<Q", 2**40))
     with pytest.raises(UserError, match="is not a valid safetensors file"):
-        Policy.load(str(tmp_path / "model.safetensors"))
+        TextToImageModel.load(str(tmp_path / "model.safetensors"))
     with pytest.raises(UserError, match="a file that does not exist"):
-        Policy.load(str(tmp_path / "other.safetensors"))
+        TextToImageModel.load(str(tmp_path / "other.safetensors"))
 
 
 @pytest.mark.parametrize(
@@ -408,7 +410,7 @@ def test_files_that_are_no_checkpoints(tmp_path: Path) -> None:
 def test_other_pipelines_are_refused_by_name(tmp_path: Path, class_name: str | None) -> None:
     (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": class_name}), encoding="utf-8")
     with pytest.raises(UserError, match=rf"holds a {class_name}; supported is Stable Diffusion 1.x, 2.x and XL"):
-        Policy.load(str(tmp_path))
+        TextToImageModel.load(str(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -431,17 +433,17 @@ def test_schedules_without_an_exact_log_prob_are_refused(
         index.write_text(json.dumps(told), encoding="utf-8")
     file.write_text(json.dumps(config), encoding="utf-8")
     with pytest.raises(UserError, match=sentence):
-        Policy.load(str(directory))
+        TextToImageModel.load(str(directory))
 
 
 def test_the_safety_checker_is_known_and_not_loaded(tmp_path: Path) -> None:
     directory = tiny_sd1(tmp_path / "model")
-    assert not Policy.load(str(directory)).has_safety_checker
+    assert not TextToImageModel.load(str(directory)).has_safety_checker
     index = directory / "model_index.json"
     told = json.loads(index.read_text(encoding="utf-8"))
     told |= {"safety_checker": ["stable_diffusion", "StableDiffusionSafetyChecker"], "requires_safety_checker": True}
     index.write_text(json.dumps(told), encoding="utf-8")
-    assert Policy.load(str(directory)).has_safety_checker
+    assert TextToImageModel.load(str(directory)).has_safety_checker
 
 
 def test_long_prompts_are_told_for_every_tokenizer(models: dict[str, Path]) -> None:
@@ -456,4 +458,4 @@ def test_long_prompts_are_told_for_every_tokenizer(models: dict[str, Path]) -> N
     with pytest.raises(UserError, match="9 tokens long and the model reads 8"):
         check_prompts((tiny_tokenizer(), short), ["a cat a cat a cat a"])
     with pytest.raises(UserError, match="would be cut"):
-        Policy.load(str(models["sdxl"]), negative_prompt=long)
+        TextToImageModel.load(str(models["sdxl"]), negative_prompt=long)

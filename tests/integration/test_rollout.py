@@ -8,32 +8,34 @@ from b2diffurl import emoji
 from b2diffurl.algorithm.policy import DenoisingPolicy
 from b2diffurl.algorithm.randomness import NoiseKey
 from b2diffurl.algorithm.rollout import RolloutChunk
-from b2diffurl.models.policy import Policy
+from b2diffurl.models.text_to_image import TextToImageModel
 from tests.rounds import flat, ratio_error, sample_all
 
 PROMPTS = ("a bear riding a bike", "a cat playing chess", "a cow washing dishes")
 NUM_STEPS, TAU, K = 6, 4, 3
 
 
-def bound(model: Policy, guidance_scale: float) -> DenoisingPolicy:
+def bound(model: TextToImageModel, guidance_scale: float) -> DenoisingPolicy:
     chain = model.ddim(num_inference_steps=NUM_STEPS, eta=1.0)
     return DenoisingPolicy(denoiser=model, chain=chain, guidance_scale=guidance_scale)
 
 
-def roll(policy: Policy, *, chunk_size: int = 64, guidance_scale: float = 1.0, num_branches: int = K) -> RolloutChunk:
+def roll(
+    policy: TextToImageModel, *, chunk_size: int = 64, guidance_scale: float = 1.0, num_branches: int = K
+) -> RolloutChunk:
     return sample_all(
         bound(policy, guidance_scale), PROMPTS, interval_length=TAU, num_branches=num_branches, chunk_size=chunk_size
     )
 
 
 @pytest.mark.parametrize(("guidance_scale", "batch_size"), [(1.0, 1), (1.0, 9), (3.0, 9)])
-def test_replay_equals_rollout_at_every_step(policy: Policy, guidance_scale: float, batch_size: int) -> None:
+def test_replay_equals_rollout_at_every_step(policy: TextToImageModel, guidance_scale: float, batch_size: int) -> None:
     """Without guidance in any batch shape; guidance multiplies float32's rounding, so in the shape that sampled."""
     trajectories = roll(policy, guidance_scale=guidance_scale).trajectories
     assert ratio_error(bound(policy, guidance_scale), trajectories, batch_size=batch_size) <= 1e-6
 
 
-def test_guidance_is_part_of_the_policy(policy: Policy) -> None:
+def test_guidance_is_part_of_the_policy(policy: TextToImageModel) -> None:
     trajectories = flat(roll(policy, guidance_scale=3.0).trajectories)
     gaussian = bound(policy, 1.0).step(
         trajectories.latents[:, 0], trajectories.step_index[:1].expand(len(trajectories)),
@@ -43,7 +45,7 @@ def test_guidance_is_part_of_the_policy(policy: Policy) -> None:
     assert float((log_prob - trajectories.log_probs[:, 0]).abs().max()) > 1e-4
 
 
-def test_branches_share_their_trunk_to_the_bit_and_then_differ(policy: Policy) -> None:
+def test_branches_share_their_trunk_to_the_bit_and_then_differ(policy: TextToImageModel) -> None:
     trajectories = roll(policy).trajectories
     grouped = trajectories.latents
     assert grouped.shape == (len(PROMPTS), K, TAU + 1, *policy.latent_shape)
@@ -57,21 +59,21 @@ def test_branches_share_their_trunk_to_the_bit_and_then_differ(policy: Policy) -
 
 
 @pytest.mark.parametrize("chunk_size", [1, 2, 4, 7])
-def test_chunk_size_changes_rounding_only(policy: Policy, chunk_size: int) -> None:
+def test_chunk_size_changes_rounding_only(policy: TextToImageModel, chunk_size: int) -> None:
     whole, parts = roll(policy), roll(policy, chunk_size=chunk_size)
     torch.testing.assert_close(whole.trajectories.latents, parts.trajectories.latents, atol=2e-5, rtol=1e-5)
     torch.testing.assert_close(whole.trajectories.log_probs, parts.trajectories.log_probs, atol=1e-6, rtol=1e-6)
     assert whole.trajectories.prompts == parts.trajectories.prompts
 
 
-def test_more_branches_leave_the_first_ones_alone(policy: Policy) -> None:
+def test_more_branches_leave_the_first_ones_alone(policy: TextToImageModel) -> None:
     few, many = roll(policy, num_branches=2), roll(policy, num_branches=3)
     few_grouped = few.final_latents
     many_grouped = many.final_latents
     torch.testing.assert_close(few_grouped, many_grouped[:, :2], atol=2e-5, rtol=1e-5)
 
 
-def test_sampling_without_adapter_equals_the_stock_pipeline(policy: Policy) -> None:
+def test_sampling_without_adapter_equals_the_stock_pipeline(policy: TextToImageModel) -> None:
     """The stock UNet and scheduler, stepped by hand with the same noise, give the same latents."""
     pipe = StableDiffusionPipeline.from_pretrained(emoji.model_dir())
     pipe.scheduler.set_timesteps(NUM_STEPS)

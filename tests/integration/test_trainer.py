@@ -22,7 +22,7 @@ from b2diffurl.algorithm.trust_region import TrustRegion
 from b2diffurl.algorithm.update import Optimization
 from b2diffurl.config import read_toml
 from b2diffurl.models import LoRA
-from b2diffurl.models.policy import Policy
+from b2diffurl.models.text_to_image import TextToImageModel
 from b2diffurl.reporting import note_of
 from b2diffurl.run.settings import Run
 from b2diffurl.training.callbacks import Metrics
@@ -146,7 +146,7 @@ def test_adapter_loads_in_stock_diffusers_and_changes_the_pictures(
     pipe.load_lora_weights(str(folder / "lora"))
     after = draw()
     assert not torch.equal(before, after)
-    ours = Policy.load("emoji")
+    ours = TextToImageModel.load("emoji")
     ours.load_lora(folder / "lora")
     x, t = torch.randn(2, 4, 8, 8), torch.tensor([500, 20])
     text = ours.encode(["a bear riding a bike", "a cat playing chess"]).tokens
@@ -158,9 +158,9 @@ def test_adapter_loads_in_stock_diffusers_and_changes_the_pictures(
     assert torch.equal(before, draw())
 
 
-def test_pretrained_weights_never_change(policy: Policy) -> None:
+def test_pretrained_weights_never_change(policy: TextToImageModel) -> None:
     """Adapter off is the base model, to the bit, after optimizer steps on the adapter."""
-    fresh = Policy.load("emoji")
+    fresh = TextToImageModel.load("emoji")
     x, t, prompts = torch.randn(2, 4, 8, 8), torch.tensor([500, 20]), ("a bear riding a bike", "a cat playing chess")
     optimizer = torch.optim.AdamW(policy.trainable_parameters().values(), lr=1e-2)
     for _ in range(2):
@@ -176,7 +176,7 @@ def test_pretrained_weights_never_change(policy: Policy) -> None:
 
 
 def test_a_new_adapter_changes_nothing() -> None:
-    fresh = Policy.load("emoji")
+    fresh = TextToImageModel.load("emoji")
     x, t, prompts = torch.randn(1, 4, 8, 8), torch.tensor([500]), ("a bear riding a bike",)
     with torch.no_grad():
         base = fresh.predict(x, t, fresh.encode(prompts), guidance_scale=1.0)

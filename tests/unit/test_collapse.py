@@ -13,7 +13,7 @@ from b2diffurl.errors import RunStopped, UserError
 
 UPDATED = UpdateResult(
     num_optimizer_steps=8, step_reverted=False, kl_to_old=1e-4, grad_norm=1.0, ratio_max_error=0.0, means={},
-    num_evaluations=0,
+    num_evaluations=0, seconds=1.0,
 )  # fmt: skip
 ALL_REFUSED = replace(UPDATED, step_reverted=True, num_optimizer_steps=0)
 

@@ -50,7 +50,7 @@ def test_the_top_level_counts_packages_and_modules_once() -> None:
 @pytest.mark.parametrize(
     "source",
     [
-        "import b2diffurl.models.policy",
+        "import b2diffurl.models.text_to_image",
         "from b2diffurl import models",
         "from b2diffurl.models import policy",
         "def f():\n    from b2diffurl.models import policy",

@@ -68,7 +68,9 @@ def test_held_out_prompts_that_would_be_cut_are_refused_before_the_model_is_load
 ) -> None:
     held_out = tmp_path / "held_out.txt"
     held_out.write_text(LONG, encoding="utf-8")
-    monkeypatch.setattr("b2diffurl.models.policy.Policy.load", lambda *_, **__: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(
+        "b2diffurl.models.text_to_image.TextToImageModel.load", lambda *_, **__: pytest.fail("a model was loaded")
+    )
     run = replace(emoji_quickstart(), held_out_prompts=str(held_out))
     resolve(run)  # reads no tokenizer
     with pytest.raises(UserError, match="would be cut"):

@@ -18,7 +18,7 @@ from b2diffurl.emoji.oracle import SceneOracle, load_oracle
 from b2diffurl.emoji.world import STYLES, Scene, all_prompts, parse_prompt
 from b2diffurl.evaluation.generate import generate_images
 from b2diffurl.evaluation.metrics import entropy, inception_score
-from b2diffurl.models.policy import Policy
+from b2diffurl.models.text_to_image import TextToImageModel
 from b2diffurl.rewards.clip import CLIPScore
 from tools.emoji_model.data import TRUE_CAPTION_FRACTION, render_scenes
 from tools.emoji_model.judges import targets_of
@@ -69,7 +69,7 @@ def measure(weights: Path) -> dict[str, float | dict[str, float]]:
     scenes, images = true_renders()
     oracle = load_oracle(weights / emoji.oracle_dir().name)
     clip = CLIPScore(str(weights / emoji.clip_dir().name))
-    policy = Policy.load(str(weights / emoji.model_dir().name))
+    policy = TextToImageModel.load(str(weights / emoji.model_dir().name))
     latents = policy.vae.encode(images * 2 - 1).latent_dist.mean * policy.vae.config.scaling_factor
     decoded = policy.decode(latents)
     judges: dict[str, float | dict[str, float]] = {
@@ -86,7 +86,9 @@ def measure(weights: Path) -> dict[str, float | dict[str, float]]:
     }
 
 
-def _measure_samples(policy: Policy, oracle: SceneOracle, clip: CLIPScore, guidance_scale: float) -> dict[str, float]:
+def _measure_samples(
+    policy: TextToImageModel, oracle: SceneOracle, clip: CLIPScore, guidance_scale: float
+) -> dict[str, float]:
     samples = generate_images(
         DenoisingPolicy(
             denoiser=policy, chain=policy.ddim(num_inference_steps=20, eta=1.0), guidance_scale=guidance_scale

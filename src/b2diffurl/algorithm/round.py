@@ -60,6 +60,12 @@ class Strategy:
     chunk_size: int
     seed: int
 
+    def interval_length(self, round_number: int, *, num_steps: int, past: Sequence[PastRound]) -> int:
+        """Return the interval length of a round of this run, on a chain of `num_steps` steps."""
+        return self.schedule.interval_length(
+            round_number, num_rounds=self.num_rounds, num_inference_steps=num_steps, past=past
+        )
+
 
 @dataclass(kw_only=True, slots=True)
 class RoundState:
@@ -103,7 +109,7 @@ class Sampled:
         )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class RoundResult:
     """The outcome of one round.
 
@@ -115,7 +121,6 @@ class RoundResult:
         advantages: the normalized rewards.
         selection: the trajectories that were trained on.
         update: what the update did.
-        update_seconds: seconds of the update.
     """
 
     round_number: int
@@ -125,7 +130,6 @@ class RoundResult:
     advantages: Float[Tensor, "G K"]
     selection: Selection
     update: UpdateResult
-    update_seconds: float
 
 
 def run_round(
@@ -156,10 +160,9 @@ def run_round(
         RewardFailed: the reward failed, on any rank.
     """
     # Backward progressive training (section 3.2): the last tau steps, more of them in later rounds.
-    chain_length, shard = policy.chain.num_steps, ranks.shard(len(prompts))
-    schedule = {"num_rounds": strategy.num_rounds, "num_inference_steps": chain_length}
-    interval_length = strategy.schedule.interval_length(round_number, **schedule, past=state.past)
-    # Branch-based sampling (section 3.3): trunks down to the interval, K branches from each.
+    interval_length = strategy.interval_length(round_number, num_steps=policy.chain.num_steps, past=state.past)
+    # Branch-based sampling (section 3.3): trunks down to the interval, K branches from each; scored as they finish.
+    shard = ranks.shard(len(prompts))
     chunks = sample_branches(
         policy,
         prompts[shard.start : shard.stop],
@@ -168,29 +171,19 @@ def run_round(
         noise=NoiseKey(seed=strategy.seed, stream=round_number, first_trunk=shard.start),
         chunk_size=strategy.chunk_size,
     )
-    trajectories, own = ranks.run_on_all_ranks(lambda: _collect(chunks, scorer, round_number))
+    with ranks.fail_together():
+        trajectories, own = _collect(chunks, scorer, round_number)
     sampled = Sampled.join(ranks.gather(own))
     state.monitor.check_scores(sampled.scores, round_number=round_number)
-    # The normalized rewards (appendix D.1), then the best and the worst of each branch group (Eq. 5).
+    # Normalized rewards (appendix D.1), then the best and the worst of each branch group (Eq. 5).
     advantages = state.history.normalize(sampled.scores.rewards, prompts)
     selection = strategy.selector.select(advantages, prompts)
     selected = _gather_selected(trajectories, advantages, selection, shard=shard, ranks=ranks)
-    # The objective on the selected trajectories' interval (Eq. 6 for DDPO).
-    started = time.perf_counter()
+    # The objective on the interval of the selected trajectories (Eq. 6 for DDPO).
     updated = update.optimize(selected, seed=strategy.seed, round_number=round_number)
     state.monitor.check_update(updated, round_number=round_number)
-    pair_fraction = len(selection.pairs) / len(prompts)
-    state.past.append(PastRound(interval_length=interval_length, pair_fraction=pair_fraction))
-    return RoundResult(
-        round_number=round_number,
-        interval_length=interval_length,
-        prompts=tuple(prompts),
-        sampled=sampled,
-        advantages=advantages,
-        selection=selection,
-        update=updated,
-        update_seconds=time.perf_counter() - started,
-    )
+    state.past.append(PastRound(interval_length=interval_length, pair_fraction=len(selection.pairs) / len(prompts)))
+    return RoundResult(round_number, interval_length, tuple(prompts), sampled, advantages, selection, updated)
 
 
 def _collect(chunks: Iterable[RolloutChunk], scorer: Scorer, round_number: int) -> tuple[Trajectories, Sampled]:

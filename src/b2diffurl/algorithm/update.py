@@ -12,6 +12,7 @@ forward pass.
 # pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
 
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal
@@ -93,6 +94,7 @@ class UpdateResult:
         ratio_max_error: largest |ratio - 1| between replay and sampling before the first step; None without an update.
         means: mean over the passes of objective/loss, the objective's metrics and policy/kl_to_reference.
         num_evaluations: network evaluations, over all ranks; a forward and backward pass counts as one.
+        seconds: duration.
     """
 
     num_optimizer_steps: int
@@ -102,6 +104,7 @@ class UpdateResult:
     ratio_max_error: float | None
     means: dict[str, float]
     num_evaluations: int
+    seconds: float
 
 
 @dataclass(kw_only=True, slots=True)
@@ -174,7 +177,7 @@ class Update:
         Raises:
             RunStopped: a log-prob, loss or gradient is not finite; the weights are then those before that step.
         """
-        config = self.config.optimization
+        started, config = time.perf_counter(), self.config.optimization
         max_kl = self.config.trust_region.max_kl
         examples = training_examples(selected, as_pairs=self.objective.needs.pairs)
         queue = self._minibatches(examples, seed, round_number)
@@ -188,7 +191,8 @@ class Update:
         grad_norms: list[float] = []
         kl, snapshot, step_reverted = 0.0, None, False
         for minibatch in queue:
-            own = self.ranks.run_on_all_ranks(lambda m=minibatch: self._accumulate_gradient(replay, m, round_number))
+            with self.ranks.fail_together():
+                own = self._accumulate_gradient(replay, minibatch, round_number)
             done = _Pass.join(self.ranks.gather(own))
             moved = replay.kl(done.squares, minibatch)  # what the steps before this one did
             if not moved <= max_kl:
@@ -218,6 +222,7 @@ class Update:
             ratio_max_error=replay_error,
             means=_mean_over_passes(passes),
             num_evaluations=sum(self.ranks.gather(replay.num_evaluations)),
+            seconds=time.perf_counter() - started,
         )
 
     def _minibatches(self, examples: Int[Tensor, "U m"], seed: int, round_number: int) -> list[Int[Tensor, "u m"]]:

@@ -9,8 +9,8 @@ from b2diffurl.config import PositiveInt, settings
 from b2diffurl.errors import UserError
 from b2diffurl.evaluation.generate import GeneratedImages, generate_images
 from b2diffurl.models import EMOJI, Memory, ModelSource, check_lora
-from b2diffurl.models.policy import Policy
 from b2diffurl.models.text import check_prompts
+from b2diffurl.models.text_to_image import TextToImageModel
 from b2diffurl.prompts.lists import read_prompts
 from b2diffurl.run.recipes import EMOJI_GUIDANCE_SCALE
 from b2diffurl.run.settings import Sampler
@@ -88,7 +88,7 @@ def sample(
     if lora is not None:
         check_lora(Path(lora))
     check_prompts(source.tokenizers, texts)
-    policy = Policy.load(
+    policy = TextToImageModel.load(
         source, device=generation.device, memory=generation.memory, negative_prompt=sampler.negative_prompt
     )
     if lora is not None:

@@ -14,7 +14,7 @@ from b2diffurl.config import to_toml
 from b2diffurl.distributed import device_of_rank, join_ranks, leave_ranks
 from b2diffurl.evaluation.judges import NO_JUDGE_NOTE
 from b2diffurl.models.hub import push_to_hub
-from b2diffurl.models.policy import SAFETY_CHECKER_NOTE
+from b2diffurl.models.text_to_image import SAFETY_CHECKER_NOTE
 from b2diffurl.run.directory import RunDirectory
 from b2diffurl.run.records import Evaluation
 from b2diffurl.run.resolve import ResolvedRun, resolve

@@ -1,6 +1,6 @@
 """Models: the only package that imports diffusers and peft. It turns a pipeline into a policy.
 
-Importing it is cheap; `b2diffurl.models.policy` imports the heavy libraries.
+Importing it is cheap; `b2diffurl.models.text_to_image` imports the heavy libraries.
 """
 
 from b2diffurl.models.lora import LoRA

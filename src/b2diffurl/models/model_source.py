@@ -102,7 +102,7 @@ class ModelSource:
 
     @property
     def has_safety_checker(self) -> bool:
-        """Whether the stock pipeline would filter unsafe images; a `Policy` does not.
+        """Whether the stock pipeline would filter unsafe images; ours does not.
 
         Raises:
             UserError: as `index`.

@@ -21,7 +21,7 @@ from b2diffurl.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Conditioning:
+class TextConditioning:
     """Text conditioning of B prompts.
 
     Attributes:
@@ -35,16 +35,16 @@ class Conditioning:
     pooled: Float[Tensor, "B P"] | None = None
     size: Float[Tensor, "B 6"] | None = None
 
-    def __getitem__(self, index: Tensor, /) -> "Conditioning":
+    def __getitem__(self, index: Tensor, /) -> "TextConditioning":
         """Return the rows of an index tensor."""
-        return Conditioning(
+        return TextConditioning(
             tokens=self.tokens[index],
             pooled=None if self.pooled is None else self.pooled[index],
             size=None if self.size is None else self.size[index],
         )
 
     @classmethod
-    def join(cls, parts: Sequence["Conditioning"]) -> "Conditioning":
+    def join(cls, parts: Sequence["TextConditioning"]) -> "TextConditioning":
         """Concatenate several batches."""
 
         def joined(tensors: Iterable[Tensor | None]) -> Tensor | None:
@@ -75,11 +75,11 @@ class TextEncoder(Protocol):
         """The networks, all frozen."""
         ...
 
-    def encode(self, prompt: str) -> Conditioning:
+    def encode(self, prompt: str) -> TextConditioning:
         """Encode one prompt, B = 1."""
         ...
 
-    def encode_negative(self, prompt: str) -> Conditioning:
+    def encode_negative(self, prompt: str) -> TextConditioning:
         """Encode the prompt of the unconditional half, "" for none, B = 1."""
         ...
 
@@ -96,14 +96,14 @@ class StableDiffusionText:
         """The text model."""
         return (self.text_encoder,)
 
-    def encode(self, prompt: str) -> Conditioning:
+    def encode(self, prompt: str) -> TextConditioning:
         """Encode one prompt."""
         tokens = self.tokenizers[0]([prompt], padding="max_length", return_tensors="pt").to(self.text_encoder.device)
         masked = getattr(self.text_encoder.config, "use_attention_mask", False)
         mask = tokens.attention_mask if masked else None
-        return Conditioning(tokens=self.text_encoder(tokens.input_ids, attention_mask=mask).last_hidden_state)
+        return TextConditioning(tokens=self.text_encoder(tokens.input_ids, attention_mask=mask).last_hidden_state)
 
-    def encode_negative(self, prompt: str) -> Conditioning:
+    def encode_negative(self, prompt: str) -> TextConditioning:
         """Encode a negative prompt like any other."""
         return self.encode(prompt)
 
@@ -136,7 +136,7 @@ class StableDiffusionXLText:
         """The two text models."""
         return self.text_encoders
 
-    def encode(self, prompt: str) -> Conditioning:
+    def encode(self, prompt: str) -> TextConditioning:
         """Encode one prompt."""
         states: list[Tensor] = []
         pooled = None
@@ -147,15 +147,15 @@ class StableDiffusionXLText:
             pooled = output[0]
         assert pooled is not None
         size = torch.tensor([[*self.image_size, 0, 0, *self.image_size]], dtype=torch.float32)
-        return Conditioning(tokens=torch.cat(states, dim=-1), pooled=pooled, size=size.to(pooled.device))
+        return TextConditioning(tokens=torch.cat(states, dim=-1), pooled=pooled, size=size.to(pooled.device))
 
-    def encode_negative(self, prompt: str) -> Conditioning:
+    def encode_negative(self, prompt: str) -> TextConditioning:
         """Encode a negative prompt; "" gives zeros where the pipeline's config asks for them."""
         encoded = self.encode(prompt)
         if prompt or not self.zeros_for_empty:
             return encoded
         assert encoded.pooled is not None
-        return Conditioning(
+        return TextConditioning(
             tokens=torch.zeros_like(encoded.tokens), pooled=torch.zeros_like(encoded.pooled), size=encoded.size
         )
 

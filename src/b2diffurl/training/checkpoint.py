@@ -1,7 +1,42 @@
-"""Optimizer state by parameter name, as checkpoints store it."""
+"""What a checkpoint stores of a run, and how it is restored."""
+
+from dataclasses import asdict
 
 import torch
 from torch import Tensor
+
+from b2diffurl.algorithm.records import PastRound
+from b2diffurl.algorithm.round import RoundState
+from b2diffurl.models.adapted_unet import AdaptedUNet
+from b2diffurl.run.checkpoint import Checkpoint
+
+
+def make_checkpoint(
+    model: AdaptedUNet, optimizer: torch.optim.Optimizer, state: RoundState, *, reward_queries: int
+) -> Checkpoint:
+    """Return the state of a run after its completed rounds."""
+    return Checkpoint(
+        round_index=len(state.past),
+        reward_queries=reward_queries,
+        adapter=model.adapter_state(),
+        optimizer=optimizer_tensors(optimizer, model.trainable_parameters()),
+        state={
+            "history": state.history.rounds,
+            "monitor": state.monitor.state(),
+            "past": [asdict(done) for done in state.past],
+        },
+    )
+
+
+def restore_checkpoint(
+    checkpoint: Checkpoint, model: AdaptedUNet, optimizer: torch.optim.Optimizer, state: RoundState
+) -> None:
+    """Restore what `make_checkpoint` stored."""
+    model.load_adapter_state(checkpoint.adapter)
+    load_optimizer_tensors(optimizer, model.trainable_parameters(), checkpoint.optimizer)
+    state.history.rounds = checkpoint.state["history"]
+    state.monitor.load_state(checkpoint.state["monitor"])
+    state.past = [PastRound(**done) for done in checkpoint.state["past"]]
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, parameters: dict[str, torch.nn.Parameter]) -> dict[str, Tensor]:

@@ -41,7 +41,7 @@ def round_metrics(result: RoundResult, *, reward_queries: int) -> Metrics:
         "network/update_evaluations": update.num_evaluations,
         "time/rollout_s": sampled.rollout_seconds,
         "time/reward_s": sampled.reward_seconds,
-        "time/update_s": result.update_seconds,
+        "time/update_s": update.seconds,
     }
 
 

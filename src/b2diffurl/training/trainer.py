@@ -1,7 +1,7 @@
 """The training loop around `algorithm.round.run_round`: build, resume, loop, finish, and fill the run folder."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -11,7 +11,6 @@ from b2diffurl.algorithm.advantage import RewardHistory
 from b2diffurl.algorithm.collapse import CollapseMonitor
 from b2diffurl.algorithm.policy import DenoisingPolicy
 from b2diffurl.algorithm.randomness import PREVIEW_STREAM, NoiseKey, prompt_rng
-from b2diffurl.algorithm.records import PastRound
 from b2diffurl.algorithm.round import RoundResult, RoundState, Strategy, run_round
 from b2diffurl.algorithm.update import Update, UpdateSettings
 from b2diffurl.distributed import Ranks
@@ -19,20 +18,19 @@ from b2diffurl.errors import RewardFailed, RunStopped, UserError
 from b2diffurl.evaluation.evaluator import Evaluator
 from b2diffurl.evaluation.generate import GeneratedImages, generate_images
 from b2diffurl.evaluation.judges import load_judge
-from b2diffurl.models.policy import Policy
+from b2diffurl.models.text_to_image import TextToImageModel
 from b2diffurl.prompts.lists import sample_prompts
 from b2diffurl.reporting import write_report
 from b2diffurl.reporting.model_card import write_card
 from b2diffurl.rewards import load_reward, load_watched
 from b2diffurl.rewards.custom import name_of
 from b2diffurl.rewards.interface import Reward
-from b2diffurl.run.checkpoint import Checkpoint
 from b2diffurl.run.directory import RunDirectory
 from b2diffurl.run.resolve import ResolvedRun, resolve
 from b2diffurl.run.round_lines import RoundLines
 from b2diffurl.run.settings import Run
 from b2diffurl.training.callbacks import Observer, ProgressReporter
-from b2diffurl.training.checkpoint import load_optimizer_tensors, optimizer_tensors
+from b2diffurl.training.checkpoint import make_checkpoint, restore_checkpoint
 from b2diffurl.training.image_scorer import ImageScorer
 from b2diffurl.training.metrics import round_metrics, score_lines
 from b2diffurl.training.scorer import Scoring
@@ -66,7 +64,7 @@ class Trainer:
         self.directory = directory
         self.ranks = ranks
         self.progress = ProgressReporter(observers=tuple(observers))
-        self.model = Policy.load(
+        self.model = TextToImageModel.load(
             resolved.model, device=device, memory=run.memory, negative_prompt=run.sampler.negative_prompt
         )
         self.model.add_lora(run.lora, seed=run.seed)
@@ -219,35 +217,18 @@ class Trainer:
             self.directory.write_samples(previews, round_index=round_number)
 
     def _save_checkpoint(self) -> None:
-        if not self.ranks.is_main:
-            return
-        state = {
-            "history": self.state.history.rounds,
-            "monitor": self.state.monitor.state(),
-            "past": [asdict(done) for done in self.state.past],
-        }
-        checkpoint = Checkpoint(
-            round_index=self.rounds_done,
-            reward_queries=self.reward_queries,
-            adapter=self.model.adapter_state(),
-            optimizer=optimizer_tensors(self.optimizer, self.model.trainable_parameters()),
-            state=state,
-        )
-        self.directory.save_checkpoint(checkpoint, num_kept=self.run.logging.num_checkpoints)
+        if self.ranks.is_main:
+            checkpoint = make_checkpoint(self.model, self.optimizer, self.state, reward_queries=self.reward_queries)
+            self.directory.save_checkpoint(checkpoint, num_kept=self.run.logging.num_checkpoints)
 
     def _restore(self) -> None:
         checkpoint = self.directory.load_checkpoint()
-        if checkpoint is None:
-            return
-        self.model.load_adapter_state(checkpoint.adapter)
-        load_optimizer_tensors(self.optimizer, self.model.trainable_parameters(), checkpoint.optimizer)
-        self.state.history.rounds = checkpoint.state["history"]
-        self.state.monitor.load_state(checkpoint.state["monitor"])
-        self.state.past = [PastRound(**done) for done in checkpoint.state["past"]]
-        self.reward_queries = checkpoint.reward_queries
+        if checkpoint is not None:
+            restore_checkpoint(checkpoint, self.model, self.optimizer, self.state)
+            self.reward_queries = checkpoint.reward_queries
 
 
-def _adamw(run: Run, model: Policy) -> torch.optim.AdamW:
+def _adamw(run: Run, model: TextToImageModel) -> torch.optim.AdamW:
     config = run.optimization
     return torch.optim.AdamW(
         model.trainable_parameters().values(),
@@ -257,7 +238,7 @@ def _adamw(run: Run, model: Policy) -> torch.optim.AdamW:
     )
 
 
-def bind_policy(model: Policy, run: Run) -> DenoisingPolicy:
+def bind_policy(model: TextToImageModel, run: Run) -> DenoisingPolicy:
     """Bind a model to the run's chain, guidance scale and unit of log-probs."""
     return DenoisingPolicy(
         denoiser=model,
@@ -315,6 +296,7 @@ def train(
         )
     resolved.check_prompt_lengths()
     directory = RunDirectory(Path(output))
-    ranks.run_on_all_ranks(lambda: directory.check(run, resume=resume))
+    with ranks.fail_together():
+        directory.check(run, resume=resume)
     Trainer(resolved, directory=directory, device=device, observers=observers, reward=reward, ranks=ranks).train()
     return directory.path

@@ -26,7 +26,7 @@ from b2diffurl.algorithm.selection import BestWorst
 from b2diffurl.emoji.oracle import load_oracle
 from b2diffurl.errors import UserError
 from b2diffurl.evaluation.judges import is_emoji_world, scene_is_right
-from b2diffurl.models.policy import Policy
+from b2diffurl.models.text_to_image import TextToImageModel
 from b2diffurl.prompts.lists import PromptList, sample_prompts
 from b2diffurl.rewards import load_reward, score_images
 from b2diffurl.rewards.interface import Reward
@@ -176,7 +176,9 @@ def measure(
 
 def _load_policy(resolved: ResolvedRun, *, lora: Path | None, device: torch.device | str) -> DenoisingPolicy:
     run = resolved.run
-    model = Policy.load(resolved.model, device=device, memory=run.memory, negative_prompt=run.sampler.negative_prompt)
+    model = TextToImageModel.load(
+        resolved.model, device=device, memory=run.memory, negative_prompt=run.sampler.negative_prompt
+    )
     if lora is not None:
         model.load_lora(lora)
     return bind_policy(model, run)

@@ -8,37 +8,29 @@ Shapes: B latents of C x H x W, images of 3 x H' x W' in [0, 1].
 # diffusers types its configs as dicts, its outputs as tuples, and its tuples of any length as tuples of one.
 # pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
 
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Sequence
 
 import torch
-from diffusers.utils import convert_unet_state_dict_to_peft
 from jaxtyping import Float, Int
-from peft import LoraConfig
-from peft.utils import set_peft_model_state_dict
 from torch import Tensor
 
 from b2diffurl.diffusion.ddim import DDIM
-from b2diffurl.errors import UserError
-from b2diffurl.models.export import save_adapter
+from b2diffurl.models.adapted_unet import AdaptedUNet
 from b2diffurl.models.fp16_backward import backward_in_range
-from b2diffurl.models.lora import LoRA
 from b2diffurl.models.memory import Memory, decode_batch_size
-from b2diffurl.models.model_source import ModelSource, check_lora, public_name
+from b2diffurl.models.model_source import ModelSource
 from b2diffurl.models.pipeline import Parts, latent_size, load_parts, load_tokenizers, vae_scale_factor
-from b2diffurl.models.text import Conditioning, check_prompts
+from b2diffurl.models.text import TextConditioning, check_prompts
 
-__all__ = ["SAFETY_CHECKER_NOTE", "Policy", "check_prompts", "load_tokenizers"]
+__all__ = ["SAFETY_CHECKER_NOTE", "TextToImageModel", "check_prompts", "load_tokenizers"]
 
 SAFETY_CHECKER_NOTE = "The model's safety checker is off: rewards and samples see every image that the model generates."
-_ADAPTER = "default"
 
 
-class Policy:
+class TextToImageModel(AdaptedUNet):
     """A text-to-image model that can be sampled, replayed and trained.
 
-    Create one with `Policy.load`. It caches the encoding of every prompt.
+    Create one with `TextToImageModel.load`. It caches the encoding of every prompt.
 
     Args:
         parts: the model's components.
@@ -48,13 +40,14 @@ class Policy:
     """
 
     def __init__(self, parts: Parts, *, model: str, memory: Memory, negative_prompt: str) -> None:
-        self.unet, self.vae, self._text = parts.unet, parts.vae, parts.text
-        self.model, self.has_safety_checker = model, parts.has_safety_checker
-        self._scheduler, self._pipeline = parts.scheduler, parts.pipeline
-        self._dtype: torch.dtype = getattr(torch, memory.base_dtype)
+        super().__init__(parts.unet, pipeline=parts.pipeline, name=model)
+        self.vae = parts.vae
+        self.has_safety_checker = parts.has_safety_checker
+        self._text = parts.text
+        self._scheduler = parts.scheduler
         self._negative_prompt = negative_prompt
-        self._encoded: dict[str, Conditioning] = {}
-        self._negative: Conditioning | None = None
+        self._encoded: dict[str, TextConditioning] = {}
+        self._negative: TextConditioning | None = None
         check_prompts(self._text.tokenizers, [negative_prompt])
         for module in (self.unet, self.vae, *self._text.modules):
             module.requires_grad_(False).eval()
@@ -71,7 +64,7 @@ class Policy:
         device: torch.device | str = "cpu",
         memory: Memory = Memory(),  # noqa: B008 - frozen
         negative_prompt: str = "",
-    ) -> "Policy":
+    ) -> "TextToImageModel":
         """Load a model, without its safety checker.
 
         Args:
@@ -114,7 +107,7 @@ class Policy:
         )
 
     @torch.no_grad()
-    def encode(self, prompts: Sequence[str]) -> Conditioning:
+    def encode(self, prompts: Sequence[str]) -> TextConditioning:
         """Encode prompts, each different one once.
 
         Raises:
@@ -123,19 +116,19 @@ class Policy:
         for prompt in sorted(set(prompts) - self._encoded.keys()):
             check_prompts(self._text.tokenizers, [prompt])
             self._encoded[prompt] = self._text.encode(prompt)
-        return Conditioning.join([self._encoded[prompt] for prompt in prompts])
+        return TextConditioning.join([self._encoded[prompt] for prompt in prompts])
 
     @torch.no_grad()
-    def _unconditional(self, num: int) -> Conditioning:
+    def _unconditional(self, num: int) -> TextConditioning:
         if self._negative is None:
             self._negative = self._text.encode_negative(self._negative_prompt)
-        return Conditioning.join([self._negative] * num)
+        return TextConditioning.join([self._negative] * num)
 
     def predict(
         self,
         x: Float[Tensor, "B C H W"],
         timestep: Int[Tensor, " B"],
-        conditioning: Conditioning,
+        conditioning: TextConditioning,
         *,
         guidance_scale: float,
     ) -> Float[Tensor, "B C H W"]:
@@ -152,16 +145,16 @@ class Policy:
         """
         if guidance_scale == 1.0:
             return self._forward(x, timestep, conditioning)
-        doubled = Conditioning.join([self._unconditional(len(x)), conditioning])
+        doubled = TextConditioning.join([self._unconditional(len(x)), conditioning])
         both = self._forward(torch.cat([x, x]), torch.cat([timestep, timestep]), doubled)
         unconditional, conditional = both.chunk(2)
         return unconditional + guidance_scale * (conditional - unconditional)
 
-    def _forward(self, x: Tensor, timestep: Tensor, conditioning: Conditioning) -> Tensor:
+    def _forward(self, x: Tensor, timestep: Tensor, conditioning: TextConditioning) -> Tensor:
         def output() -> Tensor:
-            return self.unet(x.to(self._dtype), timestep, **conditioning.unet_arguments, return_dict=False)[0]
+            return self.unet(x.to(self._base_dtype), timestep, **conditioning.unet_arguments, return_dict=False)[0]
 
-        if self._dtype == torch.float16 and torch.is_grad_enabled():
+        if self._base_dtype == torch.float16 and torch.is_grad_enabled():
             return backward_in_range(output, list(self.trainable_parameters().values()))
         return output().float()
 
@@ -190,87 +183,3 @@ class Policy:
             return latents / config.scaling_factor
         mean, std = (torch.tensor(value).view(1, -1, 1, 1).to(latents) for value in (mean, std))
         return latents * std / config.scaling_factor + mean
-
-    # The adapter
-
-    def add_lora(self, lora: LoRA, *, seed: int) -> None:
-        """Add a new adapter to the UNet's attention; it changes nothing until it is trained.
-
-        Raises:
-            UserError: no layer has one of the target names.
-        """
-        config = LoraConfig(
-            r=lora.rank,
-            lora_alpha=lora.alpha,
-            target_modules=list(lora.target_modules),
-            lora_dropout=0.0,
-            init_lora_weights="gaussian",
-        )
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            try:
-                self.unet.add_adapter(config, adapter_name=_ADAPTER)
-            except ValueError as error:
-                raise UserError(f"lora.target_modules is {lora.target_modules}: {error}") from error
-        self._lift_adapter()
-        self.unet.eval()
-
-    def _lift_adapter(self) -> None:
-        """Make the adapter float32: PEFT creates it in the dtype of the layer it wraps."""
-        for name, parameter in self.unet.named_parameters():
-            if ".lora_" in name:
-                parameter.data = parameter.data.float()
-
-    @contextmanager
-    def reference(self) -> Generator[None]:
-        """Return a context within which the model is the pretrained one: the adapter is off."""
-        self.unet.disable_adapters()
-        try:
-            yield
-        finally:
-            self.unet.enable_adapters()
-
-    def trainable_parameters(self) -> dict[str, torch.nn.Parameter]:
-        """Return the adapter's parameters by name, always in the same order."""
-        return {name: p for name, p in sorted(self.unet.named_parameters()) if p.requires_grad}
-
-    def adapter_state(self) -> dict[str, Tensor]:
-        """Return a copy of the adapter's weights."""
-        return {name: p.detach().clone() for name, p in self.trainable_parameters().items()}
-
-    @torch.no_grad()
-    def load_adapter_state(self, state: dict[str, Tensor]) -> None:
-        """Restore what `adapter_state` returned."""
-        parameters = self.trainable_parameters()
-        assert parameters.keys() == state.keys(), "the state belongs to another adapter"
-        for name, parameter in parameters.items():
-            parameter.copy_(state[name])
-
-    def save_lora(self, directory: Path) -> None:
-        """Write the adapter for `pipe.load_lora_weights(directory)` of stock diffusers, and for PEFT into `peft/`."""
-        save_adapter(self.unet, directory, adapter=_ADAPTER, pipeline=self._pipeline, model=public_name(self.model))
-
-    def load_lora(self, directory: Path) -> None:
-        """Load an adapter written by `save_lora` or by any trainer for diffusers.
-
-        Raises:
-            UserError: the directory has no adapter, or one of another model.
-        """
-        check_lora(directory)
-        try:
-            loaded = self._pipeline.lora_state_dict(
-                directory, local_files_only=True, return_lora_metadata=True, unet_config=self.unet.config
-            )
-            state, alphas, metadata = loaded[0], loaded[1], loaded[-1]
-            self._pipeline.load_lora_into_unet(
-                state, network_alphas=alphas, unet=self.unet, adapter_name=_ADAPTER, metadata=metadata
-            )
-        except (OSError, ValueError, RuntimeError) as error:
-            raise UserError(f"lora directory {directory} holds no adapter for this model: {error}") from error
-        if self._dtype != torch.float32:
-            self._lift_adapter()
-            of_unet = {name.removeprefix("unet."): value for name, value in state.items() if name.startswith("unet.")}
-            if not any("lora_A" in name for name in of_unet):
-                of_unet = convert_unet_state_dict_to_peft(of_unet)
-            set_peft_model_state_dict(self.unet, of_unet, _ADAPTER)
-        self.unet.requires_grad_(False).eval()

@@ -1,0 +1,123 @@
+"""A UNet with a trainable LoRA: with the adapter on it is the policy, with the adapter off the reference."""
+
+# diffusers types its configs as dicts, its outputs as tuples, and its tuples of any length as tuples of one.
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from diffusers import UNet2DConditionModel
+from diffusers.utils import convert_unet_state_dict_to_peft
+from peft import LoraConfig
+from peft.utils import set_peft_model_state_dict
+from torch import Tensor
+
+from b2diffurl.errors import UserError
+from b2diffurl.models.export import save_adapter
+from b2diffurl.models.lora import LoRA
+from b2diffurl.models.model_source import check_lora, public_name
+from b2diffurl.models.pipeline import StockPipeline
+
+_ADAPTER = "default"
+
+
+class AdaptedUNet:
+    """The UNet of a model and its adapter. The base weights are frozen.
+
+    Args:
+        unet: the network, in its base dtype.
+        pipeline: stock pipeline class of the model, which reads and writes adapters.
+        name: the model's name.
+    """
+
+    def __init__(self, unet: UNet2DConditionModel, *, pipeline: type[StockPipeline], name: str) -> None:
+        self.unet = unet
+        self.name = name
+        self._pipeline_class = pipeline
+        self._base_dtype: torch.dtype = unet.dtype
+
+    def add_lora(self, lora: LoRA, *, seed: int) -> None:
+        """Add a new adapter to the UNet's attention; it changes nothing until it is trained.
+
+        Raises:
+            UserError: no layer has one of the target names.
+        """
+        config = LoraConfig(
+            r=lora.rank,
+            lora_alpha=lora.alpha,
+            target_modules=list(lora.target_modules),
+            lora_dropout=0.0,
+            init_lora_weights="gaussian",
+        )
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            try:
+                self.unet.add_adapter(config, adapter_name=_ADAPTER)
+            except ValueError as error:
+                raise UserError(f"lora.target_modules is {lora.target_modules}: {error}") from error
+        self._lift_adapter()
+        self.unet.eval()
+
+    def _lift_adapter(self) -> None:
+        """Make the adapter float32: PEFT creates it in the dtype of the layer it wraps."""
+        for name, parameter in self.unet.named_parameters():
+            if ".lora_" in name:
+                parameter.data = parameter.data.float()
+
+    @contextmanager
+    def reference(self) -> Generator[None]:
+        """Return a context within which the model is the pretrained one: the adapter is off."""
+        self.unet.disable_adapters()
+        try:
+            yield
+        finally:
+            self.unet.enable_adapters()
+
+    def trainable_parameters(self) -> dict[str, torch.nn.Parameter]:
+        """Return the adapter's parameters by name, always in the same order."""
+        return {name: p for name, p in sorted(self.unet.named_parameters()) if p.requires_grad}
+
+    def adapter_state(self) -> dict[str, Tensor]:
+        """Return a copy of the adapter's weights."""
+        return {name: p.detach().clone() for name, p in self.trainable_parameters().items()}
+
+    @torch.no_grad()
+    def load_adapter_state(self, state: dict[str, Tensor]) -> None:
+        """Restore what `adapter_state` returned."""
+        parameters = self.trainable_parameters()
+        assert parameters.keys() == state.keys(), "the state belongs to another adapter"
+        for name, parameter in parameters.items():
+            parameter.copy_(state[name])
+
+    def save_lora(self, directory: Path) -> None:
+        """Write the adapter for `pipe.load_lora_weights(directory)` of stock diffusers, and for PEFT into `peft/`."""
+        save_adapter(
+            self.unet, directory, adapter=_ADAPTER, pipeline=self._pipeline_class, model=public_name(self.name)
+        )
+
+    def load_lora(self, directory: Path) -> None:
+        """Load an adapter written by `save_lora` or by any trainer for diffusers.
+
+        Raises:
+            UserError: the directory has no adapter, or one of another model.
+        """
+        check_lora(directory)
+        try:
+            loaded = self._pipeline_class.lora_state_dict(
+                directory, local_files_only=True, return_lora_metadata=True, unet_config=self.unet.config
+            )
+            state, alphas, metadata = loaded[0], loaded[1], loaded[-1]
+            self._pipeline_class.load_lora_into_unet(
+                state, network_alphas=alphas, unet=self.unet, adapter_name=_ADAPTER, metadata=metadata
+            )
+        except (OSError, ValueError, RuntimeError) as error:
+            raise UserError(f"lora directory {directory} holds no adapter for this model: {error}") from error
+        if self._base_dtype != torch.float32:
+            self._lift_adapter()
+            of_unet = {name.removeprefix("unet."): value for name, value in state.items() if name.startswith("unet.")}
+            if not any("lora_A" in name for name in of_unet):
+                of_unet = convert_unet_state_dict_to_peft(of_unet)
+            set_peft_model_state_dict(self.unet, of_unet, _ADAPTER)
+        self.unet.requires_grad_(False).eval()
