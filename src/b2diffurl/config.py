@@ -87,7 +87,7 @@ def check_range(path: str, value: Any, ranges: Sequence[Any]) -> None:
 
 
 def describe_range(ranges: Sequence[Any], *, many: bool = False) -> str:
-    """Describe ranges in words.
+    """Describe ranges.
 
     >>> describe_range([Ge(1)]), describe_range([Gt(0), Finite()]), describe_range([Ge(0), Lt(1)])
     ('1 or more', 'a finite number above 0', 'a number from 0 to below 1')

@@ -25,7 +25,7 @@ class Ranks:
 
     Attributes:
         rank: index of this process, 0 to world_size - 1; rank 0 writes and logs.
-        world_size: number of processes.
+        world_size: number of ranks.
     """
 
     rank: int = 0

@@ -1,39 +1,39 @@
-"""The three ways in which b2diffurl ends a piece of work on purpose."""
+"""The three exceptions that b2diffurl raises on purpose."""
 
 
 class UserError(Exception):
-    """A mistake of the user, told in one sentence: which field, which value, which way out. Exit code 2.
+    """Invalid input. The message is one sentence: which setting, which value, how to fix it. Exit code 2.
 
-    No ValueError, on purpose: pydantic and tyro wrap those into messages of their own.
+    Not a ValueError, on purpose: pydantic and tyro would wrap it into a message of their own.
     """
 
 
-class RunStopped(RuntimeError):  # noqa: N818 - it says what happened, which need not be an error
-    """A run that must not go on: a collapse, a number that is not finite, a reward that keeps failing. Exit code 1.
+class RunStopped(RuntimeError):  # noqa: N818 - the name says what happened
+    """A run that must not continue: a collapse, a number that is not finite, a reward that keeps failing. Exit code 1.
 
     Attributes:
-        round_index: the round in which it happened, counted from 1.
+        round_number: the round in which it happened, counted from 1.
         cause: one sentence.
-        first_bad_round: the round whose update did the harm; its checkpoint and later ones are no good.
+        first_bad_round: the round whose update caused it; its checkpoint and later ones must not be used.
     """
 
-    def __init__(self, *, round_index: int, cause: str, first_bad_round: int | None = None) -> None:
-        super().__init__(f"Stopped in round {round_index}: {cause}")
-        self.round_index = round_index
+    def __init__(self, *, round_number: int, cause: str, first_bad_round: int | None = None) -> None:
+        super().__init__(f"Stopped in round {round_number}: {cause}")
+        self.round_number = round_number
         self.cause = cause
-        self.first_bad_round = round_index if first_bad_round is None else first_bad_round
+        self.first_bad_round = round_number if first_bad_round is None else first_bad_round
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Travel to another process whole."""
-        return _stopped, (self.round_index, self.cause, self.first_bad_round)
+        """Pickle with all attributes."""
+        return _stopped, (self.round_number, self.cause, self.first_bad_round)
 
 
-def _stopped(round_index: int, cause: str, first_bad_round: int) -> RunStopped:
-    return RunStopped(round_index=round_index, cause=cause, first_bad_round=first_bad_round)
+def _stopped(round_number: int, cause: str, first_bad_round: int) -> RunStopped:
+    return RunStopped(round_number=round_number, cause=cause, first_bad_round=first_bad_round)
 
 
-class RewardFailed(Exception):  # noqa: N818 - it says what happened
-    """A reward that failed after its retries, told in one sentence. The run is stopped with its state saved.
+class RewardFailed(Exception):  # noqa: N818 - the name says what happened
+    """A reward failed after its retries; the message is one sentence. The run is stopped with its state saved.
 
     A failure is never a score of 0.
     """

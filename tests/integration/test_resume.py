@@ -119,7 +119,7 @@ def test_a_reward_that_fails_stops_the_run_with_its_state_saved(
     reward = FailsOnce(in_round=in_round, error=RewardFailed("no answer after 3 tries."))
     with pytest.raises(RunStopped) as stopped:
         b2diffurl.train(run, output=folder, reward=reward)
-    assert stopped.value.round_index == in_round
+    assert stopped.value.round_number == in_round
     assert stopped.value.cause == "the reward failed: no answer after 3 tries."
     assert len(metrics_of(folder)) == in_round - 1
     assert [path.name for path in (folder / "checkpoints").iterdir()] == [f"round_{in_round - 1:05d}"]

@@ -12,11 +12,11 @@ from b2diffurl.run.directory import RunDirectory
 from b2diffurl.training.checkpoint import load_optimizer_tensors, optimizer_tensors
 
 
-def checkpoint(round_index: int) -> Checkpoint:
-    generator = torch.Generator().manual_seed(round_index)
+def checkpoint(round_number: int) -> Checkpoint:
+    generator = torch.Generator().manual_seed(round_number)
     return Checkpoint(
-        round_index=round_index,
-        reward_queries=256 * round_index,
+        round_number=round_number,
+        reward_queries=256 * round_number,
         adapter={"down.weight": torch.randn(3, 4, generator=generator), "up.weight": torch.tensor([0.1, -0.0, 1e-42])},
         optimizer={
             "down.weight/exp_avg": torch.randn(4, 3, generator=generator).T,
@@ -46,7 +46,7 @@ def test_a_loaded_checkpoint_equals_the_saved_one(tmp_path: Path) -> None:
     RunDirectory(tmp_path).save_checkpoint(saved, num_kept=2)
     loaded = RunDirectory(tmp_path).load_checkpoint()
     assert loaded is not None
-    assert (loaded.round_index, loaded.reward_queries, loaded.state) == (3, 768, saved.state)
+    assert (loaded.round_number, loaded.reward_queries, loaded.state) == (3, 768, saved.state)
     assert_same_bits(loaded.adapter, saved.adapter)
     assert_same_bits(loaded.optimizer, saved.optimizer)
 
@@ -55,7 +55,7 @@ def test_optimizer_state_is_empty_before_the_first_step(tmp_path: Path) -> None:
     parameter = torch.nn.Parameter(torch.zeros(2))
     optimizer = torch.optim.AdamW([parameter])
     assert optimizer_tensors(optimizer, {"weight": parameter}) == {}
-    empty = Checkpoint(round_index=1, reward_queries=4, adapter={"weight": parameter.detach()}, optimizer={}, state={})
+    empty = Checkpoint(round_number=1, reward_queries=4, adapter={"weight": parameter.detach()}, optimizer={}, state={})
     RunDirectory(tmp_path).save_checkpoint(empty, num_kept=1)
     loaded = RunDirectory(tmp_path).load_checkpoint()
     assert loaded is not None
@@ -72,13 +72,13 @@ def test_a_new_directory_has_no_checkpoint(tmp_path: Path) -> None:
 @pytest.mark.parametrize("num_kept", [1, 2, 5])
 def test_the_newest_are_kept(num_kept: int, tmp_path: Path) -> None:
     directory = RunDirectory(tmp_path)
-    for round_index in (8, 9, 10, 11):
-        directory.save_checkpoint(checkpoint(round_index), num_kept=num_kept)
+    for round_number in (8, 9, 10, 11):
+        directory.save_checkpoint(checkpoint(round_number), num_kept=num_kept)
     expected = ["round_00008", "round_00009", "round_00010", "round_00011"][-num_kept:]
     assert names_in(directory.checkpoints) == expected
     newest = directory.load_checkpoint()
     assert newest is not None
-    assert newest.round_index == 11
+    assert newest.round_number == 11
 
 
 @pytest.mark.parametrize("written", ["adapter.safetensors", "state.json"])
@@ -91,7 +91,7 @@ def test_an_interrupted_checkpoint_is_ignored_and_rewritten(written: str, tmp_pa
     shutil.copy(other.checkpoints / "round_00002" / written, partial)
     loaded = directory.load_checkpoint()
     assert loaded is not None
-    assert loaded.round_index == 1
+    assert loaded.round_number == 1
     directory.save_checkpoint(checkpoint(2), num_kept=2)
     assert names_in(directory.checkpoints) == ["round_00001", "round_00002"]
     assert names_in(directory.checkpoints / "round_00002") == [
@@ -103,7 +103,7 @@ def test_an_interrupted_checkpoint_is_ignored_and_rewritten(written: str, tmp_pa
 
 def test_a_repeated_round_replaces_its_checkpoint(tmp_path: Path) -> None:
     RunDirectory(tmp_path).save_checkpoint(checkpoint(2), num_kept=2)
-    again = Checkpoint(round_index=2, reward_queries=1, adapter={"w": torch.ones(1)}, optimizer={}, state={})
+    again = Checkpoint(round_number=2, reward_queries=1, adapter={"w": torch.ones(1)}, optimizer={}, state={})
     RunDirectory(tmp_path).save_checkpoint(again, num_kept=2)
     loaded = RunDirectory(tmp_path).load_checkpoint()
     assert loaded is not None
@@ -112,8 +112,8 @@ def test_a_repeated_round_replaces_its_checkpoint(tmp_path: Path) -> None:
 
 def test_the_checkpoints_of_bad_rounds_are_removed(tmp_path: Path) -> None:
     directory = RunDirectory(tmp_path)
-    for round_index in (9, 10, 11):
-        directory.save_checkpoint(checkpoint(round_index), num_kept=3)
+    for round_number in (9, 10, 11):
+        directory.save_checkpoint(checkpoint(round_number), num_kept=3)
     directory.remove_checkpoints(first_round=10)
     assert names_in(directory.checkpoints) == ["round_00009"]
 

@@ -28,10 +28,10 @@ def watch(**changed: float) -> CollapseMonitor:
     return CollapseMonitor(config=Collapse(**changed))  # pyright: ignore[reportArgumentType]
 
 
-def see(watched: CollapseMonitor, mean: float, *, images_contrast: float = 0.2, round_index: int = 1) -> None:
+def see(watched: CollapseMonitor, mean: float, *, images_contrast: float = 0.2, round_number: int = 1) -> None:
     """Rewards of this mean and a standard deviation of 0.1."""
     rewards = torch.tensor([mean - 0.1, mean + 0.1], dtype=torch.float64)
-    watched.check_scores(scores(rewards, images_contrast), round_number=round_index)
+    watched.check_scores(scores(rewards, images_contrast), round_number=round_number)
 
 
 def test_contrast_is_the_standard_deviation_within_pictures() -> None:
@@ -53,8 +53,8 @@ def test_a_reward_far_under_the_best_rounds_stops_the_run() -> None:
     see(watched, 0.5)
     see(watched, 0.9)
     with pytest.raises(RunStopped, match=r"mean reward fell from 0\.900 to 0\.650; lower optimization") as stopped:
-        see(watched, 0.65, round_index=7)
-    assert stopped.value.round_index == 7
+        see(watched, 0.65, round_number=7)
+    assert stopped.value.round_number == 7
     assert str(stopped.value).startswith("Stopped in round 7: ")
 
 
@@ -103,8 +103,8 @@ def test_a_policy_that_moved_too_far_stops_the_run(kl: float) -> None:
 def test_a_round_without_an_update_is_no_collapse() -> None:
     empty = replace(UPDATED, kl_to_old=None, num_optimizer_steps=0)
     watched = watch(max_refused_rounds=1)
-    for round_index in range(5):
-        watched.check_update(empty, round_number=round_index)
+    for round_number in range(5):
+        watched.check_update(empty, round_number=round_number)
 
 
 def test_rounds_in_a_row_without_an_accepted_step_stop_the_run() -> None:

@@ -100,7 +100,7 @@ def test_flags_name_a_class_in_a_file(
         "class Mine:\n"
         "    num_past_rounds = 0\n"
         "    def __init__(self, *, length=3): self.length = length\n"
-        "    def num_steps(self, round_index, *, num_rounds, num_inference_steps, past=()): return self.length\n"
+        "    def num_steps(self, round_number, *, num_rounds, num_inference_steps, past=()): return self.length\n"
         "    def interval_length(self, *arguments, **options): return self.length\n"
         "    def select(self, *arguments, **options): ...\n"
         "    def normalize(self, *arguments, **options): ...\n",

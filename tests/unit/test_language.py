@@ -58,6 +58,8 @@ BANNED = {
 ALLOWED: tuple[tuple[str, str, str], ...] = (
     ("tools/emoji_model/render.py", "ImageDraw", "a class of Pillow"),
     ("CONTRIBUTING.md", "tests/unit/test_language.py", "names this test"),
+    ("src/b2diffurl/cli/train.py", "in words else", "a variable"),
+    ("src/b2diffurl/prompts/lists.py", "for word in words", "a variable"),
 )
 
 

@@ -32,10 +32,10 @@ def test_everything_written_is_in_the_record(tmp_path: Path) -> None:
     directory.write_environment(torch.device("cpu"))
     directory.open_metrics(first_round=1).append([{"round": 1, "reward/mean": 0.5, "objective/loss": None}])
     images = GeneratedImages(images=torch.rand(2, 3, 4, 4), prompts=("a cat", "a dog"))
-    directory.write_samples(images, round_index=0)
+    directory.write_samples(images, round_number=0)
     directory.write_evaluation("before", {"clip_score": 0.25}, num_images=8, prompts="mine")
     directory.write_evaluation("after", {"clip_score": 0.5}, num_images=8, prompts="mine")
-    directory.mark_stopped(RunStopped(round_index=2, cause="the reward failed"))
+    directory.mark_stopped(RunStopped(round_number=2, cause="the reward failed"))
 
     record = directory.read()
     assert (record.name, record.settings_text) == ("run", to_toml(RUN))

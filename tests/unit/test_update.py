@@ -360,7 +360,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_step(value: float, sampled: 
     optimizer = adamw(policy)
     with pytest.raises(RunStopped) as stopped:
         update(policy, replace(sampled, advantages=advantages), choose(4), optimizer=optimizer)
-    assert stopped.value.round_index == 7
+    assert stopped.value.round_number == 7
     assert str(stopped.value).startswith("Stopped in round 7: the loss of denoising step 2 is ")
     assert torch.equal(weights(policy), weights(sampled.policy))
     assert not optimizer.state

@@ -137,7 +137,7 @@ class RewardHistory:
 
     Attributes:
         normalizer: turns rewards into advantages.
-        rounds: for each past round, the rewards of each prompt.
+        rounds: the rewards of each prompt, one mapping per past round.
     """
 
     normalizer: Normalizer

@@ -71,7 +71,7 @@ class CollapseMonitor:
         drop = self.best_reward - mean
         if self.first_reward_std > 0 and drop > self.config.max_reward_drop * self.first_reward_std:
             raise RunStopped(
-                round_index=round_number,
+                round_number=round_number,
                 first_bad_round=round_number - 1,  # that round's update made the policy that sampled these images
                 cause=f"the mean reward fell from {self.best_reward:.3f} to {mean:.3f}; "
                 "lower optimization.learning_rate in a new run.",
@@ -79,7 +79,7 @@ class CollapseMonitor:
         low, high = sorted((self.first_contrast, images_contrast))
         if high > self.config.max_contrast_factor * low:
             raise RunStopped(
-                round_index=round_number,
+                round_number=round_number,
                 first_bad_round=round_number - 1,
                 cause=f"the images' contrast went from {self.first_contrast:.3f} to {images_contrast:.3f}; "
                 "lower optimization.learning_rate in a new run.",
@@ -95,14 +95,14 @@ class CollapseMonitor:
         kl = update.kl_to_old
         if kl is not None and not kl <= self.config.max_kl:
             raise RunStopped(
-                round_index=round_number,
+                round_number=round_number,
                 cause=f"the policy moved by {kl:.3g} nats per element in one round; lower optimization.learning_rate.",
             )
         is_refused = update.step_reverted and update.num_optimizer_steps == 0
         self.refused_rounds = self.refused_rounds + 1 if is_refused else 0
         if self.refused_rounds >= self.config.max_refused_rounds:
             raise RunStopped(
-                round_index=round_number,
+                round_number=round_number,
                 cause=f"in {self.refused_rounds} rounds in a row the first optimizer step left the trust region; "
                 "lower optimization.learning_rate.",
             )

@@ -64,7 +64,7 @@ class DenoisingPolicy:
     Attributes:
         denoiser: the network; adapter on it is the policy, adapter off the reference.
         chain: the denoising chain of T steps.
-        guidance_scale: scale of classifier-free guidance, which is part of the policy; 1 is no guidance.
+        guidance_scale: scale of classifier-free guidance, which is part of the policy; 1 turns guidance off.
         log_prob_reduction: "mean" over a latent's elements, or "sum".
     """
 

@@ -71,7 +71,7 @@ class Replay:
         """Replace the sampled log-probs by those of a replay in the shapes of training.
 
         Args:
-            minibatches: of one epoch.
+            minibatches: the minibatches of one epoch.
 
         Returns:
             The largest |ratio - 1| between the two.

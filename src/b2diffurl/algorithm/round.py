@@ -87,7 +87,7 @@ class Sampled:
     """What sampling and scoring a round gave, on one rank or joined over all.
 
     Attributes:
-        scores: of the final images.
+        scores: scores of the final images.
         num_evaluations: network evaluations.
         rollout_seconds: seconds of sampling, and of decoding where the scorer decodes.
         reward_seconds: seconds of waiting for rewards after sampling ended.
@@ -242,7 +242,7 @@ def _check_finite_log_probs(trajectories: Trajectories, round_number: int) -> No
     if bool(bad.any()):
         step = int(trajectories.step_index[int(bad.nonzero()[0, 2])])
         raise RunStopped(
-            round_index=round_number,
+            round_number=round_number,
             first_bad_round=round_number - 1,  # that round's update made the policy that samples now
             cause=f"a log-prob of denoising step {step} is not finite.",
         )

@@ -293,7 +293,7 @@ class Update:
         """Take one optimizer step; return the gradient norm before clipping."""
         norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, self.config.optimization.max_grad_norm))
         if not math.isfinite(norm):
-            raise RunStopped(round_index=round_number, cause=f"the gradient norm is {norm}.")
+            raise RunStopped(round_number=round_number, cause=f"the gradient norm is {norm}.")
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return norm
@@ -303,7 +303,7 @@ def _restore(snapshot: Snapshot | None, *, max_kl: float, round_number: int) -> 
     """Revert the last optimizer step; without one, replay and sampling themselves differ by too much."""
     if snapshot is None:
         raise RunStopped(
-            round_index=round_number,
+            round_number=round_number,
             cause=f"replay differs from sampling by more than trust_region.max_kl = {max_kl} nats per element; "
             "use float32, or raise it.",
         )
@@ -316,7 +316,7 @@ def _check_finite(values: Tensor, name: str, steps: Int[Tensor, " M"], round_num
         first = int(bad.nonzero()[0])
         value = float(values[first].detach())
         raise RunStopped(
-            round_index=round_number, cause=f"the {name} of denoising step {int(steps[first])} is {value}."
+            round_number=round_number, cause=f"the {name} of denoising step {int(steps[first])} is {value}."
         )
 
 

@@ -39,7 +39,7 @@ class CheckReward:
         images: images to check with, all of one size; by default eight synthetic ones.
         prompts: prompts of the images, repeated as needed.
         size: side of the synthetic images, in pixels.
-        device: where models run, such as cpu or cuda.
+        device: device of the models, such as cpu or cuda.
         bert: settings of the reward bert.
         remote: settings of the rewards remote:URL.
     """

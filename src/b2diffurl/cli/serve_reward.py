@@ -20,7 +20,7 @@ class ServeReward:
         host: address to listen on; any other than this machine's loopback needs a token.
         port: port to listen on; 0 picks a free one.
         limits: limits of one request.
-        device: where the reward's model runs, such as cpu or cuda.
+        device: device of the reward's model, such as cpu or cuda.
     """
 
     name: tyro.conf.Positional[str]

@@ -27,7 +27,7 @@ class Chain(Protocol):
 
     @property
     def sensitivity(self) -> Tensor:
-        """|d mean / d output| / sqrt(var) of each step, shape (T,), float64; infinite where a step is no action."""
+        """|d mean / d output| / sqrt(var) of each step, shape (T,), float64; infinite where a step is deterministic."""
         ...
 
     def is_action(self, step: int) -> bool:

@@ -1,1 +1,1 @@
-"""Judging a policy's pictures: alignment and diversity."""
+"""Evaluating a policy's images: alignment and diversity."""

@@ -114,7 +114,7 @@ def load_judge(choice: JudgeChoice, *, reward: Reward | None = None, device: tor
     Args:
         choice: any but "none".
         reward: the run's loaded reward; if it is or contains the same CLIP, that one is used and not loaded twice.
-        device: where models run.
+        device: device of the models.
     """
     assert choice.kind != "none"
     if choice.kind == "reward":

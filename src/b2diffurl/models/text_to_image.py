@@ -141,7 +141,7 @@ class TextToImageModel(AdaptedUNet):
             x: latents.
             timestep: one per latent.
             conditioning: one row per latent, from `encode`.
-            guidance_scale: 1 is no guidance.
+            guidance_scale: guidance scale; 1 turns guidance off.
         """
         if guidance_scale == 1.0:
             return self._forward(x, timestep, conditioning)

@@ -63,7 +63,7 @@ def _tile(name: str, evaluation: Evaluation) -> str:
 
 
 def _change(change: float, score: Score) -> str:
-    """Show a signed change, also in words, since not everyone can distinguish the colors."""
+    """Show a signed change, with a word beside the color, since not everyone can distinguish colors."""
     if math.isnan(change):
         return ""
     text = format_change(change, decimals=score.decimals) + (" points" if score.is_fraction else "")

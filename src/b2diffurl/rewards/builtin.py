@@ -32,7 +32,7 @@ class RewardOptions:
     """Settings that rewards are loaded with.
 
     Attributes:
-        device: where models run.
+        device: device of the models.
         bert: settings of the reward "bert".
         remote: settings of the rewards "remote:URL".
     """

@@ -33,7 +33,7 @@ class CLIPScore:
 
     Args:
         model: "emoji", a local directory in transformers format, or a hub id.
-        device: where the model runs.
+        device: device of the model.
         processor: source of the image processor and tokenizer, if not the model.
         name: name of the reward for messages, if not clip:MODEL.
 

@@ -31,7 +31,7 @@ class CustomReward:
     Args:
         name: "MODULE:NAME", or "path/to/FILE.py:NAME" relative to the current directory. NAME is a function, or a class
             that is instantiated once, without arguments other than `device` if it has that parameter, and then called.
-        device: where a model runs.
+        device: device of the model, if it has one.
 
     Attributes:
         name: the name as given.

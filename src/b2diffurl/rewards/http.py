@@ -175,7 +175,7 @@ def check_token(token: str, name: str) -> None:
 
     Args:
         token: the token, which the message does not contain.
-        name: of the variable or argument, for the message.
+        name: variable or argument that has the token, for the message.
 
     Raises:
         UserError: the token is empty, or contains spaces, line breaks or characters outside ASCII.
@@ -189,7 +189,7 @@ def check_address(url: str, *, name: str, example: str) -> None:
 
     Args:
         url: an http or https address without query or user.
-        name: of the setting, for the message.
+        name: name of the setting, for the message.
         example: a valid address, for the message.
 
     Raises:

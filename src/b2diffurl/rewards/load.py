@@ -58,7 +58,7 @@ def load_reward(
     Args:
         name: a term such as "clip:emoji", "pickscore", "jpeg-size:compressible", "remote:http://HOST:PORT" or
             "my_reward.py:redness", or a weighted sum: "clip + 0.5*jpeg-size:compressible".
-        device: where models run.
+        device: device of the models.
         bert: settings of the reward "bert"; BertSettings() by default.
         remote: settings of the rewards "remote:URL"; RemoteSettings() by default.
 

@@ -23,7 +23,7 @@ class PickScore:
     Args:
         model: a hub id, or a local directory in transformers format with its processor. The published model has no
             processor and uses that of the CLIP model it was fine-tuned from.
-        device: where the model runs.
+        device: device of the model.
 
     Raises:
         UserError: the model cannot be loaded.

@@ -20,14 +20,14 @@ class Checkpoint:
     """State of a run after a round.
 
     Attributes:
-        round_index: number of completed rounds.
+        round_number: number of completed rounds.
         reward_queries: images scored so far.
         adapter: LoRA weights by name.
         optimizer: AdamW moments and step by parameter name, as "NAME/exp_avg" and so on.
         state: reward history and collapse detection as JSON values.
     """
 
-    round_index: int
+    round_number: int
     reward_queries: int
     adapter: dict[str, Tensor]
     optimizer: dict[str, Tensor]
@@ -37,13 +37,13 @@ class Checkpoint:
 def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, num_kept: int) -> None:
     """Write a checkpoint under `folder` atomically, and remove all but the newest `num_kept`."""
     folder.mkdir(parents=True, exist_ok=True)
-    target = _directory(folder, checkpoint.round_index)
+    target = _directory(folder, checkpoint.round_number)
     partial = target.with_suffix(".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     save_file({name: value.contiguous() for name, value in checkpoint.adapter.items()}, partial / _ADAPTER)
     save_file({name: value.contiguous() for name, value in checkpoint.optimizer.items()}, partial / _OPTIMIZER)
-    state = {"round": checkpoint.round_index, "reward_queries": checkpoint.reward_queries, "state": checkpoint.state}
+    state = {"round": checkpoint.round_number, "reward_queries": checkpoint.reward_queries, "state": checkpoint.state}
     (partial / _STATE).write_text(json.dumps(state), encoding="utf-8")
     shutil.rmtree(target, ignore_errors=True)
     partial.rename(target)
@@ -66,7 +66,7 @@ def load_newest_checkpoint(folder: Path) -> Checkpoint | None:
     newest = checkpoints[-1]
     state = json.loads((newest / _STATE).read_text(encoding="utf-8"))
     return Checkpoint(
-        round_index=state["round"],
+        round_number=state["round"],
         reward_queries=state["reward_queries"],
         adapter=load_file(newest / _ADAPTER),
         optimizer=load_file(newest / _OPTIMIZER),
@@ -74,8 +74,8 @@ def load_newest_checkpoint(folder: Path) -> Checkpoint | None:
     )
 
 
-def _directory(folder: Path, round_index: int) -> Path:
-    return folder / f"round_{round_index:05d}"
+def _directory(folder: Path, round_number: int) -> Path:
+    return folder / f"round_{round_number:05d}"
 
 
 def _complete(folder: Path) -> list[Path]:

@@ -87,9 +87,9 @@ class RunDirectory:
         environment["threads"] = str(torch.get_num_threads())
         self._environment.write_text(json.dumps(environment, indent=2), encoding="utf-8")
 
-    def write_samples(self, samples: GeneratedImages, *, round_index: int) -> None:
+    def write_samples(self, samples: GeneratedImages, *, round_number: int) -> None:
         """Write the sample images of a round; round 0 is before training."""
-        directory = self._samples / f"round_{round_index:05d}"
+        directory = self._samples / f"round_{round_number:05d}"
         directory.mkdir(parents=True, exist_ok=True)
         for index, image in enumerate(samples.images):
             to_pil(image).save(directory / f"{index:03d}.png")
@@ -113,7 +113,7 @@ class RunDirectory:
         if stop is None:
             self._stopped.unlink(missing_ok=True)
             return
-        content = {"round": stop.round_index, "cause": stop.cause}
+        content = {"round": stop.round_number, "cause": stop.cause}
         self._stopped.write_text(json.dumps(content), encoding="utf-8")
 
     def open_metrics(self, *, first_round: int) -> RoundLines:

@@ -1,4 +1,4 @@
-"""What a run tells the outside while it goes on: metrics to files, progress to whoever watches."""
+"""Callbacks for progress and metrics."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,43 +13,43 @@ Metrics = dict[str, float | int | None]
 
 @runtime_checkable
 class Observer(Protocol):
-    """Somebody who watches a run; the command line's progress bars, a tracker."""
+    """Callback interface: the progress bars of the command line, a tracker."""
 
     def on_phase(self, name: str, *, total: int) -> None:
-        """A phase of a round begins, with so many things to do."""
+        """Start a phase of `total` items."""
         ...
 
     def on_progress(self, num: int) -> None:
-        """So many things of the phase are done since the last call."""
+        """Count `num` further items of the phase as done."""
         ...
 
     def on_round(self, metrics: Metrics) -> None:
-        """A round is over."""
+        """Receive the metrics of a finished round."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ProgressReporter:
-    """Tells all who watch.
+    """Passes progress and metrics to all observers.
 
     Attributes:
-        observers: who.
+        observers: the callbacks.
     """
 
     observers: tuple[Observer, ...] = ()
 
     def phase(self, name: str, total: int) -> None:
-        """A phase of a round begins."""
+        """Start a phase."""
         for observer in self.observers:
             observer.on_phase(name, total=total)
 
     def advance(self, num: int) -> None:
-        """So many things of the phase are done."""
+        """Count items as done."""
         for observer in self.observers:
             observer.on_progress(num)
 
     def round_done(self, metrics: Metrics) -> None:
-        """A round is over."""
+        """Report a finished round."""
         for observer in self.observers:
             observer.on_round(metrics)
 
@@ -58,21 +58,21 @@ class TensorBoard:
     """TensorBoard events (extra: tensorboard), the step being the number of reward queries.
 
     Args:
-        directory: of the event files.
+        directory: directory of the event files.
     """
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
 
     def on_phase(self, name: str, *, total: int) -> None:
-        """Nothing to do."""
+        """Ignored."""
 
     def on_progress(self, num: int) -> None:
-        """Nothing to do."""
+        """Ignored."""
 
     @cached_property
     def _writer(self) -> "SummaryWriter":
-        """Made with the first round: the run folder must be empty when a run begins."""
+        """Created with the first round, since the run folder must be empty when a run begins."""
         from torch.utils.tensorboard import SummaryWriter
 
         return SummaryWriter(str(self._directory))

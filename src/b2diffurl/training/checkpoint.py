@@ -16,7 +16,7 @@ def make_checkpoint(
 ) -> Checkpoint:
     """Return the state of a run after its completed rounds."""
     return Checkpoint(
-        round_index=len(state.past),
+        round_number=len(state.past),
         reward_queries=reward_queries,
         adapter=model.adapter_state(),
         optimizer=optimizer_tensors(optimizer, model.trainable_parameters()),

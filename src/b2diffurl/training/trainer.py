@@ -166,7 +166,7 @@ class Trainer:
                 )
         except RewardFailed as failure:
             self._save_checkpoint()  # the completed rounds are still valid
-            raise RunStopped(round_index=round_number, cause=f"the reward failed: {failure}") from failure
+            raise RunStopped(round_number=round_number, cause=f"the reward failed: {failure}") from failure
 
     def _log(self, result: RoundResult, metrics_lines: RoundLines | None, lines: RoundLines | None) -> None:
         run = self.run
@@ -214,7 +214,7 @@ class Trainer:
         )
         previews = GeneratedImages.join(self.ranks.gather(own))
         if self.ranks.is_main:
-            self.directory.write_samples(previews, round_index=round_number)
+            self.directory.write_samples(previews, round_number=round_number)
 
     def _save_checkpoint(self) -> None:
         if self.ranks.is_main:

@@ -1,4 +1,4 @@
-"""Before a run: where along the denoising chain is the reward decided? A table, pictures, and where to begin."""
+"""Before a run: where along the denoising chain the reward is decided; a table, plots, and suggested settings."""
 
 from b2diffurl.analysis.probe.measure import Probe, ProbeSettings, Row, measure
 from b2diffurl.analysis.probe.show import table, write_probe

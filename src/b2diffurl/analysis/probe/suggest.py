@@ -20,7 +20,7 @@ class Suggestion:
     Attributes:
         tau_first: length of the first interval.
         num_branches: K.
-        reasons: a sentence each.
+        reasons: one sentence per suggestion.
     """
 
     tau_first: int

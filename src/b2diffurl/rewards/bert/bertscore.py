@@ -47,7 +47,7 @@ class BERTScore:
         model: a local directory in transformers format, or a hub id; by default DDPO's.
         num_layers: the encoder layer whose output is used, counted from 1; bert-score uses 40 for the default model.
             Later layers are removed.
-        device: where the encoder runs.
+        device: device of the encoder.
 
     Raises:
         UserError: the model cannot be loaded, is not a DeBERTa model, or has fewer layers.

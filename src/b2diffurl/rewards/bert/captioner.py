@@ -44,7 +44,7 @@ class LocalCaptioner:
 
     Args:
         settings: model, question, lengths and batch size.
-        device: where the model runs.
+        device: device of the model.
         dtype: precision; by default float16 on a GPU, as in the paper, and float32 elsewhere.
 
     Raises:

@@ -25,7 +25,7 @@ class BertReward:
 
     Args:
         settings: how images are captioned and captions compared.
-        device: where the models run; with a server, only the encoder.
+        device: device of the models; with a server, only the encoder.
 
     Raises:
         UserError: a model cannot be loaded, or the server's key is invalid.
