@@ -32,7 +32,7 @@ class Anything:
             raise AttributeError(name)
         return lambda *args, **options: (name, self.scale, args, options)
 
-    def check(self, *arguments: Any) -> None:
+    def check(self, **arguments: Any) -> None:
         if self.scale < 0:
             raise UserError(f"scale is {self.scale}; give 0 or more.")
         self.checked.append(arguments)
@@ -100,7 +100,6 @@ def test_flags_name_a_class_in_a_file(
         "class Mine:\n"
         "    num_past_rounds = 0\n"
         "    def __init__(self, *, length=3): self.length = length\n"
-        "    def num_steps(self, round_number, *, num_rounds, num_inference_steps, past=()): return self.length\n"
         "    def interval_length(self, *arguments, **options): return self.length\n"
         "    def select(self, *arguments, **options): ...\n"
         "    def normalize(self, *arguments, **options): ...\n",

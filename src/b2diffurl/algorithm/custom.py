@@ -8,7 +8,7 @@ component's interface.
 import abc
 from collections.abc import Callable
 from dataclasses import field
-from functools import cache
+from functools import cache, partial
 from typing import Any, ClassVar, Literal, TypeVar
 
 from b2diffurl.algorithm.interfaces import Normalizer, Objective, Schedule, Selector
@@ -18,8 +18,7 @@ from b2diffurl.plugins import find_named
 
 Option = bool | int | float | str
 C = TypeVar("C", bound="type[Custom]")
-_OPTIONAL = ("check",)
-_INHERITABLE = ("needs", "metrics", "num_past_rounds")
+_OPTIONAL = ("check", "metrics", "needs", "num_past_rounds")  # the interface has a default
 
 
 @settings
@@ -53,16 +52,6 @@ class Custom:
         options = tuple((key, value, type(value)) for key, value in sorted(self.options.items()))
         return _make(self.kind, self.interface, self.name, options)
 
-    def check(self, **arguments: Any) -> None:
-        """Call the `check` method of the user's class, which is optional.
-
-        Args:
-            **arguments: those of the built-in components of this kind.
-        """
-        check = getattr(self.instance(), "check", None)
-        if check is not None:
-            check(**arguments)
-
 
 def _base(interface: type) -> Any:
     """Return the interface, with a type that does not require its methods, since they are generated."""
@@ -70,31 +59,41 @@ def _base(interface: type) -> Any:
 
 
 def _delegating(cls: C) -> C:
-    """Give a class all members of its interface, each of which uses the instance of the user's class."""
+    """Give a class all members of its interface, each of which uses the instance of the user's class.
+
+    An optional member that the user's class lacks is the interface's.
+    """
     for name in _members(cls.interface):
         member = vars(cls.interface)[name]
         make = _delegating_method if callable(member) else _delegating_property
-        setattr(cls, name, make(name, member.__doc__))
+        setattr(cls, name, make(name, member))
     abc.update_abstractmethods(cls)
     return cls
 
 
-def _delegating_method(name: str, doc: str | None) -> Callable[..., Any]:
+def _delegating_method(name: str, default: Callable[..., Any]) -> Callable[..., Any]:
     def method(self: Custom, *arguments: Any, **options: Any) -> Any:
-        return getattr(self.instance(), name)(*arguments, **options)
+        own = getattr(self.instance(), name, partial(default, self))
+        return own(*arguments, **options)
 
     method.__name__ = name
-    method.__doc__ = doc
+    method.__doc__ = default.__doc__
     return method
 
 
-def _delegating_property(name: str, doc: str | None) -> property:
-    return property(lambda self: getattr(self.instance(), name), doc=doc)
+def _delegating_property(name: str, default: Any) -> property:
+    def get(self: Custom) -> Any:
+        instance = self.instance()
+        if hasattr(instance, name):
+            return getattr(instance, name)
+        return default.fget(self) if isinstance(default, property) else default
+
+    return property(get, doc=default.__doc__)
 
 
 def _members(interface: type) -> list[str]:
-    """Public members of an interface, without the optional ones."""
-    return [name for name in vars(interface) if not name.startswith("_") and name not in _OPTIONAL]
+    """Public members of an interface."""
+    return [name for name in vars(interface) if not name.startswith("_")]
 
 
 @_delegating
@@ -153,7 +152,7 @@ def _make(kind: str, interface: type, name: str, options: tuple[tuple[str, Optio
 
 
 def _is_missing(instance: object, member: str, interface: type) -> bool:
-    """Whether a member is absent, or only the empty one of the interface."""
-    if not hasattr(type(instance), member) and not hasattr(instance, member):
-        return True
-    return member not in _INHERITABLE and getattr(type(instance), member, None) is vars(interface)[member]
+    """Whether a required member is absent, or only the empty one of the interface."""
+    if member in _OPTIONAL:
+        return False
+    return not hasattr(instance, member) or getattr(type(instance), member, None) is vars(interface)[member]
