@@ -361,7 +361,7 @@ OWN_REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "no class": ({"use": "custom", "name": "mine"}, "objective.name is 'mine'; give module:Class or file.py:Class."),
     "no module": ({"use": "nowhere.a:B"}, "objective is 'nowhere.a:B' but there is no module 'nowhere'; is it on "),
     "not in it": ({"use": "math:B"}, "objective is 'math:B' but module math has no class 'B'."),
-    "no loss": ({"use": f"{HERE}:WithoutLoss"}, f"objective '{HERE}:WithoutLoss' lacks loss, metrics; let "),
+    "no loss": ({"use": f"{HERE}:WithoutLoss"}, f"objective '{HERE}:WithoutLoss' lacks loss; let "),
     "forgets loss": ({"use": f"{HERE}:ForgetsLoss"}, f"objective '{HERE}:ForgetsLoss' lacks loss; "),
     "wrong option": (
         {"use": f"{HERE}:Plain", "scael": 2.0},

@@ -22,7 +22,6 @@ def brightness(images: Tensor, prompts: Sequence[str]) -> Tensor:
     return images.mean(dim=(1, 2, 3))
 
 
-@pytest.mark.xfail(strict=False, reason="training/trainer.py is not wired to ResolvedRun yet")
 def test_a_run_is_parsed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("a bear riding a bike\na cat playing chess\n", encoding="utf-8")

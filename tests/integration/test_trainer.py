@@ -24,8 +24,11 @@ from b2diffurl.config import read_toml
 from b2diffurl.models import LoRA
 from b2diffurl.models.text_to_image import TextToImageModel
 from b2diffurl.reporting import note_of
-from b2diffurl.run.settings import Run
+from b2diffurl.run.directory import RunDirectory
+from b2diffurl.run.resolve import resolve
+from b2diffurl.run.settings import Logging, Run
 from b2diffurl.training.callbacks import Metrics
+from b2diffurl.training.trainer import Trainer
 
 MakeRun = Callable[..., Run]
 
@@ -278,3 +281,26 @@ def test_a_reward_that_cannot_be_loaded_leaves_no_folder_behind(tmp_path: Path, 
     with pytest.raises(UserError, match=r"127\.0\.0\.1:9"):
         b2diffurl.train(small_run(reward="remote:http://127.0.0.1:9"), output=tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("kl_to_reference", [False, True])
+def test_network_evaluations_are_those_that_the_unet_sees(
+    tmp_path: Path, small_run: MakeRun, prompts_file: Path, kl_to_reference: bool
+) -> None:
+    """Counted where they happen: latents in every forward pass; guidance counts twice."""
+    run = small_run(prompts=str(prompts_file), num_rounds=1, logging=Logging(num_samples=2, kl_to_reference=kl_to_reference))
+    run = replace(run, sampler=replace(run.sampler, guidance_scale=2.0))
+    directory = RunDirectory(tmp_path / "run")
+    trainer = Trainer(resolve(run, own_reward=True), directory=directory, reward=brightness)
+    seen = 0
+
+    def count(module: torch.nn.Module, arguments: tuple[Tensor, ...]) -> None:
+        nonlocal seen
+        assert module is trainer.model.unet
+        seen += len(arguments[0])
+
+    trainer.model.unet.register_forward_pre_hook(count)
+    previews = 2 * run.sampler.num_inference_steps * 2 * run.logging.num_samples  # before and after; guidance
+    trainer.train()
+    (line,) = metrics_of(directory.path)
+    assert line["network/rollout_evaluations"] + line["network/update_evaluations"] == seen - previews

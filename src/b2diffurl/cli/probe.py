@@ -6,8 +6,9 @@ from typing import Annotated
 
 import tyro
 from rich.console import Console
+from rich.table import Table
 
-from b2diffurl.analysis.probe import ProbeSettings, measure, suggest, table, write_probe
+from b2diffurl.analysis.probe import Probe, ProbeSettings, measure, shown_numbers, suggest, write_probe
 from b2diffurl.cli.common import named_run, parse, prepare
 from b2diffurl.cli.generation import progress_bar
 from b2diffurl.models import check_lora
@@ -53,7 +54,7 @@ def probe(words: list[str]) -> int:
             resolved, settings, lora=flags.lora, device=flags.device, on_progress=advance,
         )  # fmt: skip
     console, suggestion = Console(), suggest(measured)
-    console.print(table(measured))
+    console.print(_table(measured))
     for reason in suggestion.reasons if suggestion else ("The reward does not differ between branches of any length.",):
         console.print(reason, highlight=False)
     if suggestion:
@@ -63,3 +64,21 @@ def probe(words: list[str]) -> int:
         write_probe(measured, suggestion, flags.output)
         console.print(f"images  {flags.output / 'probe.png'}  {flags.output / 'groups.png'}", highlight=False)
     return 0
+
+
+def _table(probe: Probe) -> Table:
+    """Return a table with one row per interval length."""
+    names = list(probe.rows[0].differ)
+    heads = ["tau", "std within", "between", *(f"pairs, K={num}" for num in shown_numbers(probe)), "distance"]
+    out = Table(
+        *heads,
+        *(f"differ in {name}" for name in names),
+        title=f"{probe.num_trunks} trunks, {probe.num_branches} branches each, over the last tau steps",
+        caption="std: of the reward within and between branch groups; pairs and differ: fraction of groups; "
+        "distance: of images within groups",
+    )
+    for row in probe.rows:
+        cells = [f"{row.std_within:.3g}", f"{row.std_between:.3g}"]
+        cells += [f"{row.pair_fraction[num]:.2f}" for num in shown_numbers(probe)] + [f"{row.distance:.3f}"]
+        out.add_row(str(row.interval_length), *cells, *(f"{row.differ[name]:.2f}" for name in names))
+    return out

@@ -15,7 +15,7 @@ Shapes: B images of 3 x H x W in [0, 1].
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
@@ -27,10 +27,8 @@ from b2diffurl.errors import UserError
 from b2diffurl.evaluation.metrics import entropy, inception_score
 from b2diffurl.models import EMOJI
 from b2diffurl.rewards import WeightedSum, parse_reward, score_images
+from b2diffurl.rewards.clip import VIT_H_14, CLIPScore
 from b2diffurl.rewards.interface import Reward
-
-if TYPE_CHECKING:
-    from b2diffurl.rewards.clip import CLIPScore
 
 _SETTING = re.compile(r"auto|none|reward|clip|clip:\S+")
 NO_JUDGE_NOTE = (
@@ -124,22 +122,16 @@ def load_judge(choice: JudgeChoice, *, reward: Reward | None = None, device: tor
     return EmojiJudge(clip) if choice.kind == "emoji" else CLIPJudge(clip)
 
 
-def _clip_of(reward: Reward | None, name: str) -> "CLIPScore | None":
-    from b2diffurl.rewards.clip import CLIPScore
-
+def _clip_of(reward: Reward | None, name: str) -> CLIPScore | None:
     parts = reward.rewards.values() if isinstance(reward, WeightedSum) else (reward,)
     return next((part for part in parts if isinstance(part, CLIPScore) and part.name == _full_name(name)), None)
 
 
-def _load_clip(name: str, device: torch.device | str) -> "CLIPScore":
-    from b2diffurl.rewards.clip import CLIPScore
-
+def _load_clip(name: str, device: torch.device | str) -> CLIPScore:
     return CLIPScore(_full_name(name).removeprefix("clip:"), device=device)
 
 
 def _full_name(name: str) -> str:
-    from b2diffurl.rewards.clip import VIT_H_14
-
     return f"clip:{VIT_H_14}" if name == "clip" else name
 
 
@@ -152,7 +144,7 @@ class EmojiJudge:
 
     metrics = ("clip_score", "scene_accuracy", "style_entropy", "inception_score")
 
-    def __init__(self, clip: "CLIPScore") -> None:
+    def __init__(self, clip: CLIPScore) -> None:
         self._clip = clip
         self._oracle: SceneOracle = load_oracle()
 
@@ -176,7 +168,7 @@ class CLIPJudge:
 
     metrics = ("clip_score", "inception_score")
 
-    def __init__(self, clip: "CLIPScore") -> None:
+    def __init__(self, clip: CLIPScore) -> None:
         self._clip = clip
 
     def __call__(self, images: Float[Tensor, "B 3 H W"], prompts: Sequence[str]) -> dict[str, float]:

@@ -41,7 +41,7 @@ _LEFT_OUT: dict[str, dict[str, object]] = {
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Parts:
+class ModelComponents:
     """The components of a model.
 
     Attributes:
@@ -61,7 +61,7 @@ class Parts:
     has_safety_checker: bool
 
 
-def load_parts(source: ModelSource | str, *, device: torch.device | str, memory: Memory) -> Parts:
+def load_components(source: ModelSource | str, *, device: torch.device | str, memory: Memory) -> ModelComponents:
     """Load a model.
 
     Args:
@@ -82,7 +82,7 @@ def load_parts(source: ModelSource | str, *, device: torch.device | str, memory:
         raise UserError(f"model {source.name!r} could not be loaded: {first_lines(error)}.") from error
     _check_unet(pipe, source.name)
     pipe.to(device, silence_dtype_warnings=True)
-    return Parts(
+    return ModelComponents(
         unet=pipe.unet,
         vae=pipe.vae,
         text=_text(pipe),

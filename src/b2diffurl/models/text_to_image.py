@@ -19,7 +19,7 @@ from b2diffurl.models.adapted_unet import AdaptedUNet
 from b2diffurl.models.fp16_backward import backward_in_range
 from b2diffurl.models.memory import Memory, decode_batch_size
 from b2diffurl.models.model_source import ModelSource
-from b2diffurl.models.pipeline import Parts, latent_size, load_parts, load_tokenizers, vae_scale_factor
+from b2diffurl.models.pipeline import ModelComponents, latent_size, load_components, load_tokenizers, vae_scale_factor
 from b2diffurl.models.text import TextConditioning, check_prompts
 
 __all__ = ["SAFETY_CHECKER_NOTE", "TextToImageModel", "check_prompts", "load_tokenizers"]
@@ -39,7 +39,7 @@ class TextToImageModel(AdaptedUNet):
         negative_prompt: prompt of the unconditional half of guidance; "" for none.
     """
 
-    def __init__(self, parts: Parts, *, model: str, memory: Memory, negative_prompt: str) -> None:
+    def __init__(self, parts: ModelComponents, *, model: str, memory: Memory, negative_prompt: str) -> None:
         super().__init__(parts.unet, pipeline=parts.pipeline, name=model)
         self.vae = parts.vae
         self.has_safety_checker = parts.has_safety_checker
@@ -79,8 +79,8 @@ class TextToImageModel(AdaptedUNet):
             UserError: the model is missing or not supported, or the negative prompt is too long for it.
         """
         source = ModelSource.of(model)
-        parts = load_parts(source, device=device, memory=memory)
-        return cls(parts, model=source.name, memory=memory, negative_prompt=negative_prompt)
+        components = load_components(source, device=device, memory=memory)
+        return cls(components, model=source.name, memory=memory, negative_prompt=negative_prompt)
 
     @property
     def device(self) -> torch.device:

@@ -60,8 +60,8 @@ def _public_reward(run: Run) -> str:
     """Return the reward without paths and addresses of this host."""
     terms: list[str] = []
     for term in parse_reward(run.reward):
-        argument = {"remote": "", "own": Path(term.name).name}.get(term.kind, public_name(term.rest))
-        name = ":".join(word for word in ("" if term.kind == "own" else term.kind, argument) if word)
+        argument = {"remote": "", "custom": Path(term.name).name}.get(term.kind, public_name(term.rest))
+        name = ":".join(word for word in ("" if term.kind == "custom" else term.kind, argument) if word)
         terms.append(name if term.weight == 1 else f"{term.weight:g}*{name}")
     return " + ".join(terms).replace(" + -", " - ")
 

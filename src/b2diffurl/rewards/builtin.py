@@ -23,7 +23,7 @@ BUILTIN_MODULES = {
     "bert": "b2diffurl.rewards.bert.reward",
     "remote": "b2diffurl.rewards.remote.client",
 }
-CUSTOM = "own"
+CUSTOM = "custom"
 _CUSTOM_MODULE = "b2diffurl.rewards.custom"
 
 

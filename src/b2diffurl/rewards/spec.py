@@ -33,7 +33,7 @@ class Term:
 
     @property
     def kind(self) -> str:
-        """The kind of a built-in reward, such as "clip", or "own" for a custom reward."""
+        """The kind of a built-in reward, such as "clip", or "custom" for a custom reward."""
         kind = self.name.partition(":")[0]
         return kind if kind in BUILTIN_MODULES else CUSTOM
 

@@ -1,4 +1,4 @@
-"""A probe as a table, a plot, an image grid and a JSON file."""
+"""A probe as a plot, an image grid and a JSON file."""
 
 import json
 from collections.abc import Callable
@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
-from rich.table import Table
 
 from b2diffurl.analysis.probe.measure import Probe
 from b2diffurl.analysis.probe.suggest import Suggestion
@@ -19,24 +18,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _LEAST_PIXELS = 96
-
-
-def table(probe: Probe) -> Table:
-    """Return a table with one row per interval length."""
-    names = list(probe.rows[0].differ)
-    heads = ["tau", "std within", "between", *(f"pairs, K={num}" for num in _shown(probe)), "distance"]
-    out = Table(
-        *heads,
-        *(f"differ in {name}" for name in names),
-        title=f"{probe.num_trunks} trunks, {probe.num_branches} branches each, over the last tau steps",
-        caption="std: of the reward within and between branch groups; pairs and differ: fraction of groups; "
-        "distance: of images within groups",
-    )
-    for row in probe.rows:
-        cells = [f"{row.std_within:.3g}", f"{row.std_between:.3g}"]
-        cells += [f"{row.pair_fraction[num]:.2f}" for num in _shown(probe)] + [f"{row.distance:.3f}"]
-        out.add_row(str(row.interval_length), *cells, *(f"{row.differ[name]:.2f}" for name in names))
-    return out
 
 
 def write_probe(probe: Probe, suggestion: Suggestion | None, folder: Path) -> None:
@@ -60,7 +41,8 @@ def _enlarged(image: Image.Image) -> Image.Image:
     return image.resize((factor * image.width, factor * image.height), Image.Resampling.NEAREST)
 
 
-def _shown(probe: Probe) -> list[int]:
+def shown_numbers(probe: Probe) -> list[int]:
+    """Return the numbers of branches that tables and plots show."""
     return sorted({2, min(4, probe.num_branches), probe.num_branches})
 
 
@@ -85,7 +67,7 @@ def _plot_stds(axes: "Axes", *, probe: Probe) -> None:
 
 def _plot_fractions(axes: "Axes", *, probe: Probe) -> None:
     lengths = [row.interval_length for row in probe.rows]
-    for num in _shown(probe):
+    for num in shown_numbers(probe):
         axes.plot(lengths, [row.pair_fraction[num] for row in probe.rows], "o-", label=f"gives a pair, K={num}")
     for name in probe.rows[0].differ:
         axes.plot(lengths, [row.differ[name] for row in probe.rows], ":", label=f"differs in {name}")
