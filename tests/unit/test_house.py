@@ -232,7 +232,6 @@ def test_the_command_prints_every_figure(
     assert any(line.startswith(code) and "upward imports" in line for line in printed.splitlines())
 
 
-@pytest.mark.xfail(strict=False, reason="being rebuilt")
 def test_the_package_keeps_all_limits() -> None:
     layers = house.read_layers((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     figures = house.measure(house.read_modules(ROOT / "src"), layers)
