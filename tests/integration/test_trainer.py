@@ -288,7 +288,8 @@ def test_network_evaluations_are_those_that_the_unet_sees(
     tmp_path: Path, small_run: MakeRun, prompts_file: Path, kl_to_reference: bool
 ) -> None:
     """Counted where they happen: latents in every forward pass; guidance counts twice."""
-    run = small_run(prompts=str(prompts_file), num_rounds=1, logging=Logging(num_samples=2, kl_to_reference=kl_to_reference))
+    logging = Logging(num_samples=2, kl_to_reference=kl_to_reference)
+    run = small_run(prompts=str(prompts_file), num_rounds=1, logging=logging)
     run = replace(run, sampler=replace(run.sampler, guidance_scale=2.0))
     directory = RunDirectory(tmp_path / "run")
     trainer = Trainer(resolve(run, own_reward=True), directory=directory, reward=brightness)

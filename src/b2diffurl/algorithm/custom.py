@@ -86,7 +86,7 @@ def _delegating_property(name: str, default: Any) -> property:
         instance = self.instance()
         if hasattr(instance, name):
             return getattr(instance, name)
-        return default.fget(self) if isinstance(default, property) else default
+        return default.__get__(self) if isinstance(default, property) else default
 
     return property(get, doc=default.__doc__)
 
