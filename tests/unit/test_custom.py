@@ -56,6 +56,32 @@ def test_it_fits_its_interface_and_delegates_every_member(cls: type[Any], interf
         assert member("a", b=3) == (name, 2.0, ("a",), {"b": 3})
 
 
+class Bare:
+    """A schedule and an advantage that lack what the interfaces give by default."""
+
+    num_past_rounds = 0
+
+    def interval_length(self, *arguments: Any, **options: Any) -> int: ...
+
+    def normalize(self, *arguments: Any, **options: Any) -> Any: ...
+
+    def metrics(self, **options: Any) -> dict[str, int]: ...
+
+
+class Halved(Bare):
+    tau_last = 2
+
+    def clip(self, advantages: float) -> float:
+        return advantages / 2
+
+
+def test_a_class_that_lacks_a_default_has_that_of_the_interface() -> None:
+    bare, halved = (CustomAdvantage(name=f"{__name__}:{name}") for name in ("Bare", "Halved"))
+    assert (bare.clip(9.0), halved.clip(9.0)) == (9.0, 4.5)  # pyright: ignore[reportArgumentType]
+    schedules = [CustomSchedule(name=f"{__name__}:{name}") for name in ("Bare", "Halved")]
+    assert [schedule.tau_last for schedule in schedules] == [0, 2]
+
+
 def test_options_of_other_types_are_other_instances() -> None:
     """1 == 1.0 == True, but a class may distinguish them."""
     for scale in (1, 1.0, True):

@@ -19,6 +19,7 @@ from b2diffurl.plugins import find_named
 Option = bool | int | float | str
 C = TypeVar("C", bound="type[Custom]")
 _OPTIONAL = ("check",)
+_DEFAULTED = ("clip", "tau_last")  # a class that lacks one gets the interface's
 _INHERITABLE = ("needs", "metrics", "num_past_rounds")
 
 
@@ -74,22 +75,29 @@ def _delegating(cls: C) -> C:
     for name in _members(cls.interface):
         member = vars(cls.interface)[name]
         make = _delegating_method if callable(member) else _delegating_property
-        setattr(cls, name, make(name, member.__doc__))
+        setattr(cls, name, make(name, member))
     abc.update_abstractmethods(cls)
     return cls
 
 
-def _delegating_method(name: str, doc: str | None) -> Callable[..., Any]:
+def _delegating_method(name: str, member: Any) -> Callable[..., Any]:
     def method(self: Custom, *arguments: Any, **options: Any) -> Any:
-        return getattr(self.instance(), name)(*arguments, **options)
+        instance = self.instance()
+        own = getattr(instance, name, None)
+        return own(*arguments, **options) if own is not None else member(instance, *arguments, **options)
 
     method.__name__ = name
-    method.__doc__ = doc
+    method.__doc__ = member.__doc__
     return method
 
 
-def _delegating_property(name: str, doc: str | None) -> property:
-    return property(lambda self: getattr(self.instance(), name), doc=doc)
+def _delegating_property(name: str, member: Any) -> property:
+    def value(self: Custom) -> Any:
+        instance = self.instance()
+        is_property = isinstance(member, property) and member.fget is not None
+        return getattr(instance, name, member.fget(instance) if is_property else member)
+
+    return property(value, doc=member.__doc__)
 
 
 def _members(interface: type) -> list[str]:
@@ -143,7 +151,8 @@ def _make(kind: str, interface: type, name: str, options: tuple[tuple[str, Optio
         instance = cls(**arguments)
     except TypeError as error:
         raise UserError(f"{kind} {name!r} does not accept the options {arguments}: {error}.") from error
-    missing = [member for member in _members(interface) if _is_missing(instance, member, interface)]
+    required = [member for member in _members(interface) if member not in _DEFAULTED]
+    missing = [member for member in required if _is_missing(instance, member, interface)]
     if missing:
         raise UserError(
             f"{kind} {name!r} lacks {', '.join(missing)}; let the class inherit from "

@@ -56,6 +56,10 @@ class Normalizer(Protocol):
         """
         ...
 
+    def clip(self, advantages: Float[Tensor, "G K"]) -> Float[Tensor, "G K"]:
+        """Return the advantages to train on; the selection compares those of `normalize`. By default they are equal."""
+        return advantages
+
     def check(self, *, num_branches: int) -> None:
         """Raise UserError if the normalizer cannot be used with this number of branches."""
 

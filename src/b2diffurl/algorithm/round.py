@@ -118,7 +118,7 @@ class RoundResult:
         interval_length: number of denoising steps in the interval.
         prompts: one per branch group.
         sampled: scores, costs and seconds of sampling, over all ranks.
-        advantages: the normalized rewards.
+        advantages: the normalized rewards, not clipped.
         selection: the trajectories that were trained on.
         update: what the update did.
     """
@@ -175,10 +175,11 @@ def run_round(
         trajectories, own = _collect(chunks, scorer, round_number)
     sampled = Sampled.join(ranks.gather(own))
     state.monitor.check_scores(sampled.scores, round_number=round_number)
-    # Normalized rewards (appendix D.1), then the best and the worst of each branch group (Eq. 5).
+    # Normalized rewards (appendix D.1), then the best and the worst of each branch group (Eq. 5); only then clipped.
     advantages = state.history.normalize(sampled.scores.rewards, prompts)
     selection = strategy.selector.select(advantages, prompts)
-    selected = _gather_selected(trajectories, advantages, selection, shard=shard, ranks=ranks)
+    clipped = state.history.normalizer.clip(advantages)
+    selected = _gather_selected(trajectories, clipped, selection, shard=shard, ranks=ranks)
     # The objective on the interval of the selected trajectories (Eq. 6 for DDPO).
     updated = update.optimize(selected, seed=strategy.seed, round_number=round_number)
     state.monitor.check_update(updated, round_number=round_number)
