@@ -77,7 +77,14 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
         schedule=Adaptive(tau_first=1, least_pair_fraction=1.0, window=2),
         advantage=Branch(),
         objective=DPO(beta=25.0),
-        optimization=Optimization(learning_rate=5e-4, num_minibatches=2, num_inner_epochs=1, step_weights="even"),
+        optimization=Optimization(
+            learning_rate=5e-4,
+            num_minibatches=2,
+            num_inner_epochs=1,
+            step_weights="even",
+            lr_schedule="cosine",
+            warmup_rounds=1,
+        ),
         collapse=Collapse(max_reward_drop=100.0),  # 4 trunks differ a lot
         logging=Logging(num_samples=2),
     )

@@ -8,7 +8,7 @@ component's interface.
 import abc
 from collections.abc import Callable
 from dataclasses import field
-from functools import cache
+from functools import cache, partial
 from typing import Any, ClassVar, Literal, TypeVar
 
 from b2diffurl.algorithm.interfaces import Normalizer, Objective, Schedule, Selector
@@ -83,8 +83,8 @@ def _delegating(cls: C) -> C:
 def _delegating_method(name: str, member: Any) -> Callable[..., Any]:
     def method(self: Custom, *arguments: Any, **options: Any) -> Any:
         instance = self.instance()
-        own = getattr(instance, name, None)
-        return own(*arguments, **options) if own is not None else member(instance, *arguments, **options)
+        call = getattr(instance, name, partial(member, instance))
+        return call(*arguments, **options)
 
     method.__name__ = name
     method.__doc__ = member.__doc__
@@ -94,8 +94,8 @@ def _delegating_method(name: str, member: Any) -> Callable[..., Any]:
 def _delegating_property(name: str, member: Any) -> property:
     def value(self: Custom) -> Any:
         instance = self.instance()
-        is_property = isinstance(member, property) and member.fget is not None
-        return getattr(instance, name, member.fget(instance) if is_property else member)
+        default = member.fget if isinstance(member, property) else None
+        return getattr(instance, name, default(instance) if default else member)
 
     return property(value, doc=member.__doc__)
 

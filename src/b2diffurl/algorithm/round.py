@@ -181,7 +181,8 @@ def run_round(
     clipped = state.history.normalizer.clip(advantages)
     selected = _gather_selected(trajectories, clipped, selection, shard=shard, ranks=ranks)
     # The objective on the interval of the selected trajectories (Eq. 6 for DDPO).
-    updated = update.optimize(selected, seed=strategy.seed, round_number=round_number)
+    rate = update.config.optimization.learning_rate_factor(round_number, num_rounds=strategy.num_rounds)
+    updated = update.optimize(selected, seed=strategy.seed, round_number=round_number, learning_rate_factor=rate)
     state.monitor.check_update(updated, round_number=round_number)
     state.past.append(PastRound(interval_length=interval_length, pair_fraction=len(selection.pairs) / len(prompts)))
     return RoundResult(round_number, interval_length, tuple(prompts), sampled, advantages, selection, updated)

@@ -71,9 +71,18 @@ METRIC_NOTES: dict[str, str] = {
         "element, estimated from the log-ratios of the trained steps. The square root of twice this value is the shift "
         "of a step's mean in standard deviations of its noise. Empty without an update."
     ),
-    "update/num_optimizer_steps": "Optimizer steps of the round, without reverted ones.",
+    "update/num_optimizer_steps": "Optimizer steps of the round, shrunk ones included, reverted ones not.",
     "update/step_reverted": (
         "1 if the trust region reverted the round's last optimizer step and ended the update, otherwise 0."
+    ),
+    "update/step_scale": (
+        "Fraction of the round's last optimizer step that was kept (0 to 1). 1: all of it. Below 1, the trust region "
+        "shrank the step to its border and ended the update; 0: it reverted the step. Often far below 1, the learning "
+        "rate is too large. Empty without an update."
+    ),
+    "optimization/learning_rate": (
+        "Learning rate of the round's optimizer steps: `optimization.learning_rate` times the factor of the warm-up "
+        "and of the schedule."
     ),
     "image/contrast": (
         "Standard deviation of an image's pixel values (0 to 0.5), averaged over the round's images. A steady drift "

@@ -35,6 +35,8 @@ def round_metrics(result: RoundResult, *, reward_queries: int) -> Metrics:
         "policy/kl_to_old": update.kl_to_old,
         "update/num_optimizer_steps": update.num_optimizer_steps,
         "update/step_reverted": int(update.step_reverted),
+        "update/step_scale": update.step_scale,
+        "optimization/learning_rate": update.learning_rate,
         **{f"reward/{name}/mean": float(values.double().mean()) for name, values in sampled.scores.terms.items()},
         "image/contrast": float(sampled.scores.contrast.mean()),
         "network/rollout_evaluations": sampled.num_evaluations,
