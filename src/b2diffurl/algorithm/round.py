@@ -116,6 +116,7 @@ class RoundResult:
     Attributes:
         round_number: the round, counted from 1.
         interval_length: number of denoising steps in the interval.
+        num_trained_steps: number of its steps that are trained.
         prompts: one per branch group.
         sampled: scores, costs and seconds of sampling, over all ranks.
         advantages: the normalized rewards, not clipped.
@@ -125,6 +126,7 @@ class RoundResult:
 
     round_number: int
     interval_length: int
+    num_trained_steps: int
     prompts: tuple[str, ...]
     sampled: Sampled
     advantages: Float[Tensor, "G K"]
@@ -170,6 +172,7 @@ def run_round(
         num_branches=strategy.num_branches,
         noise=NoiseKey(seed=strategy.seed, stream=round_number, first_trunk=shard.start),
         chunk_size=strategy.chunk_size,
+        tau_last=strategy.schedule.tau_last,
     )
     with ranks.fail_together():
         trajectories, own = _collect(chunks, scorer, round_number)
@@ -185,7 +188,10 @@ def run_round(
     updated = update.optimize(selected, seed=strategy.seed, round_number=round_number, learning_rate_factor=rate)
     state.monitor.check_update(updated, round_number=round_number)
     state.past.append(PastRound(interval_length=interval_length, pair_fraction=len(selection.pairs) / len(prompts)))
-    return RoundResult(round_number, interval_length, tuple(prompts), sampled, advantages, selection, updated)
+    num_trained_steps = selected.num_trained_steps
+    return RoundResult(
+        round_number, interval_length, num_trained_steps, tuple(prompts), sampled, advantages, selection, updated
+    )
 
 
 def _collect(chunks: Iterable[RolloutChunk], scorer: Scorer, round_number: int) -> tuple[Trajectories, Sampled]:

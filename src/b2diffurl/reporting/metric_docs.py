@@ -7,8 +7,12 @@ METRIC_NOTES: dict[str, str] = {
     "round": "Training round, counted from 1. A round samples, scores, selects and updates.",
     "reward_queries": "Images scored by the reward so far, the cost axis of the paper.",
     "interval/length": (
-        "Denoising steps trained in this round, counted from the end of the trajectory. "
-        "Backward progressive training increases it up to the sampler's number of steps."
+        "Denoising steps of this round's interval, counted from the end of the trajectory. "
+        "Backward progressive training increases it up to the sampler's number of steps, or to tau_max."
+    ),
+    "interval/num_trained_steps": (
+        "Denoising steps trained in this round: those of the interval without its last tau_last, which are only "
+        "sampled."
     ),
     "interval/pair_fraction": (
         "Selected pairs per branch group. Near 0, either the interval is too short to change the reward, or the policy "

@@ -22,6 +22,7 @@ def round_metrics(result: RoundResult, *, reward_queries: int) -> Metrics:
         "round": result.round_number,
         "reward_queries": reward_queries,
         "interval/length": result.interval_length,
+        "interval/num_trained_steps": result.num_trained_steps,
         "interval/pair_fraction": len(result.selection.pairs) / len(result.prompts),
         "reward/mean": float(rewards.mean()),
         "reward/std": float(rewards.std(correction=0)),
