@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch import Tensor
 
 from b2diffurl.algorithm.custom import CustomAdvantage, CustomObjective, CustomSchedule, CustomSelection
 from b2diffurl.algorithm.interfaces import Normalizer, Objective, Schedule, Selector
@@ -71,13 +73,14 @@ class Bare:
 class Halved(Bare):
     tau_last = 2
 
-    def clip(self, advantages: float) -> float:
+    def clip(self, advantages: Tensor) -> Tensor:
         return advantages / 2
 
 
 def test_a_class_that_lacks_a_default_has_that_of_the_interface() -> None:
     bare, halved = (CustomAdvantage(name=f"{__name__}:{name}") for name in ("Bare", "Halved"))
-    assert (bare.clip(9.0), halved.clip(9.0)) == (9.0, 4.5)  # pyright: ignore[reportArgumentType]
+    nine = torch.full((1, 1), 9.0)
+    assert (float(bare.clip(nine)), float(halved.clip(nine))) == (9.0, 4.5)
     schedules = [CustomSchedule(name=f"{__name__}:{name}") for name in ("Bare", "Halved")]
     assert [schedule.tau_last for schedule in schedules] == [0, 2]
 
