@@ -178,6 +178,7 @@ def update(
     on_progress: Callable[[int], None] = lambda _: None,
     seed: int = 0,
     round_number: int = 7,
+    learning_rate_factor: float = 1.0,
 ) -> Metrics:
     class Progress:
         def phase(self, name: str, total: int) -> None:
@@ -196,7 +197,8 @@ def update(
         progress=Progress(),
     )
     selected = take(sampled, selection, as_pairs=objective.needs.pairs)
-    return metrics_of(whole.optimize(selected, seed=seed, round_number=round_number))
+    result = whole.optimize(selected, seed=seed, round_number=round_number, learning_rate_factor=learning_rate_factor)
+    return metrics_of(result)
 
 
 def metrics_of(result: UpdateResult) -> Metrics:
@@ -209,6 +211,7 @@ def metrics_of(result: UpdateResult) -> Metrics:
         "policy/kl_to_old": result.kl_to_old,
         "update/num_optimizer_steps": result.num_optimizer_steps,
         "update/step_reverted": int(result.step_reverted),
+        "update/step_scale": result.step_scale,
     }
 
 

@@ -302,6 +302,7 @@ def test_an_empty_selection_is_no_update(objective: Objective, sampled: Round) -
         "policy/kl_to_old": None,
         "update/num_optimizer_steps": 0,
         "update/step_reverted": 0,
+        "update/step_scale": None,
     }
 
 

@@ -77,7 +77,14 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
         schedule=Adaptive(tau_first=1, least_pair_fraction=1.0, window=2),
         advantage=Branch(),
         objective=DPO(beta=25.0),
-        optimization=Optimization(learning_rate=5e-4, num_minibatches=2, num_inner_epochs=1, step_weights="even"),
+        optimization=Optimization(
+            learning_rate=5e-4,
+            num_minibatches=2,
+            num_inner_epochs=1,
+            step_weights="even",
+            lr_schedule="cosine",
+            warmup_rounds=1,
+        ),
         collapse=Collapse(max_reward_drop=100.0),  # 4 trunks differ a lot
         logging=Logging(num_samples=2),
     )
@@ -98,6 +105,10 @@ def test_the_run_is_one_that_could_go_wrong(whole: Path) -> None:
     assert lengths[2:] != backward[2:]
     assert {line["interval/growth_reason"] for line in lines[1:]} & {GrowthReason.NO_PAIRS, GrowthReason.SATURATED}
     assert all(line["selection/num_pairs"] == 4 * (line["interval/pair_fraction"] or 0) for line in lines)
+    rates = [line["optimization/learning_rate"] or 0 for line in lines]
+    assert rates[:2] == [2.5e-4, 5e-4]
+    assert rates[1:] == sorted(rates[1:], reverse=True)
+    assert 0 < rates[-1] < 1e-4
     assert sum(bool(line["update/num_optimizer_steps"]) for line in lines) >= 3
     assert all("policy/kl_to_reference" in line for line in lines if line["selection/num_pairs"])
     assert all(note_of(name) for line in lines for name in line)

@@ -9,6 +9,7 @@ from b2diffurl.algorithm.policy import DenoisingPolicy
 from b2diffurl.algorithm.randomness import NoiseKey
 from b2diffurl.algorithm.rollout import RolloutChunk
 from b2diffurl.models.text_to_image import TextToImageModel
+from tests.reference import schedule as twin
 from tests.rounds import flat, ratio_error, sample_all
 
 PROMPTS = ("a bear riding a bike", "a cat playing chess", "a cow washing dishes")
@@ -56,6 +57,25 @@ def test_branches_share_their_trunk_to_the_bit_and_then_differ(policy: TextToIma
         for step in range(1, TAU + 1):
             assert float((members[0, step] - members[1, step]).abs().min(dim=0).values.max()) > 1e-3
     assert not torch.equal(grouped[0, 0, 0], grouped[1, 0, 0])
+
+
+@pytest.mark.parametrize("tau_last", [1, 2, 3])
+def test_an_end_that_is_not_trained_is_sampled_as_ever(policy: TextToImageModel, tau_last: int) -> None:
+    """The images and the recorded steps are equal to the bit; only the records end earlier. Replay equals sampling."""
+    bound_policy = bound(policy, 1.0)
+    whole, ended = (
+        sample_all(bound_policy, PROMPTS, interval_length=TAU, num_branches=K, chunk_size=64, tau_last=end)
+        for end in (0, tau_last)
+    )
+    num_trained = TAU - tau_last
+    assert torch.equal(whole.final_latents, ended.final_latents)
+    steps = twin.trained_steps(TAU, num_inference_steps=NUM_STEPS, tau_last=tau_last)
+    assert ended.trajectories.step_index.tolist() == steps
+    assert ended.trajectories.latents.shape[2] == num_trained + 1
+    assert torch.equal(ended.trajectories.latents, whole.trajectories.latents[:, :, : num_trained + 1])
+    assert torch.equal(ended.trajectories.log_probs, whole.trajectories.log_probs[:, :, :num_trained])
+    assert ended.num_evaluations == whole.num_evaluations
+    assert ratio_error(bound_policy, ended.trajectories, batch_size=9) <= 1e-6
 
 
 @pytest.mark.parametrize("chunk_size", [1, 2, 4, 7])

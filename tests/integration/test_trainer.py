@@ -224,13 +224,13 @@ def test_a_reward_of_the_wrong_shape_stops_the_run(tmp_path: Path, small_run: Ma
         )
 
 
-def wild(small_run: MakeRun, prompts_file: Path, *, max_kl: float, **collapse: int) -> Run:
+def wild(small_run: MakeRun, prompts_file: Path, trust_region: TrustRegion, **collapse: int) -> Run:
     return small_run(
         prompts=str(prompts_file),
         num_rounds=12,
         advantage=PromptHistory(num_rounds=2),
         optimization=Optimization(learning_rate=0.3, num_minibatches=4, num_inner_epochs=2),
-        trust_region=TrustRegion(max_kl=max_kl),
+        trust_region=trust_region,
         collapse=Collapse(**collapse),
     )
 
@@ -238,17 +238,33 @@ def wild(small_run: MakeRun, prompts_file: Path, *, max_kl: float, **collapse: i
 def test_the_trust_region_holds_a_policy_that_would_run_away(
     tmp_path: Path, small_run: MakeRun, prompts_file: Path
 ) -> None:
+    run = wild(small_run, prompts_file, TrustRegion(max_kl=0.5, on_exceed="revert"))
     with pytest.raises(RunStopped, match="left the trust region"):
-        b2diffurl.train(wild(small_run, prompts_file, max_kl=0.5), output=tmp_path / "run", reward=brightness)
+        b2diffurl.train(run, output=tmp_path / "run", reward=brightness)
     kls = [line["policy/kl_to_old"] for line in metrics_of(tmp_path / "run")]
     assert all(kl is None or kl <= 0.5 for kl in kls)
+
+
+def test_steps_that_would_run_away_are_shrunk_and_the_run_goes_on(
+    tmp_path: Path, small_run: MakeRun, prompts_file: Path
+) -> None:
+    run = wild(small_run, prompts_file, TrustRegion(max_kl=1e-3))
+    lines = metrics_of(b2diffurl.train(run, output=tmp_path / "run", reward=brightness))
+    updated = [line for line in lines if line["policy/kl_to_old"] is not None]
+    assert len(lines) == 12
+    assert len(updated) > 6
+    assert all((line["policy/kl_to_old"] or 0) <= 1e-3 for line in updated)
+    assert all((line["update/step_scale"] or 0) < 0.1 for line in updated)
+    assert sum(line["update/step_reverted"] or 0 for line in updated) == 0
 
 
 def test_without_the_trust_region_the_collapse_is_caught(
     tmp_path: Path, small_run: MakeRun, prompts_file: Path
 ) -> None:
     with pytest.raises(RunStopped, match=r"nats per element|mean reward fell|contrast went|not finite|is nan|is inf"):
-        b2diffurl.train(wild(small_run, prompts_file, max_kl=float("inf")), output=tmp_path / "run", reward=brightness)
+        b2diffurl.train(
+            wild(small_run, prompts_file, TrustRegion(max_kl=float("inf"))), output=tmp_path / "run", reward=brightness
+        )
     assert (tmp_path / "run" / "stopped.json").is_file()
 
 

@@ -6,9 +6,7 @@ from collections.abc import Sequence
 Round = Sequence[tuple[str, float]]
 
 
-def advantages(
-    rounds: Sequence[Round], *, num_rounds: int, std_floor: float = 1e-4, max_advantage: float = 5.0
-) -> list[float]:
+def advantages(rounds: Sequence[Round], *, num_rounds: int, std_floor: float = 1e-4) -> list[float]:
     """Advantages of the newest round, given (prompt, reward) of every round, the newest last."""
     newest = len(rounds) - 1
     out = []
@@ -24,42 +22,40 @@ def advantages(
         if len(known) < 2 or std < std_floor:
             out.append(0.0)
             continue
-        advantage = (float(reward) - mean) / std
-        if advantage > max_advantage:
-            advantage = max_advantage
-        if advantage < -max_advantage:
-            advantage = -max_advantage
-        out.append(advantage)
+        out.append((float(reward) - mean) / std)
     return out
 
 
-def batch_advantages(rewards: Sequence[float], *, std_floor: float = 1e-4, max_advantage: float = 5.0) -> list[float]:
+def clipped(values: Sequence[float], *, max_advantage: float) -> list[float]:
+    """The advantages that are trained on, after the selection."""
+    out = []
+    for value in values:
+        if value > max_advantage:
+            out.append(max_advantage)
+        elif value < -max_advantage:
+            out.append(-max_advantage)
+        else:
+            out.append(value)
+    return out
+
+
+def batch_advantages(rewards: Sequence[float], *, std_floor: float = 1e-4) -> list[float]:
     """(r - mean) / std over the whole round."""
     mean = math.fsum(rewards) / len(rewards)
-    return _in_standard_deviations([reward - mean for reward in rewards], std_floor, max_advantage)
+    return _in_standard_deviations([reward - mean for reward in rewards], std_floor)
 
 
-def branch_advantages(
-    rewards: Sequence[float], *, num_branches: int, std_floor: float = 1e-4, max_advantage: float = 5.0
-) -> list[float]:
+def branch_advantages(rewards: Sequence[float], *, num_branches: int, std_floor: float = 1e-4) -> list[float]:
     """(r - mean of the branch group) / std of these differences over the whole round."""
     differences = []
     for first in range(0, len(rewards), num_branches):
         members = rewards[first : first + num_branches]
         mean = math.fsum(members) / num_branches
         differences += [reward - mean for reward in members]
-    return _in_standard_deviations(differences, std_floor, max_advantage)
+    return _in_standard_deviations(differences, std_floor)
 
 
-def _in_standard_deviations(differences: Sequence[float], std_floor: float, max_advantage: float) -> list[float]:
+def _in_standard_deviations(differences: Sequence[float], std_floor: float) -> list[float]:
     """For differences whose mean is 0."""
     std = math.sqrt(math.fsum(value**2 for value in differences) / len(differences))
-    out = []
-    for value in differences:
-        advantage = 0.0 if std < std_floor else value / std
-        if advantage > max_advantage:
-            advantage = max_advantage
-        if advantage < -max_advantage:
-            advantage = -max_advantage
-        out.append(advantage)
-    return out
+    return [0.0 if std < std_floor else value / std for value in differences]

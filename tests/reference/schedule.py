@@ -5,12 +5,22 @@ from fractions import Fraction
 from math import floor
 
 
-def interval_length(i: int, *, num_rounds: int, num_inference_steps: int, tau_first: int) -> int:
-    """tau_i = tau_first + floor(i (T - tau_first + 1) / S), at most T."""
+def interval_length(i: int, *, num_rounds: int, num_inference_steps: int, tau_first: int, tau_max: int = 0) -> int:
+    """tau_i = tau_first + floor(i (T - tau_first + 1) / S), at most T, and at most tau_max unless that is 0."""
     tau = tau_first + floor(Fraction(i * (num_inference_steps - tau_first + 1), num_rounds))
     if tau > num_inference_steps:
-        return num_inference_steps
+        tau = num_inference_steps
+    if tau_max != 0 and tau > tau_max:
+        tau = tau_max
     return tau
+
+
+def trained_steps(tau: int, *, num_inference_steps: int, tau_last: int) -> list[int]:
+    """The steps that are trained, counted from 0 at x_T: the last tau, without the last tau_last of them."""
+    steps = list(range(num_inference_steps))[-tau:]
+    for _ in range(tau_last):
+        steps.pop()
+    return steps
 
 
 def table_length(i: int, rows: Sequence[tuple[int, int]]) -> int:
@@ -31,6 +41,7 @@ def adaptive_lengths(
     tau_first: int,
     window: int,
     least_pair_fraction: Fraction,
+    tau_max: int = 0,
 ) -> list[tuple[int, str]]:
     """Length of each round, and what is found after it: one pair fraction a round."""
     out: list[tuple[int, str]] = []
@@ -39,10 +50,14 @@ def adaptive_lengths(
     for i, fraction in enumerate(pair_fractions):
         here.append(fraction)
         pace = interval_length(
-            i + 1, num_rounds=num_rounds, num_inference_steps=num_inference_steps, tau_first=tau_first
+            i + 1,
+            num_rounds=num_rounds,
+            num_inference_steps=num_inference_steps,
+            tau_first=tau_first,
+            tau_max=tau_max,
         )
         found = "none"
-        if length < num_inference_steps:
+        if length < (num_inference_steps if tau_max == 0 else tau_max):
             if pace > length:
                 found = "scheduled"
             newest = here[-window:]

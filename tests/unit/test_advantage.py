@@ -12,6 +12,7 @@ from torch import Tensor
 
 from b2diffurl.algorithm.advantage import Batch, Branch, PromptHistory, RewardHistory
 from b2diffurl.algorithm.interfaces import Normalizer
+from b2diffurl.algorithm.selection import BestWorst
 from b2diffurl.errors import UserError
 from tests.reference import advantage as twin
 
@@ -25,7 +26,7 @@ def history(**changed: float) -> RewardHistory:
 
 
 def advantages(history: RewardHistory, rewards: Tensor, prompts: Sequence[str], *, num_branches: int = 1) -> Tensor:
-    """Advantages of trajectories in flat order, one prompt per trajectory."""
+    """Advantages, not clipped, of trajectories in flat order, one prompt per trajectory."""
     return history.normalize(rewards.view(-1, num_branches), prompts[::num_branches]).flatten()
 
 
@@ -37,11 +38,28 @@ def once(rewards: Tensor | list[float], *prompts: str) -> list[float]:
 
 @given(rounds=st.lists(ROUND, min_size=1, max_size=6), num_rounds=st.integers(0, 3))
 def test_equals_the_twin_in_every_round(rounds: list[list[tuple[str, float]]], num_rounds: int) -> None:
-    ours = history(num_rounds=num_rounds, max_advantage=1.5)
+    ours = history(num_rounds=num_rounds)
     for number, now in enumerate(rounds, start=1):
         rewards, prompts = torch.tensor([reward for _, reward in now]), [prompt for prompt, _ in now]
-        expected = twin.advantages(rounds[:number], num_rounds=num_rounds, max_advantage=1.5)
+        expected = twin.advantages(rounds[:number], num_rounds=num_rounds)
         assert advantages(ours, rewards, prompts).tolist() == pytest.approx(expected, abs=1e-6)
+
+
+@given(values=st.lists(st.floats(-9, 9, width=32), min_size=1, max_size=12), limit=st.sampled_from([0.5, 1.5, 5.0]))
+def test_clipping_equals_the_twin(values: list[float], limit: float) -> None:
+    for normalizer in (PromptHistory(max_advantage=limit), Batch(max_advantage=limit), Branch(max_advantage=limit)):
+        clipped = normalizer.clip(torch.tensor(values)[:, None]).flatten().tolist()
+        assert clipped == twin.clipped(values, max_advantage=limit)
+
+
+def test_the_best_of_a_group_is_chosen_before_clipping() -> None:
+    """Paper, section 3.3: three first successes after a long history of zeros are not equally good."""
+    ours = RewardHistory(normalizer=PromptHistory(max_advantage=5.0), rounds=[{"p": [0.0] * 400}])
+    got = ours.normalize(torch.tensor([[0.3, 0.9, 0.6, 0.0]]), ["p"])
+    assert BestWorst().select(got, ["p"]).index.tolist() == [[0, 1]]
+    assert ours.normalizer.clip(got)[0, :3].tolist() == [5.0] * 3
+    assert not BestWorst(pos_threshold=25.0).select(got, ["p"]).index.numel()  # thresholds see what is not clipped
+    assert len(BestWorst(pos_threshold=6.0).select(got, ["p"])) == 1
 
 
 @given(now=ROUND)
@@ -86,10 +104,10 @@ def test_a_standard_deviation_on_the_floor_counts() -> None:
     assert advantages(history(std_floor=0.2501), torch.tensor([0.0, 0.5]), ["a cat"] * 2).tolist() == [0.0, 0.0]
 
 
-def test_advantages_are_clipped_on_both_sides() -> None:
+def test_advantages_are_in_standard_deviations_however_many() -> None:
     """One of n rewards differs: it is sqrt(n - 1) standard deviations away."""
-    assert once([0.0] * 35 + [1.0])[-1] == 5.0
-    assert once([0.0] * 35 + [-1.0])[-1] == -5.0
+    assert once([0.0] * 36 + [1.0])[-1] == pytest.approx(6.0)
+    assert once([0.0] * 36 + [-1.0])[-1] == pytest.approx(-6.0)
     assert once([0.0] * 16 + [1.0])[-1] == pytest.approx(4.0)
 
 
@@ -157,19 +175,19 @@ GROUPS = st.integers(2, 4).flatmap(
 def test_batch_equals_the_twin(groups: list[list[float]]) -> None:
     """Whatever the prompts are."""
     rewards = [reward for members in groups for reward in members]
-    ours = RewardHistory(normalizer=Batch(max_advantage=1.5))
+    ours = RewardHistory(normalizer=Batch())
     prompts = [f"a cat, {i % 3}" for i in range(len(rewards))]
     got = advantages(ours, torch.tensor(rewards), prompts, num_branches=len(groups[0]))
-    assert got.tolist() == pytest.approx(twin.batch_advantages(rewards, max_advantage=1.5), abs=1e-6)
+    assert got.tolist() == pytest.approx(twin.batch_advantages(rewards), abs=1e-6)
 
 
 @given(groups=GROUPS)
 def test_branch_equals_the_twin(groups: list[list[float]]) -> None:
     """All of one prompt: groups are told apart by their place."""
     rewards, k = [reward for members in groups for reward in members], len(groups[0])
-    ours = RewardHistory(normalizer=Branch(max_advantage=1.5))
+    ours = RewardHistory(normalizer=Branch())
     got = advantages(ours, torch.tensor(rewards), ["a cat"] * len(rewards), num_branches=k)
-    assert got.tolist() == pytest.approx(twin.branch_advantages(rewards, num_branches=k, max_advantage=1.5), abs=1e-6)
+    assert got.tolist() == pytest.approx(twin.branch_advantages(rewards, num_branches=k), abs=1e-6)
 
 
 @given(groups=GROUPS)
@@ -209,7 +227,8 @@ def test_a_round_has_no_past_and_no_noise_blown_up(config: Batch | Branch) -> No
 def test_rounds_advantages_are_clipped_on_both_sides(config: Batch | Branch, sign: float) -> None:
     rewards = sign * torch.tensor([0.0] * 35 + [1.0])
     got = advantages(RewardHistory(normalizer=config), rewards, ["a cat"] * 36, num_branches=36)
-    assert got[-1] == sign * 5.0
+    assert abs(got[-1]) > 5.9
+    assert config.clip(got[:, None])[-1] == sign * 5.0
 
 
 @pytest.mark.parametrize("config", [PromptHistory(), Batch(), Branch()])

@@ -12,10 +12,10 @@ from b2diffurl.algorithm.update import UpdateResult
 from b2diffurl.errors import RunStopped, UserError
 
 UPDATED = UpdateResult(
-    num_optimizer_steps=8, step_reverted=False, kl_to_old=1e-4, grad_norm=1.0, ratio_max_error=0.0, means={},
-    num_evaluations=0, seconds=1.0,
+    num_optimizer_steps=8, step_scale=1.0, kl_to_old=1e-4, grad_norm=1.0, ratio_max_error=0.0, learning_rate=1e-4,
+    means={}, num_evaluations=0, seconds=1.0,
 )  # fmt: skip
-ALL_REFUSED = replace(UPDATED, step_reverted=True, num_optimizer_steps=0)
+ALL_REFUSED = replace(UPDATED, step_scale=0.0, num_optimizer_steps=0)
 
 
 def scores(rewards: torch.Tensor, images_contrast: float = 0.2) -> Scores:
@@ -110,12 +110,16 @@ def test_a_round_without_an_update_is_no_collapse() -> None:
 def test_rounds_in_a_row_without_an_accepted_step_stop_the_run() -> None:
     watched = watch(max_refused_rounds=2)
     watched.check_update(ALL_REFUSED, round_number=1)
-    watched.check_update(
-        replace(UPDATED, step_reverted=True), round_number=2
-    )  # a later step was taken back: not refused
+    watched.check_update(replace(UPDATED, step_scale=0.0), round_number=2)  # a later step was taken back: not refused
     watched.check_update(ALL_REFUSED, round_number=3)
     with pytest.raises(RunStopped, match="in 2 rounds in a row the first optimizer step left the trust region"):
         watched.check_update(ALL_REFUSED, round_number=4)
+
+
+def test_first_steps_that_are_only_shrunk_go_on() -> None:
+    watched = watch(max_refused_rounds=1)
+    for round_number in range(1, 5):
+        watched.check_update(replace(UPDATED, step_scale=0.1, num_optimizer_steps=1), round_number=round_number)
 
 
 def test_a_watch_through_json_goes_on_as_before() -> None:

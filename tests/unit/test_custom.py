@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch import Tensor
 
 from b2diffurl.algorithm.custom import CustomAdvantage, CustomObjective, CustomSchedule, CustomSelection
 from b2diffurl.algorithm.interfaces import Normalizer, Objective, Schedule, Selector
@@ -54,6 +56,33 @@ def test_it_fits_its_interface_and_delegates_every_member(cls: type[Any], interf
     for name in members(interface):
         member = getattr(custom, name)
         assert member("a", b=3) == (name, 2.0, ("a",), {"b": 3})
+
+
+class Bare:
+    """A schedule and an advantage that lack what the interfaces give by default."""
+
+    num_past_rounds = 0
+
+    def interval_length(self, *arguments: Any, **options: Any) -> int: ...
+
+    def normalize(self, *arguments: Any, **options: Any) -> Any: ...
+
+    def metrics(self, **options: Any) -> dict[str, int]: ...
+
+
+class Halved(Bare):
+    tau_last = 2
+
+    def clip(self, advantages: Tensor) -> Tensor:
+        return advantages / 2
+
+
+def test_a_class_that_lacks_a_default_has_that_of_the_interface() -> None:
+    bare, halved = (CustomAdvantage(name=f"{__name__}:{name}") for name in ("Bare", "Halved"))
+    nine = torch.full((1, 1), 9.0)
+    assert (float(bare.clip(nine)), float(halved.clip(nine))) == (9.0, 4.5)
+    schedules = [CustomSchedule(name=f"{__name__}:{name}") for name in ("Bare", "Halved")]
+    assert [schedule.tau_last for schedule in schedules] == [0, 2]
 
 
 def test_options_of_other_types_are_other_instances() -> None:

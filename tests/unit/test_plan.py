@@ -12,7 +12,7 @@ import b2diffurl
 from b2diffurl.algorithm.collapse import Collapse
 from b2diffurl.algorithm.objectives import DPO
 from b2diffurl.algorithm.rollout import Rollout
-from b2diffurl.algorithm.schedule import Full
+from b2diffurl.algorithm.schedule import Backward, Full
 from b2diffurl.algorithm.selection import All
 from b2diffurl.algorithm.trust_region import TrustRegion
 from b2diffurl.algorithm.update import Optimization
@@ -44,6 +44,17 @@ def test_a_round_counted_by_hand() -> None:
     assert interval_lengths(run) == [14 + i * 7 // 18 for i in range(18)]
 
 
+def test_steps_that_are_not_trained_cost_no_update() -> None:
+    """Of 14 steps 8 are trained; sampling costs what it did."""
+    run, shape = recipe("emoji-quickstart"), model_shape("emoji")
+    whole = round_cost(run, shape, num_interval_steps=14)
+    ended = round_cost(replace(run, schedule=Backward(tau_last=6)), shape, num_interval_steps=14)
+    assert ended.rollout_evaluations == whole.rollout_evaluations
+    assert ended.most_update_evaluations == (128 + 21) * 8
+    assert ended.latent_bytes == 256 * 9 * 4 * 8 * 8 * 4
+    assert interval_lengths(replace(run, schedule=Backward(tau_max=16)))[-1] == 16
+
+
 def test_guidance_and_the_reference_cost_evaluations() -> None:
     run, shape = recipe("emoji-quickstart"), model_shape("emoji")
     plain = round_cost(run, shape, num_interval_steps=14)
@@ -62,8 +73,9 @@ def test_guidance_and_the_reference_cost_evaluations() -> None:
         {"rollout": Rollout(num_branches=1), "schedule": Full(), "selection": All()},
         {"rollout": Rollout(num_branches=2, chunk_size=3), "selection": All(), "objective": DPO()},
         {"selection": All(), "memory": Memory(base_dtype="bfloat16")},
+        {"selection": All(), "schedule": Backward(tau_first=3, tau_last=2, tau_max=4)},
     ],
-    ids=["quickstart", "guided", "vanilla", "dpo", "bfloat16"],
+    ids=["quickstart", "guided", "vanilla", "dpo", "bfloat16", "ended"],
 )
 def test_a_run_counts_what_the_plan_predicts(
     changes: dict[str, object], tmp_path: Path, small_run: Callable[..., Run], prompts_file: Path
@@ -78,6 +90,7 @@ def test_a_run_counts_what_the_plan_predicts(
     for line, length in zip(metrics_of(folder), lengths, strict=True):
         cost = round_cost(run, model_shape("emoji"), num_interval_steps=length)
         assert line["interval/length"] == length
+        assert line["interval/num_trained_steps"] == cost.num_trained_steps == length - run.schedule.tau_last
         assert line["network/rollout_evaluations"] == cost.rollout_evaluations
         exact = isinstance(run.selection, All)
         if exact and not run.objective.needs.pairs:

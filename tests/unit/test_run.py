@@ -96,6 +96,7 @@ def test_numbers_out_of_range_are_refused(changes: dict[str, Any], field: str) -
         (LoRA, "lora", "alpha", 0.0),
         (Optimization, "optimization", "learning_rate", 0.0),
         (Optimization, "optimization", "max_grad_norm", 0.0),
+        (Optimization, "optimization", "warmup_rounds", -1),
         (Optimization, "optimization", "num_inner_epochs", 0),
         (Optimization, "optimization", "num_minibatches", 0),
         (Optimization, "optimization", "micro_batch_size", 0),
@@ -219,6 +220,12 @@ def test_two_updates_of_an_on_policy_objective_are_refused(
         f"objective {objective.use} is on-policy, one optimizer step per round, but optimization."
     )
     assert f"num_inner_epochs x num_minibatches is {num_inner_epochs * num_minibatches}; set both to 1" in message
+
+
+def test_a_warm_up_that_never_ends_is_refused() -> None:
+    message = refusal({"num_rounds": 3, "optimization": Optimization(warmup_rounds=3)})
+    assert message == ("optimization.warmup_rounds is 3 but num_rounds is 3; give fewer warm-up rounds than rounds.")
+    replace(emoji_quickstart(), num_rounds=3, optimization=Optimization(warmup_rounds=2))
 
 
 @pytest.mark.parametrize("objective", [DDPO(), DPO()])

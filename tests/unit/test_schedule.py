@@ -1,6 +1,6 @@
 """Interval lengths against the slow twin."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 
 import pytest
@@ -18,9 +18,13 @@ from tests.reference import schedule as twin
 @given(data=st.data(), num_rounds=st.integers(1, 300), num_steps=st.integers(1, 60))
 def test_backward_equals_the_twin(data: st.DataObject, num_rounds: int, num_steps: int) -> None:
     tau_first = data.draw(st.integers(1, num_steps))
+    tau_max = data.draw(st.just(0) | st.integers(tau_first, num_steps))
     i = data.draw(st.integers(0, 2 * num_rounds))  # past the end too: at most the whole chain
-    got = Backward(tau_first=tau_first).interval_length(i + 1, num_rounds=num_rounds, num_inference_steps=num_steps)
-    assert got == twin.interval_length(i, num_rounds=num_rounds, num_inference_steps=num_steps, tau_first=tau_first)
+    schedule = Backward(tau_first=tau_first, tau_max=tau_max)
+    got = schedule.interval_length(i + 1, num_rounds=num_rounds, num_inference_steps=num_steps)
+    assert got == twin.interval_length(
+        i, num_rounds=num_rounds, num_inference_steps=num_steps, tau_first=tau_first, tau_max=tau_max
+    )
 
 
 @given(data=st.data(), num_rounds=st.integers(1, 100), num_steps=st.integers(1, 30))
@@ -68,6 +72,73 @@ def test_an_interval_without_steps_is_refused(tau_first: int) -> None:
 def test_an_interval_longer_than_the_chain_is_refused() -> None:
     with pytest.raises(UserError, match=r"schedule\.tau_first is 14 but sampler\.num_inference_steps is 10; give"):
         Backward(tau_first=14).check(num_inference_steps=10, num_branches=4)
+
+
+# The end of the interval, and of its growth
+
+
+def test_growth_stops_at_tau_max_and_keeps_its_pace_until_there() -> None:
+    free, stopped = Backward(tau_first=14), Backward(tau_first=14, tau_max=17)
+    lengths = [
+        [schedule.interval_length(i, num_rounds=7, num_inference_steps=20) for i in range(1, 8)]
+        for schedule in (free, stopped)
+    ]
+    assert lengths == [[14, 15, 16, 17, 18, 19, 20], [14, 15, 16, 17, 17, 17, 17]]
+
+
+def test_an_adaptive_interval_at_tau_max_has_no_reason_to_grow() -> None:
+    past = [PastRound(interval_length=17, pair_fraction=0.0)] * 5
+    assert Adaptive(tau_max=17).growth_reason(num_rounds=5, num_inference_steps=20, past=past) is GrowthReason.NONE
+    assert Adaptive(tau_max=18).growth_reason(num_rounds=9999, num_inference_steps=20, past=past) > GrowthReason.NONE
+
+
+@pytest.mark.parametrize("schedule", [Backward(), Full(), Table(rows=((1, 14),)), Adaptive()])
+def test_by_default_the_interval_has_no_end(schedule: Schedule) -> None:
+    assert schedule.tau_last == 0
+
+
+def test_a_schedule_of_a_user_has_no_end_unless_it_gives_one() -> None:
+    class Own(Schedule):
+        def interval_length(self, *_: object, **__: object) -> int:
+            return 3
+
+    class Ended(Own):
+        tau_last = 2  # pyright: ignore[reportIncompatibleMethodOverride]
+
+    assert (Own().tau_last, Ended().tau_last) == (0, 2)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda: Backward(tau_last=14),
+            "tau_last is 14 but tau_first is 14, so that no step would be trained; give",
+        ),
+        (lambda: Adaptive(tau_first=3, tau_last=5), "tau_last is 5 but tau_first is 3, so that no step would be trai"),
+        (lambda: Table(rows=((1, 14), (2, 6)), tau_last=6), "tau_last is 6 but the shortest of rows is 6, so that no"),
+        (lambda: Full(tau_last=10).check(num_inference_steps=10, num_branches=1), "tau_last is 10 but sampler.num_inf"),
+        (lambda: Backward(tau_last=-1), "tau_last is -1; give 0 or more."),
+        (lambda: Backward(tau_max=-1), "tau_max is -1; give 0 or more."),
+        (lambda: Backward(tau_max=13), "tau_max is 13 but tau_first is 14; give at least 14, or 0 for no limit."),
+        (lambda: Adaptive(tau_max=13), "tau_max is 13 but tau_first is 14; give at least 14, or 0 for no limit."),
+        (
+            lambda: Adaptive(tau_max=21).check(num_inference_steps=20, num_branches=4),
+            "tau_max is 21 but sampler.num_inference_steps is 20; give at most 20.",
+        ),
+    ],
+)
+def test_an_end_that_leaves_nothing_is_refused(make: Callable[[], object], message: str) -> None:
+    with pytest.raises(UserError) as refused:
+        make()
+    assert str(refused.value).startswith(f"schedule.{message}")
+    assert str(refused.value).endswith(".")
+
+
+def test_ends_just_inside_are_accepted() -> None:
+    Backward(tau_last=13, tau_max=14).check(num_inference_steps=14, num_branches=4)
+    Table(rows=((1, 14), (2, 6)), tau_last=5)
+    Full(tau_last=9).check(num_inference_steps=10, num_branches=1)
 
 
 # Table
@@ -142,7 +213,8 @@ def test_adaptive_equals_the_twin(
     least: Fraction,
 ) -> None:
     tau_first = data.draw(st.integers(1, num_steps))
-    schedule = Adaptive(tau_first=tau_first, window=window, least_pair_fraction=float(least))
+    tau_max = data.draw(st.just(0) | st.integers(tau_first, num_steps))
+    schedule = Adaptive(tau_first=tau_first, tau_max=tau_max, window=window, least_pair_fraction=float(least))
     got = lengths_of(schedule, [float(fraction) for fraction in fractions], num_inference_steps=num_steps)
     expected = twin.adaptive_lengths(
         fractions,
@@ -151,6 +223,7 @@ def test_adaptive_equals_the_twin(
         tau_first=tau_first,
         window=window,
         least_pair_fraction=least,
+        tau_max=tau_max,
     )
     assert [(length, found.name.lower()) for length, found in got] == expected
 

@@ -15,11 +15,13 @@ from torch import Tensor
 from b2diffurl.algorithm.interfaces import Objective
 from b2diffurl.algorithm.objectives import DDPO
 from b2diffurl.algorithm.records import StepBatch
-from b2diffurl.algorithm.trust_region import TrustRegion
+from b2diffurl.algorithm.trust_region import Snapshot, TrustRegion
 from b2diffurl.algorithm.update import Optimization
 from b2diffurl.diffusion.gaussian import LogProbReduction
 from b2diffurl.errors import RunStopped
 from tests.reference import ddpo as ddpo_twin
+from tests.reference import learning_rate as learning_rate_twin
+from tests.reference import trust_region as trust_region_twin
 from tests.rounds import (
     EVERY,
     NO_REGION,
@@ -32,6 +34,7 @@ from tests.rounds import (
     choose,
     move,
     sample_round,
+    sgd,
     twin_log_prob,
     twin_weights,
     update,
@@ -230,6 +233,7 @@ def test_an_empty_selection_is_a_round_without_an_update(sampled: Round) -> None
         "policy/kl_to_old": None,
         "update/num_optimizer_steps": 0,
         "update/step_reverted": 0,
+        "update/step_scale": None,
     }
 
 
@@ -284,7 +288,7 @@ def test_a_step_out_of_the_trust_region_is_taken_back(num_minibatches: int, redu
         sampled,
         config=Optimization(num_inner_epochs=1, num_minibatches=num_minibatches),
         optimizer=adamw(policy, learning_rate=1.0),
-        trust_region=TrustRegion(max_kl=1e-5),
+        trust_region=TrustRegion(max_kl=1e-5, on_exceed="revert"),
     )
     assert torch.equal(weights(policy), weights(sampled.policy))
     assert metrics["update/step_reverted"] == 1
@@ -302,7 +306,7 @@ def test_steps_within_the_region_stay_and_the_first_one_out_of_it_ends_the_round
             sampled,
             config=config,
             optimizer=adamw(policy, learning_rate=1e-3),
-            trust_region=TrustRegion(max_kl=max_kl),
+            trust_region=TrustRegion(max_kl=max_kl, on_exceed="revert"),
         )
         return weights(policy), metrics
 
@@ -322,6 +326,105 @@ def test_steps_within_the_region_stay_and_the_first_one_out_of_it_ends_the_round
     stayed, metrics = run(2, 1.01 * second["policy/kl_to_old"])
     assert torch.equal(stayed, after_two)
     assert metrics["update/step_reverted"] == 0
+
+
+@pytest.mark.parametrize("micro_batch_size", [5, 64])
+@pytest.mark.parametrize("num_minibatches", [1, 3])
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize("max_kl", [1e-5, 1e-2])
+def test_a_first_step_out_of_the_trust_region_is_shrunk_to_its_border(
+    num_minibatches: int, reduction: LogProbReduction, max_kl: float, micro_batch_size: int
+) -> None:
+    """The weights are the snapshot plus that fraction of the step, and AdamW's state is that after the step."""
+    sampled = sample_round(reduction=reduction)
+
+    def run(trust_region: TrustRegion, num_steps: int) -> tuple[Tensor, Metrics, torch.optim.Optimizer]:
+        policy = sampled.start()
+        optimizer = adamw(policy, learning_rate=0.3)
+        config = Optimization(num_inner_epochs=1, num_minibatches=num_steps, micro_batch_size=micro_batch_size)
+        metrics = update(policy, sampled, config=config, optimizer=optimizer, trust_region=trust_region)
+        return weights(policy), metrics, optimizer
+
+    shrunk, metrics, optimizer = run(TrustRegion(max_kl=max_kl), num_minibatches)
+    scale, kl = metrics["update/step_scale"], metrics["policy/kl_to_old"]
+    assert scale is not None
+    assert kl is not None
+    assert 0 < scale < 1
+    assert 0.7 * max_kl < kl <= max_kl
+    assert metrics["update/step_reverted"] == 0
+    assert metrics["update/num_optimizer_steps"] == 1
+    before = weights(sampled.policy)
+    (steps,) = {int(state["step"]) for state in optimizer.state.values()}
+    assert steps == 1
+    if num_minibatches == 1:
+        full, _, other = run(NO_REGION, 1)
+        torch.testing.assert_close(shrunk, before + scale * (full - before), atol=1e-6, rtol=1e-5)
+        for ours, theirs in zip(optimizer.state.values(), other.state.values(), strict=True):
+            assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+def test_a_later_step_out_of_the_region_is_shrunk_towards_the_step_before(sampled: Round) -> None:
+    def run(num_steps: int, max_kl: float) -> tuple[Tensor, Metrics]:
+        policy = sampled.start()
+        config = Optimization(num_inner_epochs=num_steps, num_minibatches=1)
+        metrics = update(policy, sampled, config=config, trust_region=TrustRegion(max_kl=max_kl))
+        return weights(policy), metrics
+
+    after_one, first = run(1, 1e9)
+    after_two, second = run(2, 1e9)
+    assert first["policy/kl_to_old"] is not None
+    assert second["policy/kl_to_old"] is not None
+    between = (first["policy/kl_to_old"] + second["policy/kl_to_old"]) / 2
+    for num_steps in (2, 5):
+        shrunk, metrics = run(num_steps, between)
+        scale, kl = metrics["update/step_scale"], metrics["policy/kl_to_old"]
+        assert scale is not None
+        assert kl is not None
+        assert 0.3 < scale < 1
+        assert first["policy/kl_to_old"] < kl <= between
+        assert metrics["update/num_optimizer_steps"] == 2
+        torch.testing.assert_close(shrunk, after_one + scale * (after_two - after_one), atol=1e-7, rtol=1e-6)
+    kept, metrics = run(2, 1.01 * second["policy/kl_to_old"])
+    assert torch.equal(kept, after_two)
+    assert metrics["update/step_scale"] == 1
+
+
+@pytest.mark.parametrize("reach", [0.5, 1.0, 3.0, 1e4])
+@pytest.mark.parametrize("start", [0.0, 0.25, 0.9])
+@pytest.mark.parametrize("power", [1.0, 2.0, 6.0])
+@pytest.mark.parametrize("is_known", [True, False])
+def test_containing_a_step_equals_the_twin(reach: float, start: float, power: float, is_known: bool) -> None:
+    """One weight; a KL that grows with the square of its distance, more slowly or faster."""
+
+    def kl_of(weight: float) -> float:
+        return abs(weight) ** power
+
+    parameter = torch.nn.Parameter(torch.tensor([start], dtype=torch.float64))
+    snapshot = Snapshot(torch.optim.SGD([parameter], lr=1.0))
+    with torch.no_grad():
+        parameter.add_(1 - start + reach)
+    kls = {"kl_before": kl_of(start), "kl_after": kl_of(1 + reach)}
+    got = TrustRegion(max_kl=1.0).contain(
+        snapshot,
+        kl_before=kls["kl_before"],
+        kl_after=kls["kl_after"] if is_known else None,
+        measure=lambda: kl_of(float(parameter.detach())),
+    )
+    scale, weight, kl = trust_region_twin.shrink(start, 1 + reach, kl_of, max_kl=1.0)
+    assert got.step_scale == pytest.approx(scale, rel=1e-9)
+    assert float(parameter.detach()) == pytest.approx(weight, rel=1e-9)
+    assert got.kl == pytest.approx(kl, rel=1e-9)
+    assert got.kl <= 1.0
+
+
+@pytest.mark.parametrize("kl", [INF, float("nan")])
+def test_a_step_of_no_finite_kl_is_reverted(kl: float) -> None:
+    parameter = torch.nn.Parameter(torch.ones(1))
+    snapshot = Snapshot(torch.optim.SGD([parameter], lr=1.0))
+    with torch.no_grad():
+        parameter.fill_(kl)
+    got = TrustRegion().contain(snapshot, kl_before=1e-4, kl_after=None, measure=lambda: kl)
+    assert (float(parameter.detach()), got.step_scale, got.kl) == (1.0, 0.0, 1e-4)
 
 
 def test_the_kl_is_that_of_the_twin(sampled: Round) -> None:
@@ -347,6 +450,34 @@ def test_without_a_region_the_kl_is_known_all_the_same(sampled: Round) -> None:
     metrics = update(policy, sampled, optimizer=adamw(policy, learning_rate=1.0), trust_region=NO_REGION)
     assert metrics["policy/kl_to_old"] is not None
     assert metrics["policy/kl_to_old"] > 0.1
+
+
+# The learning rate
+
+
+@pytest.mark.parametrize("lr_schedule", ["constant", "linear", "cosine"])
+@pytest.mark.parametrize(("num_rounds", "warmup_rounds"), [(1, 0), (2, 1), (7, 0), (7, 3), (100, 5)])
+def test_the_learning_rate_is_that_of_torchs_schedulers(
+    lr_schedule: Literal["constant", "linear", "cosine"], num_rounds: int, warmup_rounds: int
+) -> None:
+    config = Optimization(lr_schedule=lr_schedule, warmup_rounds=warmup_rounds)
+    got = [config.learning_rate_factor(i, num_rounds=num_rounds) for i in range(1, num_rounds + 1)]
+    expected = learning_rate_twin.rates(lr_schedule, num_rounds=num_rounds, warmup_rounds=warmup_rounds)
+    assert got == pytest.approx(expected, rel=1e-9)
+    assert all(0 < factor <= 1 for factor in got)  # the last round trains too
+    assert got[warmup_rounds] == 1
+
+
+def test_every_round_sets_the_rate_from_the_first_one(sampled: Round) -> None:
+    """A factor is one of the optimizer's own rate and not of the last round's."""
+    policy, other = sampled.start(), sampled.start()
+    optimizer = sgd(policy)
+    update(policy, sampled, optimizer=optimizer, learning_rate_factor=0.0)
+    assert torch.equal(weights(policy), weights(sampled.policy))
+    update(policy, sampled, optimizer=optimizer, learning_rate_factor=0.5)
+    update(other, sampled, optimizer=torch.optim.SGD(other.parameters(), lr=0.5))
+    assert torch.equal(weights(policy), weights(other))
+    assert optimizer.param_groups[0]["lr"] == 0.5
 
 
 # Numbers that are not finite

@@ -6,9 +6,8 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Le
 
-from b2diffurl.algorithm.interfaces import Schedule
 from b2diffurl.algorithm.records import PastRound
-from b2diffurl.algorithm.schedule import Backward, Length, check_length
+from b2diffurl.algorithm.schedule import GrowingInterval
 from b2diffurl.config import PositiveInt, settings
 from b2diffurl.errors import UserError
 
@@ -23,7 +22,7 @@ class GrowthReason(IntEnum):
 
 
 @settings(table="schedule")
-class Adaptive(Schedule):
+class Adaptive(GrowingInterval):
     """Like `Backward`, but earlier where the current interval has little left to teach (ours).
 
     The criterion is the mean pair fraction over the last `window` rounds at the current interval length (fewer, if it
@@ -31,20 +30,22 @@ class Adaptive(Schedule):
 
     1. that mean is below `least_pair_fraction`: the members of most groups no longer differ. The reason is SATURATED if
        an earlier round at this length was above it, otherwise NO_PAIRS;
-    2. `Backward` with the same tau_first would be longer by now: SCHEDULED.
+    2. `Backward` with the same settings would be longer by now: SCHEDULED.
 
-    The interval is never shorter than `Backward`'s, even where that grows by several steps at once. The rule is a
-    function of the completed rounds, which a checkpoint keeps, so a resumed run decides as an uninterrupted one.
+    At tau_max it stops growing. The interval is never shorter than `Backward`'s, even where that grows by several steps
+    at once. The rule is a function of the completed rounds, which a checkpoint keeps, so a resumed run decides as an
+    uninterrupted one.
 
     Attributes:
-        use: name of the schedule.
+        tau_last: number of last steps that are sampled but not trained, below tau_first.
         tau_first: length of the first interval, 1 to T.
+        tau_max: length at which the growth stops, tau_first to T; 0 for T.
+        use: name of the schedule.
         least_pair_fraction: pair fraction below which the interval grows, 0 to 1.
         window: number of rounds that are averaged.
     """
 
     use: Literal["adaptive"] = "adaptive"
-    tau_first: Length = 14
     least_pair_fraction: Annotated[float, Ge(0), Le(1)] = 0.5
     window: PositiveInt = 2
 
@@ -52,9 +53,7 @@ class Adaptive(Schedule):
         self, round_number: int, *, num_rounds: int, num_inference_steps: int, past: Sequence[PastRound] = ()
     ) -> int:
         """Return the interval length of round `round_number`; without past rounds, the least that it can be."""
-        scheduled = Backward(tau_first=self.tau_first).interval_length(
-            round_number, num_rounds=num_rounds, num_inference_steps=num_inference_steps
-        )
+        scheduled = self.backward_length(round_number, num_rounds=num_rounds, num_inference_steps=num_inference_steps)
         if not past:
             return scheduled
         assert len(past) == round_number - 1
@@ -68,16 +67,14 @@ class Adaptive(Schedule):
         >>> Adaptive().growth_reason(num_rounds=100, num_inference_steps=20, past=past)
         <GrowthReason.SATURATED: 2>
         """
-        if not past or past[-1].interval_length >= num_inference_steps:
+        if not past or past[-1].interval_length >= self.longest(num_inference_steps):
             return GrowthReason.NONE
         length = past[-1].interval_length
         fractions = [done.pair_fraction for done in past if done.interval_length == length]
         recent = fractions[-self.window :]
         if sum(recent) / len(recent) < self.least_pair_fraction:
             return GrowthReason.SATURATED if max(fractions) >= self.least_pair_fraction else GrowthReason.NO_PAIRS
-        scheduled = Backward(tau_first=self.tau_first).interval_length(
-            len(past) + 1, num_rounds=num_rounds, num_inference_steps=num_inference_steps
-        )
+        scheduled = self.backward_length(len(past) + 1, num_rounds=num_rounds, num_inference_steps=num_inference_steps)
         return GrowthReason.SCHEDULED if scheduled > length else GrowthReason.NONE
 
     def metrics(self, *, num_rounds: int, num_inference_steps: int, past: Sequence[PastRound]) -> dict[str, int]:
@@ -87,7 +84,7 @@ class Adaptive(Schedule):
 
     def check(self, *, num_inference_steps: int, num_branches: int) -> None:
         """Raise UserError if the interval is longer than the chain, or if there are no branch groups to have pairs."""
-        check_length("tau_first", self.tau_first, num_inference_steps)
+        GrowingInterval.check(self, num_inference_steps=num_inference_steps, num_branches=num_branches)
         if num_branches < 2:
             raise UserError(
                 "rollout.num_branches is 1 but schedule adaptive depends on the pairs of branch groups; "

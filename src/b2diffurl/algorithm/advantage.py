@@ -24,21 +24,25 @@ PastRewards = Sequence[dict[str, list[float]]]
 
 @settings(table="advantage")
 class ScaledDifferences(Normalizer):
-    """What all normalizers here share: differences in units of a standard deviation, clipped.
+    """What all normalizers here share: differences in units of a standard deviation, clipped after the selection.
 
     Attributes:
         std_floor: a smaller standard deviation gives advantage 0; in the reward's unit.
-        max_advantage: advantages are clipped to plus and minus this.
+        max_advantage: the advantages that are trained on are clipped to plus and minus this.
     """
 
     std_floor: Annotated[float, Gt(0)] = 1e-4
     max_advantage: Annotated[float, Gt(0)] = 5.0
 
     def scaled(self, differences: Tensor, std: Tensor) -> Tensor:
-        """Divide by the standard deviation and clip; 0 where that is below the floor."""
+        """Divide by the standard deviation; 0 where that is below the floor."""
         if not float(std) >= self.std_floor:
             return torch.zeros_like(differences)
-        return (differences / std).clamp(-self.max_advantage, self.max_advantage)
+        return differences / std
+
+    def clip(self, advantages: Float[Tensor, "G K"]) -> Float[Tensor, "G K"]:
+        """Clip to plus and minus `max_advantage`."""
+        return advantages.clamp(-self.max_advantage, self.max_advantage)
 
 
 @settings(table="advantage")
@@ -47,7 +51,7 @@ class PromptHistory(ScaledDifferences):
 
     Attributes:
         std_floor: a prompt whose rewards have a smaller standard deviation gets advantage 0; in the reward's unit.
-        max_advantage: advantages are clipped to plus and minus this.
+        max_advantage: the advantages that are trained on are clipped to plus and minus this.
         use: name of the normalizer.
         num_rounds: H, past rounds whose rewards count besides this round's; 8 in the reference run.
     """
@@ -79,7 +83,7 @@ class Batch(ScaledDifferences):
 
     Attributes:
         std_floor: a round whose rewards have a smaller standard deviation gets advantages 0; in the reward's unit.
-        max_advantage: advantages are clipped to plus and minus this.
+        max_advantage: the advantages that are trained on are clipped to plus and minus this.
         use: name of the normalizer.
     """
 
@@ -105,7 +109,7 @@ class Branch(ScaledDifferences):
 
     Attributes:
         std_floor: a round whose differences have a smaller standard deviation gets advantages 0; in the reward's unit.
-        max_advantage: advantages are clipped to plus and minus this.
+        max_advantage: the advantages that are trained on are clipped to plus and minus this.
         use: name of the normalizer.
     """
 
@@ -151,7 +155,7 @@ class RewardHistory:
             prompts: one per branch group.
 
         Returns:
-            Advantages, float32.
+            Advantages, float32, not clipped: `normalizer.clip` is for those that are trained on.
         """
         rewards = rewards.to(torch.float64)
         advantages = self.normalizer.normalize(rewards, prompts, past=self.rounds)

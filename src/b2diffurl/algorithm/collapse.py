@@ -29,7 +29,8 @@ class Collapse:
         max_reward_drop: how far the mean reward may fall below the best round's, in standard deviations over the images
             of the first round whose rewards differ.
         max_contrast_factor: factor by which the images' mean contrast may grow or shrink relative to the first round.
-        max_refused_rounds: number of rounds in a row in which the trust region may revert the first optimizer step.
+        max_refused_rounds: number of rounds in a row in which the trust region may revert the first optimizer step, not
+            only shrink it.
     """
 
     max_kl: Annotated[float, Gt(0)] = 0.02
@@ -90,7 +91,7 @@ class CollapseMonitor:
         """Check how far a round's update moved the policy.
 
         Raises:
-            RunStopped: the KL exceeds max_kl, or every step was reverted for max_refused_rounds rounds.
+            RunStopped: the KL exceeds max_kl, or the first step was reverted for max_refused_rounds rounds in a row.
         """
         kl = update.kl_to_old
         if kl is not None and not kl <= self.config.max_kl:

@@ -18,7 +18,7 @@ from b2diffurl.plugins import find_named
 
 Option = bool | int | float | str
 C = TypeVar("C", bound="type[Custom]")
-_OPTIONAL = ("check", "metrics", "needs", "num_past_rounds")  # the interface has a default
+_OPTIONAL = ("check", "clip", "metrics", "needs", "num_past_rounds", "tau_last")  # the interface has a default
 
 
 @settings

@@ -12,7 +12,12 @@ from b2diffurl.algorithm.records import PastRound, Selection, StepBatch
 
 @runtime_checkable
 class Schedule(Protocol):
-    """Decides how many of the last denoising steps each round trains."""
+    """Decides how long the interval of each round is: the last denoising steps, in which branches differ."""
+
+    @property
+    def tau_last(self) -> int:
+        """Number of steps at the end of the interval that are sampled but not trained, less than its length."""
+        return 0
 
     def interval_length(
         self, round_number: int, *, num_rounds: int, num_inference_steps: int, past: Sequence[PastRound] = ()
@@ -55,6 +60,10 @@ class Normalizer(Protocol):
             past: the rewards of the last rounds by prompt, the newest round last.
         """
         ...
+
+    def clip(self, advantages: Float[Tensor, "G K"]) -> Float[Tensor, "G K"]:
+        """Return the advantages to train on; the selection compares those of `normalize`. By default they are equal."""
+        return advantages
 
     def check(self, *, num_branches: int) -> None:
         """Raise UserError if the normalizer cannot be used with this number of branches."""

@@ -3,7 +3,8 @@
 Noise is keyed by (seed, stream, trunk, branch) and sampled on the CPU in float32, so neither the chunk size nor the
 order of branches changes what is sampled. Nothing here depends on rewards.
 
-Shapes: G trunks, K branches, B trajectories in flight, T denoising steps, tau of them in the interval, n trained.
+Shapes: G trunks, K branches, B trajectories in flight, T denoising steps, tau of them in the interval, n trained: all
+of the interval but the last tau_last, and but steps without noise.
 """
 
 # Tensor.split and Tensor.unflatten have no types.
@@ -45,7 +46,7 @@ class RolloutChunk:
     """G finished branch groups.
 
     Attributes:
-        trajectories: the branches' way through the interval.
+        trajectories: the branches' way through the trained steps.
         final_latents: x_0 of every branch.
         num_evaluations: network evaluations that the chunk took.
     """
@@ -63,6 +64,7 @@ def sample_branches(
     num_branches: int,
     noise: NoiseKey,
     chunk_size: int,
+    tau_last: int = 0,
 ) -> Iterator[RolloutChunk]:
     """Sample K branches from each trunk, chunk by chunk.
 
@@ -73,11 +75,14 @@ def sample_branches(
         num_branches: K >= 1; 1 means no branching.
         noise: key of the noise.
         chunk_size: most trajectories in flight at once; changes results by rounding only.
+        tau_last: number of last steps that are sampled as ever but not recorded, below `interval_length`.
 
     Yields:
         Finished branch groups, in the order of the prompts, as many as fit into a chunk and at least one.
     """
+    assert tau_last < interval_length
     num_trunk_steps = policy.chain.num_steps - interval_length
+    recorded = [i for i in range(num_trunk_steps, policy.chain.num_steps - tau_last) if policy.chain.is_action(i)]
     trunks_per_chunk = max(1, chunk_size // num_branches)
     for first in range(0, len(prompts), trunks_per_chunk):
         chunk = tuple(prompts[first : first + trunks_per_chunk])
@@ -93,18 +98,18 @@ def sample_branches(
                 key,
                 members=members[i : i + chunk_size],
                 interval_length=interval_length,
+                recorded=recorded,
             )
             for i in range(0, len(members), chunk_size)
         ]
         latents, log_probs, final_latents = (
             torch.cat(tensors).unflatten(0, (-1, num_branches)) for tensors in zip(*parts, strict=True)
         )
-        steps = [step for step in range(num_trunk_steps, policy.chain.num_steps) if policy.chain.is_action(step)]
         yield RolloutChunk(
             trajectories=Trajectories(
                 latents=latents,
                 log_probs=log_probs,
-                step_index=torch.tensor(steps, dtype=torch.int64),
+                step_index=torch.tensor(recorded, dtype=torch.int64),
                 prompts=chunk,
             ),
             final_latents=final_latents,
@@ -136,8 +141,13 @@ def _continue_trunks(
     *,
     members: Sequence[tuple[int, int]],
     interval_length: int,
+    recorded: Sequence[int],
 ) -> tuple[Float[Tensor, "B states C H W"], Float[Tensor, "B n"], Float[Tensor, "B C H W"]]:
-    """Denoise the branches (trunk, branch) of `members` to the end; return states, log-probs and x_0."""
+    """Denoise the branches (trunk, branch) of `members` to the end.
+
+    Returns:
+        The states before the recorded steps and after the last one, their log-probs, and x_0.
+    """
     chain, shape = policy.chain, trunks.shape[1:]
     noise = [key.normal(trunk=trunk, branch=branch, num=interval_length, shape=shape) for trunk, branch in members]
     noise = torch.stack(noise).to(trunks.device)
@@ -148,7 +158,7 @@ def _continue_trunks(
     for i, step in enumerate(range(chain.num_steps - interval_length, chain.num_steps)):
         gaussian = policy.step(x, torch.full((len(members),), step), own_conditioning)
         x = gaussian.sample(noise[:, i])
-        if chain.is_action(step):
+        if step in recorded:
             states.append(x)
             log_probs.append(policy.log_prob(gaussian, x))
     stacked = torch.stack(log_probs, dim=1) if log_probs else x.new_empty((len(members), 0))

@@ -116,15 +116,17 @@ class RoundResult:
     Attributes:
         round_number: the round, counted from 1.
         interval_length: number of denoising steps in the interval.
+        num_trained_steps: number of its steps that are trained.
         prompts: one per branch group.
         sampled: scores, costs and seconds of sampling, over all ranks.
-        advantages: the normalized rewards.
+        advantages: the normalized rewards, not clipped.
         selection: the trajectories that were trained on.
         update: what the update did.
     """
 
     round_number: int
     interval_length: int
+    num_trained_steps: int
     prompts: tuple[str, ...]
     sampled: Sampled
     advantages: Float[Tensor, "G K"]
@@ -170,20 +172,26 @@ def run_round(
         num_branches=strategy.num_branches,
         noise=NoiseKey(seed=strategy.seed, stream=round_number, first_trunk=shard.start),
         chunk_size=strategy.chunk_size,
+        tau_last=strategy.schedule.tau_last,
     )
     with ranks.fail_together():
         trajectories, own = _collect(chunks, scorer, round_number)
     sampled = Sampled.join(ranks.gather(own))
     state.monitor.check_scores(sampled.scores, round_number=round_number)
-    # Normalized rewards (appendix D.1), then the best and the worst of each branch group (Eq. 5).
+    # Normalized rewards (appendix D.1), then the best and the worst of each branch group (Eq. 5); only then clipped.
     advantages = state.history.normalize(sampled.scores.rewards, prompts)
     selection = strategy.selector.select(advantages, prompts)
-    selected = _gather_selected(trajectories, advantages, selection, shard=shard, ranks=ranks)
+    clipped = state.history.normalizer.clip(advantages)
+    selected = _gather_selected(trajectories, clipped, selection, shard=shard, ranks=ranks)
     # The objective on the interval of the selected trajectories (Eq. 6 for DDPO).
-    updated = update.optimize(selected, seed=strategy.seed, round_number=round_number)
+    rate = update.config.optimization.learning_rate_factor(round_number, num_rounds=strategy.num_rounds)
+    updated = update.optimize(selected, seed=strategy.seed, round_number=round_number, learning_rate_factor=rate)
     state.monitor.check_update(updated, round_number=round_number)
     state.past.append(PastRound(interval_length=interval_length, pair_fraction=len(selection.pairs) / len(prompts)))
-    return RoundResult(round_number, interval_length, tuple(prompts), sampled, advantages, selection, updated)
+    num_trained_steps = selected.num_trained_steps
+    return RoundResult(
+        round_number, interval_length, num_trained_steps, tuple(prompts), sampled, advantages, selection, updated
+    )
 
 
 def _collect(chunks: Iterable[RolloutChunk], scorer: Scorer, round_number: int) -> tuple[Trajectories, Sampled]:

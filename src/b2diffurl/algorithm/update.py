@@ -31,7 +31,7 @@ from b2diffurl.algorithm.randomness import minibatch_rng
 from b2diffurl.algorithm.records import SelectedTrajectories, StepBatch
 from b2diffurl.algorithm.replay import Replay
 from b2diffurl.algorithm.trust_region import Snapshot, TrustRegion
-from b2diffurl.config import NonNegativeFloat, PositiveFloat, PositiveInt, settings
+from b2diffurl.config import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, settings
 from b2diffurl.distributed import Ranks
 from b2diffurl.errors import RunStopped
 
@@ -41,7 +41,10 @@ class Optimization:
     """AdamW and how a round's data is cut; defaults of the reference run unless a line says "ours".
 
     Attributes:
-        learning_rate: AdamW learning rate.
+        learning_rate: AdamW learning rate, before the schedule.
+        lr_schedule: "constant", as in the paper, or a decrease after the warm-up by torch's "linear" or "cosine" rule,
+            to 0 at the end of the last round, which itself still trains.
+        warmup_rounds: W rounds in which the rate rises linearly; 1/(W + 1) of it in round 1, all of it in round W + 1.
         betas: AdamW betas.
         weight_decay: AdamW weight decay.
         max_grad_norm: gradients are scaled down to this norm.
@@ -54,6 +57,8 @@ class Optimization:
     """
 
     learning_rate: PositiveFloat = 1e-4
+    lr_schedule: Literal["constant", "linear", "cosine"] = "constant"
+    warmup_rounds: NonNegativeInt = 0
     betas: tuple[Annotated[float, Ge(0), Lt(1)], Annotated[float, Ge(0), Lt(1)]] = (0.9, 0.999)
     weight_decay: NonNegativeFloat = 1e-4
     max_grad_norm: Annotated[float, Gt(0)] = 1.0
@@ -61,6 +66,25 @@ class Optimization:
     num_minibatches: PositiveInt = 4
     micro_batch_size: PositiveInt = 64
     step_weights: Literal["equal", "even"] = "equal"
+
+    def learning_rate_factor(self, round_number: int, *, num_rounds: int) -> float:
+        """Return the factor of the learning rate in a round; a function of its arguments alone, for exact resumes.
+
+        >>> schedule = Optimization(lr_schedule="linear", warmup_rounds=1)
+        >>> [schedule.learning_rate_factor(i, num_rounds=5) for i in range(1, 6)]
+        [0.5, 1.0, 0.75, 0.5, 0.25]
+        """
+        num_done = round_number - 1
+        if num_done < self.warmup_rounds:
+            return round_number / (self.warmup_rounds + 1)
+        progress = (num_done - self.warmup_rounds) / (num_rounds - self.warmup_rounds)
+        match self.lr_schedule:
+            case "constant":
+                return 1.0
+            case "linear":
+                return 1 - progress
+            case "cosine":
+                return (1 + math.cos(math.pi * progress)) / 2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,24 +111,32 @@ class UpdateResult:
     """What the update of one round did.
 
     Attributes:
-        num_optimizer_steps: optimizer steps that were kept.
-        step_reverted: whether the trust region reverted a step, which ends the update.
+        num_optimizer_steps: optimizer steps that were kept, in full or in part.
+        step_scale: fraction of the last optimizer step that was kept: 1 in full, below 1 if the trust region shrank it
+            and 0 if it reverted it, which ends the update; None without an update.
         kl_to_old: distance to the policy that sampled, in nats per element; None without an update.
         grad_norm: mean gradient norm before clipping; None without an update.
         ratio_max_error: largest |ratio - 1| between replay and sampling before the first step; None without an update.
+        learning_rate: learning rate of the round's optimizer steps.
         means: mean over the passes of objective/loss, the objective's metrics and policy/kl_to_reference.
         num_evaluations: network evaluations, over all ranks; a forward and backward pass counts as one.
         seconds: duration.
     """
 
     num_optimizer_steps: int
-    step_reverted: bool
+    step_scale: float | None
     kl_to_old: float | None
     grad_norm: float | None
     ratio_max_error: float | None
+    learning_rate: float
     means: dict[str, float]
     num_evaluations: int
     seconds: float
+
+    @property
+    def step_reverted(self) -> bool:
+        """Whether the trust region reverted the last optimizer step."""
+        return self.step_scale == 0
 
 
 @dataclass(kw_only=True, slots=True)
@@ -134,6 +166,23 @@ class _Pass:
             ratio_max_error=max(part.ratio_max_error for part in parts),
             means={name: sum(part.means.get(name, 0.0) for part in parts) for name in names},
         )
+
+
+@dataclass(kw_only=True, slots=True)
+class _Steps:
+    """The optimizer steps of a round so far.
+
+    Attributes:
+        passes: forward and backward passes whose gradient was used, one per step.
+        grad_norms: gradient norm of each step before clipping.
+        kl: distance of the current weights to the policy that sampled, in nats per element.
+        last_scale: fraction of the last step that was kept.
+    """
+
+    passes: list[_Pass] = field(default_factory=list[_Pass])
+    grad_norms: list[float] = field(default_factory=list[float])
+    kl: float = 0.0
+    last_scale: float = 1.0
 
 
 class Update:
@@ -166,69 +215,75 @@ class Update:
         self.progress = progress
         self.parameters: list[Tensor] = [p for group in optimizer.param_groups for p in group["params"]]
 
-    def optimize(self, selected: SelectedTrajectories, *, seed: int, round_number: int) -> UpdateResult:
+    def optimize(
+        self, selected: SelectedTrajectories, *, seed: int, round_number: int, learning_rate_factor: float = 1.0
+    ) -> UpdateResult:
         """Take the optimizer steps of a round; none if nothing was selected.
 
         Args:
             selected: the trajectories to train on.
             seed: seed of the shuffling.
             round_number: the round, counted from 1.
+            learning_rate_factor: factor of the learning rate in this round (`Optimization.learning_rate_factor`).
 
         Raises:
             RunStopped: a log-prob, loss or gradient is not finite; the weights are then those before that step.
         """
-        started, config = time.perf_counter(), self.config.optimization
-        max_kl = self.config.trust_region.max_kl
-        examples = training_examples(selected, as_pairs=self.objective.needs.pairs)
-        queue = self._minibatches(examples, seed, round_number)
-        self.progress.phase("update", examples.numel() * selected.num_trained_steps * config.num_inner_epochs)
-        self.optimizer.zero_grad(set_to_none=True)
-        replay = Replay(self.policy, selected, micro_batch_size=config.micro_batch_size, ranks=self.ranks)
-        replay_error = None
-        if self.config.replay_first and queue:
-            replay_error = replay.take_log_probs(queue[: len(queue) // config.num_inner_epochs])
-        passes: list[_Pass] = []
-        grad_norms: list[float] = []
-        kl, snapshot, step_reverted = 0.0, None, False
+        started, region = time.perf_counter(), self.config.trust_region
+        learning_rate = self._set_learning_rate(learning_rate_factor)
+        queue = self._minibatches(selected, seed, round_number)
+        replay = Replay(
+            self.policy, selected, micro_batch_size=self.config.optimization.micro_batch_size, ranks=self.ranks
+        )
+        replay_error = self._replay_first(replay, queue)
+        steps, snapshot = _Steps(), None
         for minibatch in queue:
             with self.ranks.fail_together():
                 own = self._accumulate_gradient(replay, minibatch, round_number)
             done = _Pass.join(self.ranks.gather(own))
-            moved = replay.kl(done.squares, minibatch)  # what the steps before this one did
-            if not moved <= max_kl:
-                _restore(snapshot, max_kl=max_kl, round_number=round_number)
-                step_reverted = True
+            moved = replay.kl(done.squares, minibatch)  # the result of the steps before this one
+            if not moved <= region.max_kl:
+                # The pass ended as soon as it was outside, so its KL is only a lower bound.
+                _contain(steps, snapshot, region, replay, minibatch, kl_after=None, round_number=round_number)
                 break
-            kl = moved
-            passes.append(done)
+            steps.kl = moved
+            steps.passes.append(done)
             self.ranks.sum_gradients(self.parameters)
             snapshot = Snapshot(self.optimizer)
-            grad_norms.append(self._step(round_number))
+            steps.grad_norms.append(self._step(round_number))
         else:
             if snapshot is not None:
-                moved = replay.measure_kl(queue[-1])  # what the last step did
-                step_reverted = not moved <= max_kl
-                kl = kl if step_reverted else moved
-                if step_reverted:
-                    snapshot.restore()
+                moved = replay.measure_kl(queue[-1])  # the result of the last step
+                if not moved <= region.max_kl:
+                    _contain(steps, snapshot, region, replay, queue[-1], kl_after=moved, round_number=round_number)
+                else:
+                    steps.kl = moved
         self.optimizer.zero_grad(set_to_none=True)
-        if replay_error is None and passes:
-            replay_error = passes[0].ratio_max_error
         return UpdateResult(
-            num_optimizer_steps=len(grad_norms) - step_reverted,
-            step_reverted=step_reverted,
-            kl_to_old=kl if passes else None,
-            grad_norm=float(np.mean(grad_norms)) if grad_norms else None,
-            ratio_max_error=replay_error,
-            means=_mean_over_passes(passes),
+            num_optimizer_steps=len(steps.grad_norms) - (steps.last_scale == 0),
+            step_scale=steps.last_scale if steps.passes else None,
+            kl_to_old=steps.kl if steps.passes else None,
+            grad_norm=float(np.mean(steps.grad_norms)) if steps.grad_norms else None,
+            ratio_max_error=steps.passes[0].ratio_max_error if replay_error is None and steps.passes else replay_error,
+            learning_rate=learning_rate,
+            means=_mean_over_passes(steps.passes),
             num_evaluations=sum(self.ranks.gather(replay.num_evaluations)),
             seconds=time.perf_counter() - started,
         )
 
-    def _minibatches(self, examples: Int[Tensor, "U m"], seed: int, round_number: int) -> list[Int[Tensor, "u m"]]:
+    def _minibatches(self, selected: SelectedTrajectories, seed: int, round_number: int) -> list[Int[Tensor, "u m"]]:
         config, rng = self.config.optimization, minibatch_rng(seed, round_number)
+        examples = training_examples(selected, as_pairs=self.objective.needs.pairs)
+        self.progress.phase("update", examples.numel() * selected.num_trained_steps * config.num_inner_epochs)
         cut = minibatches(examples, num_epochs=config.num_inner_epochs, num_minibatches=config.num_minibatches, rng=rng)
         return list(cut)
+
+    def _replay_first(self, replay: Replay, queue: Sequence[Tensor]) -> float | None:
+        """Begin without gradients, and with the log-probs of a replay if the settings demand it; return its error."""
+        self.optimizer.zero_grad(set_to_none=True)
+        if not (self.config.replay_first and queue):
+            return None
+        return replay.take_log_probs(queue[: len(queue) // self.config.optimization.num_inner_epochs])
 
     def _accumulate_gradient(self, replay: Replay, minibatch: Int[Tensor, "u m"], round_number: int) -> _Pass:
         """Accumulate the gradient over this rank's shard of a minibatch."""
@@ -289,6 +344,12 @@ class Update:
         weights = 1 / self.policy.chain.sensitivity[step_index]
         return (weights / weights.mean()).float()
 
+    def _set_learning_rate(self, factor: float) -> float:
+        """Set the learning rate to a multiple of the optimizer's initial one, as torch's LambdaLR does."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
+        return float(self.optimizer.param_groups[0]["lr"])
+
     def _step(self, round_number: int) -> float:
         """Take one optimizer step; return the gradient norm before clipping."""
         norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, self.config.optimization.max_grad_norm))
@@ -299,15 +360,27 @@ class Update:
         return norm
 
 
-def _restore(snapshot: Snapshot | None, *, max_kl: float, round_number: int) -> None:
-    """Revert the last optimizer step; without one, replay and sampling themselves differ by too much."""
+def _contain(
+    steps: _Steps,
+    snapshot: Snapshot | None,
+    region: TrustRegion,
+    replay: Replay,
+    minibatch: Int[Tensor, "u m"],
+    *,
+    kl_after: float | None,
+    round_number: int,
+) -> None:
+    """Shrink or revert the last optimizer step; without one, replay and sampling themselves differ by too much."""
     if snapshot is None:
         raise RunStopped(
             round_number=round_number,
-            cause=f"replay differs from sampling by more than trust_region.max_kl = {max_kl} nats per element; "
+            cause=f"replay differs from sampling by more than trust_region.max_kl = {region.max_kl} nats per element; "
             "use float32, or raise it.",
         )
-    snapshot.restore()
+    contained = region.contain(
+        snapshot, kl_before=steps.kl, kl_after=kl_after, measure=lambda: replay.measure_kl(minibatch)
+    )
+    steps.kl, steps.last_scale = contained.kl, contained.step_scale
 
 
 def _check_finite(values: Tensor, name: str, steps: Int[Tensor, " M"], round_number: int) -> None:

@@ -103,15 +103,18 @@ class RoundCost:
     """The cost of one round.
 
     Attributes:
-        num_interval_steps: tau, the length of the trained interval.
+        num_interval_steps: tau, the length of the interval.
+        num_trained_steps: number of its steps that are trained.
         trunk_evaluations: evaluations of the UNet on trunks; guidance doubles them.
         branch_evaluations: evaluations on branches.
         most_update_evaluations: evaluations in the update if as many trajectories are selected as possible; a forward
-            and backward pass counts as one, as do the reference and the measurement of the trust region.
-        latent_bytes: stored latents of the interval.
+            and backward pass counts as one, as do the reference and the measurement of the trust region, but not the
+            up to four measurements of one minibatch that shrinking a step takes.
+        latent_bytes: stored latents of the trained steps.
     """
 
     num_interval_steps: int
+    num_trained_steps: int
     trunk_evaluations: int
     branch_evaluations: int
     most_update_evaluations: int
@@ -205,12 +208,14 @@ def round_cost(run: Run, shape: Shape, *, num_interval_steps: int) -> RoundCost:
     last_minibatch = members * (num_examples // max(1, min(optimization.num_minibatches, num_examples)))
     replayed_first = 0 if run.memory.base_dtype == "float32" else selected
     trained = selected * optimization.num_inner_epochs * passes + replayed_first + last_minibatch
-    states = num_trajectories * (num_interval_steps + 1)
+    num_trained_steps = num_interval_steps - run.schedule.tau_last
+    states = num_trajectories * (num_trained_steps + 1)
     return RoundCost(
         num_interval_steps=num_interval_steps,
+        num_trained_steps=num_trained_steps,
         trunk_evaluations=halves * num_trunks * (total - num_interval_steps),
         branch_evaluations=halves * num_trajectories * num_interval_steps,
-        most_update_evaluations=halves * trained * num_interval_steps,
+        most_update_evaluations=halves * trained * num_trained_steps,
         latent_bytes=4 * states * shape.channels * shape.latent_size**2,
     )
 

@@ -72,6 +72,7 @@ def _cost_table(run: Run, shape: Shape) -> Table:
     costs = [round_cost(run, shape, num_interval_steps=length) for length in interval_lengths(run)]
     rows = {
         "interval, steps": [cost.num_interval_steps for cost in costs],
+        "interval, trained steps": [cost.num_trained_steps for cost in costs],
         "trunks": [run.num_trunks] * len(costs),
         "trajectories = reward queries": [run.reward_queries_per_round] * len(costs),
         "UNet evaluations, trunks": [cost.trunk_evaluations for cost in costs],

@@ -7,8 +7,12 @@ METRIC_NOTES: dict[str, str] = {
     "round": "Training round, counted from 1. A round samples, scores, selects and updates.",
     "reward_queries": "Images scored by the reward so far, the cost axis of the paper.",
     "interval/length": (
-        "Denoising steps trained in this round, counted from the end of the trajectory. "
-        "Backward progressive training increases it up to the sampler's number of steps."
+        "Denoising steps of this round's interval, counted from the end of the trajectory. "
+        "Backward progressive training increases it up to the sampler's number of steps, or to tau_max."
+    ),
+    "interval/num_trained_steps": (
+        "Denoising steps trained in this round: those of the interval without its last tau_last, which are only "
+        "sampled."
     ),
     "interval/pair_fraction": (
         "Selected pairs per branch group. Near 0, either the interval is too short to change the reward, or the policy "
@@ -71,9 +75,18 @@ METRIC_NOTES: dict[str, str] = {
         "element, estimated from the log-ratios of the trained steps. The square root of twice this value is the shift "
         "of a step's mean in standard deviations of its noise. Empty without an update."
     ),
-    "update/num_optimizer_steps": "Optimizer steps of the round, without reverted ones.",
+    "update/num_optimizer_steps": "Optimizer steps of the round, shrunk ones included, reverted ones not.",
     "update/step_reverted": (
         "1 if the trust region reverted the round's last optimizer step and ended the update, otherwise 0."
+    ),
+    "update/step_scale": (
+        "Fraction of the round's last optimizer step that was kept (0 to 1). 1: all of it. Below 1, the trust region "
+        "shrank the step to its border and ended the update; 0: it reverted the step. Often far below 1, the learning "
+        "rate is too large. Empty without an update."
+    ),
+    "optimization/learning_rate": (
+        "Learning rate of the round's optimizer steps: `optimization.learning_rate` times the factor of the warm-up "
+        "and of the schedule."
     ),
     "image/contrast": (
         "Standard deviation of an image's pixel values (0 to 0.5), averaged over the round's images. A steady drift "

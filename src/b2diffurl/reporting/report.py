@@ -93,14 +93,17 @@ def _finite(run: RunRecord, metric: str) -> list[float]:
 
 
 def _facts(run: RunRecord) -> str:
-    """List the main settings, and the numbers of rounds without an update or with a reverted step."""
+    """List the main settings, and the numbers of rounds without an update, with a reverted or with a shrunk step."""
     facts = [f"{name} <b>{escape(str(run.settings[name]))}</b>" for name in FACTS if name in run.settings]
     num_idle = _finite(run, "update/num_optimizer_steps").count(0)
     num_reverted = _finite(run, "update/step_reverted").count(1)
+    num_shrunk = sum(0 < scale < 1 for scale in _finite(run, "update/step_scale"))
     if num_idle:
         facts.append(f"{count(num_idle, 'round')} without an update")
     if num_reverted:
         facts.append(f"step reverted by the trust region in {count(num_reverted, 'round')}")
+    if num_shrunk:
+        facts.append(f"step shrunk by the trust region in {count(num_shrunk, 'round')}")
     return "".join(f"<li>{fact}</li>" for fact in facts)
 
 

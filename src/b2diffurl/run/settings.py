@@ -168,6 +168,11 @@ class Run:
         self.selection.check(num_branches=num_branches)
         self.advantage.check(num_branches=num_branches)
         self._check_on_policy()
+        if self.optimization.warmup_rounds >= self.num_rounds:
+            raise UserError(
+                f"optimization.warmup_rounds is {self.optimization.warmup_rounds} but num_rounds is {self.num_rounds}; "
+                "give fewer warm-up rounds than rounds."
+            )
 
     def _check_on_policy(self) -> None:
         updates = self.optimization.num_inner_epochs * self.optimization.num_minibatches
