@@ -37,8 +37,9 @@ lint: $(STAMP) ## Check style, format and import order
 type: $(STAMP) ## Check types
 	$(BIN)/pyright
 
-house: $(STAMP) ## Check the architecture's figures against their limits
+house: $(STAMP) ## Check the architecture's figures against their limits, and ARCHITECTURE.md against the code
 	$(BIN)/python tools/house.py
+	$(BIN)/python tools/architecture.py --check
 
 fmt: $(STAMP) ## Format the code and sort the imports
 	$(BIN)/ruff check --select I --fix

@@ -5,6 +5,7 @@ import importlib
 import pkgutil
 import re
 import shlex
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -14,9 +15,11 @@ from b2diffurl.analysis.study import STUDIES
 from b2diffurl.cli import _COMMANDS, _HELP, main
 from b2diffurl.run.recipes import RECIPES
 from b2diffurl.run.resolve import resolve
+from tools import architecture
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+ARCHITECTURE = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
 MODULES = sorted(
     module.name
@@ -94,3 +97,47 @@ def test_train_commands_of_the_pages_are_accepted(page: str, line: str, as_a_use
 def test_targets_of_links_and_images_exist(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", (ROOT / page).read_text(encoding="utf-8")):
         assert target.startswith("http") or (ROOT / page.parent / target).exists(), target
+
+
+def test_the_architecture_quotes_the_loop() -> None:
+    source = (ROOT / architecture.ROUND).read_text(encoding="utf-8")
+    quoted = architecture.quoted_loop(ARCHITECTURE)
+    assert quoted == architecture.loop(source), "run python tools/architecture.py"
+    assert quoted.startswith("# Backward progressive training")
+    assert textwrap.indent(quoted, "    ") in source
+
+
+def test_the_architecture_names_every_file() -> None:
+    assert architecture.differences(ARCHITECTURE, ROOT) == []
+
+
+def test_a_file_without_a_line_and_a_line_without_a_file_are_listed(tmp_path: Path) -> None:
+    for name in ("__init__.py", "a.py", "deep/__init__.py", "deep/b.py"):
+        path = tmp_path / "src" / "b2diffurl" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    tree = "src/b2diffurl/   # the package\n  a.py   # first\n  deep/  # second\n    b.py # third\n"
+    page = f"## The tree\n\n```\n{tree}```\n"
+    assert architecture.differences(page, tmp_path) == []
+    assert architecture.differences(page.replace("  a.py   # first\n", ""), tmp_path) == [
+        "the tree lacks src/b2diffurl/a.py"
+    ]
+    assert architecture.differences(page.replace("b.py # third", "c.py"), tmp_path) == [
+        "the tree lacks src/b2diffurl/deep/b.py",
+        "src/b2diffurl/deep/c.py does not exist",
+        "src/b2diffurl/deep/c.py has no comment",
+    ]
+
+
+def test_the_loop_is_quoted_anew_where_it_differs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page, source = tmp_path / "ARCHITECTURE.md", tmp_path / architecture.ROUND
+    source.parent.mkdir(parents=True)
+    source.write_text('def run_round():\n    """Doc."""\n    # Why.\n    if 1:\n        return 2\n', encoding="utf-8")
+    before = f"## The loop\n\n```python\nold\n```\n\n## The tree\n\n```\n{architecture.ROUND} # the loop\n```\n"
+    page.write_text(before, encoding="utf-8")
+    assert architecture.main(["--root", str(tmp_path), "--check"]) == 1
+    assert "python tools/architecture.py" in capsys.readouterr().out
+    assert page.read_text(encoding="utf-8") == before
+    assert architecture.main(["--root", str(tmp_path)]) == 0
+    assert page.read_text(encoding="utf-8") == before.replace("old\n", "# Why.\nif 1:\n    return 2\n")
+    assert architecture.main(["--root", str(tmp_path), "--check"]) == 0
