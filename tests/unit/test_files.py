@@ -83,9 +83,7 @@ def test_everything_is_flushed_before_it_is_renamed(tmp_path: Path, monkeypatch:
 
 
 @pytest.mark.parametrize("number", range(1, 6))
-def test_a_replaced_directory_exists_at_any_time(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
-) -> None:
+def test_a_replaced_directory_exists_at_any_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     target = tmp_path / "round_00001"
     with files.replaced_directory(target) as partial:
         (partial / "content").write_text("old", encoding="utf-8")
