@@ -76,8 +76,6 @@ def test_a_failed_start_leaves_no_folder_and_a_started_run_its_files(tmp_path: P
 
 def test_a_folder_that_cannot_be_created_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with (
-        pytest.raises(UserError, match="cannot be written: Not a directory;"),
-        locked(tmp_path / "file" / "x", on_message=print),
-    ):
+    lock = locked(tmp_path / "file" / "x", on_message=print)
+    with pytest.raises(UserError, match="cannot be written: Not a directory;"), lock:
         pass
