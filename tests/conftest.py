@@ -26,6 +26,12 @@ def perturb(policy: TextToImageModel, *, scale: float = 0.02, seed: int = 0) -> 
             parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=scale)
 
 
+@pytest.fixture(autouse=True)
+def no_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave flushing to the system: it takes up to seconds per file on a busy disk, and no test cuts the power."""
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+
+
 @pytest.fixture
 def policy() -> TextToImageModel:
     """The embedded model with an adapter that does something."""

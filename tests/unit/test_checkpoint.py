@@ -96,6 +96,7 @@ def test_an_interrupted_checkpoint_is_ignored_and_rewritten(written: str, tmp_pa
     assert names_in(directory.checkpoints) == ["round_00001", "round_00002"]
     assert names_in(directory.checkpoints / "round_00002") == [
         "adapter.safetensors",
+        "manifest.json",
         "optimizer.safetensors",
         "state.json",
     ]

@@ -10,6 +10,7 @@ from torch import Tensor
 from b2diffurl.algorithm.interfaces import Objective
 from b2diffurl.algorithm.records import StepBatch
 from b2diffurl.cli import main
+from b2diffurl.errors import RunStopped
 
 QUICK = "emoji-quickstart"
 UNBRANCHED = ["train", QUICK, "selection:all", "--rollout.num-branches", "1"]
@@ -253,3 +254,19 @@ def test_a_users_objective_in_a_file_has_its_options_beside_it(
 def test_help_and_version(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(words) == 0
     assert capsys.readouterr().out.strip()
+
+
+@pytest.mark.parametrize("note", ["", "The last good checkpoint is kept."])
+def test_a_stopped_run_mentions_a_checkpoint_only_if_there_is_one(
+    note: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop(words: list[str]) -> int:
+        assert words
+        error = RunStopped(round_number=1, cause="the reward failed.")
+        if note:
+            error.add_note(note)
+        raise error
+
+    monkeypatch.setattr("b2diffurl.cli._dispatch", stop)
+    assert main(["train"]) == 1
+    assert capsys.readouterr().err.strip() == f"b2diffurl: Stopped in round 1: the reward failed. {note}".strip()

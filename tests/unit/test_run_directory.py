@@ -12,13 +12,14 @@ from b2diffurl.evaluation.generate import GeneratedImages
 from b2diffurl.run.directory import RunDirectory
 from b2diffurl.run.recipes import recipe
 from b2diffurl.run.records import Evaluation, Stop
+from b2diffurl.run.resume import check_directory
 
 RUN = recipe("emoji-quickstart")
 
 
 def test_a_new_directory_has_empty_records(tmp_path: Path) -> None:
     directory = RunDirectory(tmp_path / "run")
-    directory.check(RUN, resume=False)
+    check_directory(directory, RUN, resume=False)
     assert not directory.path.exists()
     assert directory.read_metrics() == ()
     assert directory.read_evaluation() is directory.read_stop() is directory.load_checkpoint() is None
@@ -58,16 +59,16 @@ def test_everything_written_is_in_the_record(tmp_path: Path) -> None:
 def test_only_the_same_run_can_be_resumed(tmp_path: Path) -> None:
     directory = RunDirectory(tmp_path / "run")
     with pytest.raises(UserError, match="holds no run to resume"):
-        directory.check(RUN, resume=True)
+        check_directory(directory, RUN, resume=True)
     directory.begin(RUN)
-    directory.check(RUN, resume=True)
+    check_directory(directory, RUN, resume=True)
     with pytest.raises(UserError, match="holds a run with other settings"):
-        directory.check(replace(RUN, seed=RUN.seed + 1), resume=True)
+        check_directory(directory, replace(RUN, seed=RUN.seed + 1), resume=True)
     with pytest.raises(UserError, match="already holds a run"):
-        directory.check(RUN, resume=False)
+        check_directory(directory, RUN, resume=False)
 
 
 def test_a_directory_with_other_files_is_refused(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine", encoding="utf-8")
     with pytest.raises(UserError, match="not an empty folder"):
-        RunDirectory(tmp_path).check(RUN, resume=False)
+        check_directory(RunDirectory(tmp_path), RUN, resume=False)

@@ -66,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"b2diffurl: {error}", file=sys.stderr)
         return 2
     except RunStopped as stop:
-        print(f"b2diffurl: {stop} The last good checkpoint is kept.", file=sys.stderr)
+        print("b2diffurl:", stop, *getattr(stop, "__notes__", []), file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("b2diffurl: interrupted; continue with --resume.", file=sys.stderr)

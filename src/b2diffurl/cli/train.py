@@ -1,6 +1,7 @@
 """`b2diffurl train RECIPE|run.toml`: fine-tune a model."""
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -75,7 +76,15 @@ def _train(resolved: ResolvedRun, flags: TrainCommand, output: Path) -> bool:
         observers: list[Observer] = [shown]
         if flags.tensorboard and ranks.is_main:
             observers.append(TensorBoard(output / "tensorboard"))
-        trainer.train(resolved, output=output, resume=flags.resume, device=device, observers=observers, ranks=ranks)
+        trainer.train(
+            resolved,
+            output=output,
+            resume=flags.resume,
+            device=device,
+            observers=observers,
+            ranks=ranks,
+            on_message=partial(console.print, highlight=False, markup=False, soft_wrap=True),
+        )
     leave_ranks(ranks)
     _print_evaluation(console, RunDirectory(output).read_evaluation())
     console.print(f"adapter  {output / 'lora'}\nreport   {output / 'report.html'}", highlight=False, soft_wrap=True)

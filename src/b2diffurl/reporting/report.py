@@ -16,6 +16,7 @@ from b2diffurl.reporting.sections import (
     strips_section,
 )
 from b2diffurl.reporting.text import count, format_duration, format_number
+from b2diffurl.run import files
 from b2diffurl.run.records import RunRecord
 
 FACTS = ("model", "reward", "prompts", "seed")
@@ -55,7 +56,7 @@ def write_report(run_dir: Path) -> Path:
         config=_details("run.toml", f"<pre>{escape(run.settings_text)}</pre>"),
         environment=_environment(run),
     )
-    directory.report_file.write_text(html, encoding="utf-8")
+    files.write_text(directory.report_file, html)
     return directory.report_file
 
 

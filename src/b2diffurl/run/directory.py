@@ -1,24 +1,29 @@
 """The directory of a run: this class reads and writes every file in it, and never overwrites those of another run."""
 
+import io
 import json
 import platform
 import tomllib
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
 
-from b2diffurl.config import read_toml, to_toml
+from b2diffurl.config import to_toml
 from b2diffurl.errors import RunStopped, UserError
 from b2diffurl.evaluation.generate import GeneratedImages
 from b2diffurl.images import to_pil
 from b2diffurl.run import checkpoint as checkpoints
-from b2diffurl.run import records
+from b2diffurl.run import files, records
 from b2diffurl.run.checkpoint import Checkpoint
+from b2diffurl.run.lock import LOCK_NAME, locked
 from b2diffurl.run.records import Evaluation, Json, RunRecord, Stop
 from b2diffurl.run.round_lines import RoundLines
 from b2diffurl.run.settings import Run
 
+OnMessage = Callable[[str], None]
 _LIBRARIES = ("b2diffurl", "torch", "diffusers", "transformers", "peft")
 
 
@@ -42,28 +47,26 @@ class RunDirectory:
         self._stopped = path / "stopped.json"
         self._samples = path / "samples"
 
-    def check(self, run: Run, *, resume: bool) -> None:
-        """Check that the directory is unused or, to resume, that it contains this run. Nothing is written.
+    def lock(self, *, on_message: OnMessage) -> AbstractContextManager[None]:
+        """Return a context in which this process alone may write; the directory is created.
 
         Raises:
-            UserError: the directory contains files and `resume` is False, or it does not contain this run and
-                `resume` is True.
+            UserError: another process holds the lock, or the directory cannot be created.
         """
-        if resume:
-            self._check_same(run)
-            return
+        if self.path.exists() and not self.path.is_dir():
+            raise UserError(f"output {self.path} exists and is not an empty folder; give another folder.")
+        return locked(self.path, on_message=on_message)
+
+    def check_unused(self) -> None:
+        """Check that the directory does not exist or is empty. Nothing is written.
+
+        Raises:
+            UserError: the directory contains files.
+        """
         if self.is_started():
             raise UserError(f"output {self.path} already holds a run; give another folder, or --resume to continue it.")
-        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+        if self.path.exists() and (not self.path.is_dir() or any(p.name != LOCK_NAME for p in self.path.iterdir())):
             raise UserError(f"output {self.path} exists and is not an empty folder; give another folder.")
-
-    def _check_same(self, run: Run) -> None:
-        if not self.is_started():
-            raise UserError(f"output {self.path} holds no run to resume; leave out --resume.")
-        if read_toml(self.run_file, Run) != run:
-            raise UserError(
-                f"output {self.path} holds a run with other settings; resume it with `train {self.run_file} --resume`."
-            )
 
     def is_started(self) -> bool:
         """Whether the directory contains a run."""
@@ -76,24 +79,28 @@ class RunDirectory:
     # Write
 
     def begin(self, run: Run) -> None:
-        """Create the directory and write the settings of the run."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        self.run_file.write_text(to_toml(run), encoding="utf-8")
+        """Create the directory and write the settings of the run; those of a resumed run are there already."""
+        files.make_directory(self.path)
+        files.make_directory(self.checkpoints)
+        if not self.is_started():
+            files.write_text(self.run_file, to_toml(run))
 
     def write_environment(self, device: torch.device) -> None:
         """Write env.json: everything besides the settings that may change the numbers."""
         environment: dict[str, str] = {name: version(name) for name in _LIBRARIES}
         environment |= {"python": platform.python_version(), "machine": platform.platform(), "device": str(device)}
         environment["threads"] = str(torch.get_num_threads())
-        self._environment.write_text(json.dumps(environment, indent=2), encoding="utf-8")
+        files.write_text(self._environment, json.dumps(environment, indent=2))
 
     def write_samples(self, samples: GeneratedImages, *, round_number: int) -> None:
         """Write the sample images of a round; round 0 is before training."""
         directory = self._samples / f"round_{round_number:05d}"
-        directory.mkdir(parents=True, exist_ok=True)
+        files.make_directory(directory)
         for index, image in enumerate(samples.images):
-            to_pil(image).save(directory / f"{index:03d}.png")
-        (self._samples / "prompts.json").write_text(json.dumps(samples.prompts), encoding="utf-8")
+            content = io.BytesIO()
+            to_pil(image).save(content, format="PNG")
+            files.write_bytes(directory / f"{index:03d}.png", content.getvalue())
+        files.write_text(self._samples / "prompts.json", json.dumps(samples.prompts))
 
     def write_evaluation(self, when: str, numbers: dict[str, float], *, num_images: int, prompts: str) -> None:
         """Add scores to evaluation.json.
@@ -106,15 +113,16 @@ class RunDirectory:
         """
         content = records.read_object(self._evaluation) or {}
         content |= {when: numbers, "num_images": num_images, "prompts": prompts}
-        self._evaluation.write_text(json.dumps(content, indent=2), encoding="utf-8")
+        files.write_text(self._evaluation, json.dumps(content, indent=2))
 
     def mark_stopped(self, stop: RunStopped | None) -> None:
         """Write why the run was stopped; None removes the mark."""
         if stop is None:
-            self._stopped.unlink(missing_ok=True)
+            with files.explained(self._stopped):
+                self._stopped.unlink(missing_ok=True)
             return
         content = {"round": stop.round_number, "cause": stop.cause}
-        self._stopped.write_text(json.dumps(content), encoding="utf-8")
+        files.write_text(self._stopped, json.dumps(content))
 
     def open_metrics(self, *, first_round: int) -> RoundLines:
         """Open metrics.jsonl to append one line per round; lines from `first_round` on are dropped."""
@@ -134,9 +142,20 @@ class RunDirectory:
 
     # Read
 
-    def load_checkpoint(self) -> Checkpoint | None:
-        """Load the newest checkpoint, or return None if there is none."""
-        return checkpoints.load_newest_checkpoint(self.checkpoints)
+    def has_checkpoint(self) -> bool:
+        """Whether there is a checkpoint; its content is not checked."""
+        return checkpoints.has_checkpoint(self.checkpoints)
+
+    def load_checkpoint(self, *, on_message: OnMessage = lambda _: None) -> Checkpoint | None:
+        """Load the newest checkpoint that is whole, or return None if there is none.
+
+        Args:
+            on_message: receives a sentence per damaged checkpoint.
+
+        Raises:
+            UserError: every checkpoint is damaged, or the newest whole one has another format.
+        """
+        return checkpoints.load_newest_checkpoint(self.checkpoints, on_message=on_message)
 
     def read(self) -> RunRecord:
         """Read everything that exists so far.

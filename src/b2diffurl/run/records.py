@@ -103,7 +103,7 @@ def read_metrics(path: Path) -> tuple[Json, ...]:
     """
     if not path.is_file():
         return ()
-    *lines, unfinished = path.read_text(encoding="utf-8").split("\n")
+    *lines, unfinished = _read_text(path).split("\n")
     try:
         json.loads(unfinished)
         lines.append(unfinished)
@@ -152,7 +152,7 @@ def read_prompts(path: Path) -> tuple[str, ...]:
     """
     if not path.is_file():
         return ()
-    prompts = _parse(path.read_text(encoding="utf-8"), where=str(path))
+    prompts = _parse(_read_text(path), where=str(path))
     if not isinstance(prompts, list):
         raise UserError(f"{path} contains {type(prompts).__name__}, not a list of prompts; repair or remove it.")
     return tuple(str(prompt) for prompt in cast("list[object]", prompts))
@@ -177,7 +177,7 @@ def read_object(path: Path) -> Json | None:
     """
     if not path.is_file():
         return None
-    return _as_object(_parse(path.read_text(encoding="utf-8"), where=str(path)), where=str(path))
+    return _as_object(_parse(_read_text(path), where=str(path)), where=str(path))
 
 
 def _number(value: object) -> float:
@@ -188,6 +188,13 @@ def _scores(scores: object, *, where: str) -> dict[str, float]:
     if scores is None:
         return {}
     return {name: _number(value) for name, value in _as_object(scores, where=where).items()}
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text ({error}); repair or remove it.") from error
 
 
 def _parse(text: str, *, where: str) -> object:

@@ -1,5 +1,7 @@
 """What a checkpoint stores of a run, and how it is restored."""
 
+import hashlib
+import json
 from dataclasses import asdict
 
 import torch
@@ -7,12 +9,14 @@ from torch import Tensor
 
 from b2diffurl.algorithm.records import PastRound
 from b2diffurl.algorithm.round import RoundState
+from b2diffurl.config import to_toml
 from b2diffurl.models.adapted_unet import AdaptedUNet
 from b2diffurl.run.checkpoint import Checkpoint
+from b2diffurl.run.resolve import ResolvedRun
 
 
 def make_checkpoint(
-    model: AdaptedUNet, optimizer: torch.optim.Optimizer, state: RoundState, *, reward_queries: int
+    resolved: ResolvedRun, model: AdaptedUNet, optimizer: torch.optim.Optimizer, state: RoundState, reward_queries: int
 ) -> Checkpoint:
     """Return the state of a run after its completed rounds."""
     return Checkpoint(
@@ -25,7 +29,16 @@ def make_checkpoint(
             "monitor": state.monitor.state(),
             "past": [asdict(done) for done in state.past],
         },
+        settings=to_toml(resolved.run),
+        prompts_sha256=hash_prompts(resolved),
     )
+
+
+def hash_prompts(resolved: ResolvedRun) -> str:
+    """Return the sha256 of the prompts of a run, in order, with their metadata."""
+    metadata = {prompt: dict(entries) for prompt, entries in resolved.prompt_list.metadata.items()}
+    content = [resolved.train_prompts, resolved.held_out_prompts, metadata]
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def restore_checkpoint(

@@ -1,6 +1,8 @@
 """The training loop around `algorithm.round.run_round`: build, resume, loop, finish, and fill the run folder."""
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -25,12 +27,14 @@ from b2diffurl.reporting.model_card import write_card
 from b2diffurl.rewards import load_reward, load_watched
 from b2diffurl.rewards.custom import name_of
 from b2diffurl.rewards.interface import Reward
+from b2diffurl.run import files
 from b2diffurl.run.directory import RunDirectory
 from b2diffurl.run.resolve import ResolvedRun, resolve
+from b2diffurl.run.resume import check_directory
 from b2diffurl.run.round_lines import RoundLines
 from b2diffurl.run.settings import Run
 from b2diffurl.training.callbacks import Observer, ProgressReporter
-from b2diffurl.training.checkpoint import make_checkpoint, restore_checkpoint
+from b2diffurl.training.checkpoint import hash_prompts, make_checkpoint, restore_checkpoint
 from b2diffurl.training.image_scorer import ImageScorer
 from b2diffurl.training.metrics import round_metrics, score_lines
 from b2diffurl.training.scorer import Scoring
@@ -131,12 +135,15 @@ class Trainer:
                 self.directory.remove_checkpoints(first_round=stop.first_bad_round)
                 self.directory.mark_stopped(stop)
                 write_report(self.directory.path)
+                if self.directory.has_checkpoint():
+                    stop.add_note("The last good checkpoint is kept.")
             raise
         self._evaluate("after")
         if self.ranks.is_main:
-            self.model.save_lora(self.directory.lora)
             evaluation, rounds = self.directory.read_evaluation(), self.directory.read_metrics()
-            write_card(self.directory.lora, self.run, evaluation=evaluation, rounds=rounds)
+            with files.replaced_directory(self.directory.lora) as partial_lora:
+                self.model.save_lora(partial_lora)
+                write_card(partial_lora, self.run, evaluation=evaluation, rounds=rounds)
             write_report(self.directory.path)
 
     def _round(self, round_number: int) -> RoundResult:
@@ -218,7 +225,7 @@ class Trainer:
 
     def _save_checkpoint(self) -> None:
         if self.ranks.is_main:
-            checkpoint = make_checkpoint(self.model, self.optimizer, self.state, reward_queries=self.reward_queries)
+            checkpoint = make_checkpoint(self.resolved, self.model, self.optimizer, self.state, self.reward_queries)
             self.directory.save_checkpoint(checkpoint, num_kept=self.run.logging.num_checkpoints)
 
     def _restore(self) -> None:
@@ -266,6 +273,7 @@ def train(
     observers: Sequence[Observer] = (),
     reward: Reward | None = None,
     ranks: Ranks = Ranks(),  # noqa: B008 - frozen
+    on_message: Callable[[str], None] = warnings.warn,
 ) -> Path:
     """Fine-tune a model.
 
@@ -277,13 +285,14 @@ def train(
         observers: callbacks for progress and metrics.
         reward: a function (images, prompts) -> scores, used instead of the run's own; run.toml gets its name.
         ranks: the ranks that do the run together, from `join_ranks`; each of them calls this function.
+        on_message: receives a sentence if a damaged checkpoint is skipped or the lock of an ended process taken over.
 
     Returns:
         The run folder.
 
     Raises:
         UserError: the run is invalid; raised before loading a model where possible.
-        RunStopped: the run must not continue; the last good checkpoint is kept.
+        RunStopped: the run must not continue; the last good checkpoint, if there is one, is kept.
     """
     resolved = run if isinstance(run, ResolvedRun) else resolve(run, own_reward=reward is not None)
     if reward is not None:
@@ -296,7 +305,10 @@ def train(
         )
     resolved.check_prompt_lengths()
     directory = RunDirectory(Path(output))
-    with ranks.fail_together():
-        directory.check(run, resume=resume)
-    Trainer(resolved, directory=directory, device=device, observers=observers, reward=reward, ranks=ranks).train()
+    with ExitStack() as stack:
+        with ranks.fail_together():
+            if ranks.is_main:
+                stack.enter_context(directory.lock(on_message=on_message))
+            check_directory(directory, run, resume=resume, prompts_sha256=hash_prompts(resolved), on_message=on_message)
+        Trainer(resolved, directory=directory, device=device, observers=observers, reward=reward, ranks=ranks).train()
     return directory.path

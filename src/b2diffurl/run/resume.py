@@ -1,0 +1,86 @@
+"""What must hold before a run folder is used: it is unused, or it contains this run and can be continued."""
+
+import tomllib
+from collections.abc import Callable
+from typing import Any, cast
+
+from b2diffurl.config import from_tables, read_toml, to_tables
+from b2diffurl.errors import UserError
+from b2diffurl.run.checkpoint import Checkpoint
+from b2diffurl.run.directory import RunDirectory
+from b2diffurl.run.round_lines import read_round_lines
+from b2diffurl.run.settings import Run
+
+
+def check_directory(
+    directory: RunDirectory,
+    run: Run,
+    *,
+    resume: bool,
+    prompts_sha256: str = "",
+    on_message: Callable[[str], None] = lambda _: None,
+) -> None:
+    """Check that a directory is unused or, to resume, that it contains this run and is not damaged. Nothing is written.
+
+    Args:
+        directory: the directory.
+        run: the settings.
+        resume: whether the run in the directory is continued.
+        prompts_sha256: hash of the prompts of the run; "" to not compare it.
+        on_message: receives a sentence per damaged checkpoint that is skipped.
+
+    Raises:
+        UserError: the directory cannot be used for this run.
+    """
+    if not resume:
+        directory.check_unused()
+        return
+    if not directory.is_started():
+        raise UserError(f"output {directory.path} holds no run to resume; leave out --resume.")
+    recorded = read_toml(directory.run_file, Run)
+    rounds = directory.read().rounds  # reads every file that the report needs
+    for file in (directory.metrics_file, directory.scores_file):
+        read_round_lines(file)
+    checkpoint = directory.load_checkpoint(on_message=on_message)
+    if checkpoint is not None:
+        _check_checkpoint(directory, checkpoint, run, prompts_sha256)
+    elif rounds and not directory.checkpoints.is_dir():
+        raise UserError(
+            f"output {directory.path} has the metrics of {len(rounds)} rounds and no {directory.checkpoints.name} "
+            "folder; restore that folder, or start a new run in another folder."
+        )
+    if recorded != run:
+        raise _other_settings(directory, recorded, run)
+
+
+def _check_checkpoint(directory: RunDirectory, checkpoint: Checkpoint, run: Run, prompts_sha256: str) -> None:
+    """Compare with the settings and prompts that the checkpoint was trained with; run.toml may have been edited."""
+    if checkpoint.settings:
+        trained = from_tables(tomllib.loads(checkpoint.settings), Run)
+        if trained != run:
+            raise _other_settings(directory, trained, run)
+    if checkpoint.prompts_sha256 and prompts_sha256 and checkpoint.prompts_sha256 != prompts_sha256:
+        raise UserError(
+            f"output {directory.path} holds a run with other prompts: the content of prompts {run.prompts!r} or of the "
+            "held-out prompts has changed; restore it, or start a new run in another folder."
+        )
+
+
+def _other_settings(directory: RunDirectory, recorded: Run, run: Run) -> UserError:
+    before, now = _flat(to_tables(recorded)), _flat(to_tables(run))
+    name = next((name for name in before | now if before.get(name) != now.get(name)), "run")
+    return UserError(
+        f"output {directory.path} holds a run with other settings ({name} is {before.get(name)!r} there and "
+        f"{now.get(name)!r} here); restore the setting, or start a new run in another folder."
+    )
+
+
+def _flat(tables: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested tables as one dict, with dots in the names."""
+    values: dict[str, Any] = {}
+    for name, value in tables.items():
+        if isinstance(value, dict):
+            values |= _flat(cast("dict[str, Any]", value), f"{prefix}{name}.")
+        else:
+            values[f"{prefix}{name}"] = value
+    return values

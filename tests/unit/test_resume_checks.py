@@ -1,0 +1,152 @@
+"""What a resumed run refuses, and that nothing is erased then."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from b2diffurl.config import to_toml
+from b2diffurl.errors import UserError
+from b2diffurl.run import checkpoint as checkpoints
+from b2diffurl.run.checkpoint import Checkpoint
+from b2diffurl.run.directory import RunDirectory
+from b2diffurl.run.recipes import recipe
+from b2diffurl.run.resume import check_directory
+
+RUN = recipe("emoji-quickstart")
+FILES = ("adapter.safetensors", "optimizer.safetensors", "state.json", "manifest.json")
+
+
+def started(path: Path) -> RunDirectory:
+    """A run after two rounds."""
+    directory = RunDirectory(path)
+    directory.begin(RUN)
+    metrics, scores = directory.open_metrics(first_round=1), directory.open_scores(first_round=1)
+    for number in (1, 2):
+        metrics.append([{"round": number}])
+        scores.append([{"round": number}])
+        saved = Checkpoint(
+            round_number=number,
+            reward_queries=16 * number,
+            adapter={"w": torch.full((64,), float(number))},
+            optimizer={"w/step": torch.tensor(float(number))},
+            state={},
+            settings=to_toml(RUN),
+            prompts_sha256="abc",
+        )
+        directory.save_checkpoint(saved, num_kept=2)
+    return directory
+
+
+def contents(path: Path) -> dict[Path, bytes]:
+    return {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
+
+
+def damage(file: Path, how: str) -> None:
+    content = file.read_bytes()
+    flipped = content[:-3] + bytes([content[-3] ^ 1]) + content[-2:]
+    if how == "missing":
+        file.unlink()
+    else:
+        file.write_bytes({"empty": b"", "half": content[: len(content) // 2], "flipped": flipped}[how])
+
+
+@pytest.mark.parametrize("how", ["missing", "empty", "half", "flipped"])
+@pytest.mark.parametrize("name", FILES)
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(tmp_path: Path, name: str, how: str) -> None:
+    directory, messages = started(tmp_path), list[str]()
+    damage(directory.checkpoints / "round_00002" / name, how)
+    loaded = directory.load_checkpoint(on_message=messages.append)
+    assert loaded is not None
+    assert (loaded.round_number, loaded.adapter["w"][0]) == (1, 1.0)
+    assert len(messages) == 1
+    assert "round_00002 is damaged" in messages[0]
+    assert name in messages[0]
+
+
+def test_without_a_whole_checkpoint_nothing_is_erased(tmp_path: Path) -> None:
+    directory = started(tmp_path)
+    for number in (1, 2):
+        damage(directory.checkpoints / f"round_0000{number}" / FILES[number], "half")
+    before = contents(tmp_path)
+    with pytest.raises(UserError, match="no checkpoint that is whole"):
+        check_directory(directory, RUN, resume=True)
+    assert contents(tmp_path) == before
+
+
+def test_a_repaired_run_never_removes_its_new_checkpoint(tmp_path: Path) -> None:
+    """The damaged checkpoints of later rounds do not count as the newest."""
+    directory = started(tmp_path)
+    saved = Checkpoint(round_number=1, reward_queries=0, adapter={}, optimizer={}, state={})
+    directory.save_checkpoint(saved, num_kept=1)
+    assert [path.name for path in directory.checkpoints.iterdir()] == ["round_00001"]
+
+
+def test_stray_files_are_ignored(tmp_path: Path) -> None:
+    directory = started(tmp_path)
+    (directory.checkpoints / "round_notes.txt").touch()
+    (directory.checkpoints / "round_99999").touch()
+    loaded = directory.load_checkpoint(on_message=pytest.fail)
+    assert loaded is not None
+    assert loaded.round_number == 2
+
+
+def test_another_format_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    directory = started(tmp_path)
+    monkeypatch.setattr(checkpoints, "FORMAT", 9)
+    with pytest.raises(UserError, match="has format 1, and this version of b2diffurl reads format 9"):
+        directory.load_checkpoint()
+
+
+def test_a_missing_checkpoints_folder_is_refused(tmp_path: Path) -> None:
+    directory = started(tmp_path)
+    directory.checkpoints.rename(tmp_path.with_name("elsewhere"))
+    with pytest.raises(UserError, match="metrics of 2 rounds and no checkpoints folder"):
+        check_directory(directory, RUN, resume=True)
+
+
+def test_edited_settings_and_other_prompts_are_refused(tmp_path: Path) -> None:
+    directory = started(tmp_path)
+    check_directory(directory, RUN, resume=True, prompts_sha256="abc")
+    with pytest.raises(UserError, match="other prompts"):
+        check_directory(directory, RUN, resume=True, prompts_sha256="other")
+    edited = replace(RUN, optimization=replace(RUN.optimization, learning_rate=0.25))
+    directory.run_file.write_text(to_toml(edited), encoding="utf-8")
+    for run in (edited, RUN):
+        with pytest.raises(UserError, match=r"other settings \(optimization\.learning_rate is"):
+            check_directory(directory, run, resume=True)
+    fewer = replace(RUN, num_rounds=1)
+    directory.run_file.write_text(to_toml(fewer), encoding="utf-8")
+    with pytest.raises(UserError, match=r"\(num_rounds is"):
+        check_directory(directory, fewer, resume=True)
+
+
+def test_a_resumed_run_keeps_its_run_file(tmp_path: Path) -> None:
+    directory = started(tmp_path)
+    before = directory.run_file.stat()
+    directory.begin(RUN)
+    after = directory.run_file.stat()
+    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+
+
+@pytest.mark.parametrize("line", [b"garbage", b"", b"null", b"{}", b"\xff\xfe"])
+@pytest.mark.parametrize("name", ["metrics.jsonl", "scores.jsonl"])
+def test_a_garbage_line_is_refused_before_anything_is_erased(tmp_path: Path, name: str, line: bytes) -> None:
+    directory = started(tmp_path)
+    with (tmp_path / name).open("ab") as file:
+        file.write(line + b"\n")
+    before = contents(tmp_path)
+    with pytest.raises(UserError, match=name):
+        check_directory(directory, RUN, resume=True)
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("name", ["evaluation.json", "stopped.json", "env.json"])
+@pytest.mark.parametrize("content", [b"garbage", b"[]", b"\xff", json.dumps("x").encode()])
+def test_a_garbage_file_is_refused(tmp_path: Path, name: str, content: bytes) -> None:
+    directory = started(tmp_path)
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=name):
+        check_directory(directory, RUN, resume=True)
