@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from safetensors import SafetensorError, safe_open
 
@@ -154,7 +154,13 @@ def _check_directory(path: Path) -> None:
     index_file = path / "model_index.json"
     if not index_file.is_file():
         raise UserError(f"model directory {path} has no model_index.json; give a directory that diffusers has saved.")
-    check_pipeline(json.loads(index_file.read_text(encoding="utf-8")).get("_class_name"), f"directory {path}")
+    try:
+        index = json.loads(index_file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"model directory {path} has no valid model_index.json: {error}; save the model anew.") from error
+    if not isinstance(index, dict):
+        raise UserError(f"model directory {path} has a model_index.json that is not a table; save the model anew.")
+    check_pipeline(cast("dict[str, Any]", index).get("_class_name"), f"directory {path}")
     if not (path / "unet" / "config.json").is_file():
         raise UserError(f"model directory {path} has no unet; give a complete directory that diffusers has saved.")
 

@@ -15,11 +15,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from b2diffurl.diffusion.ddim import DDIM
+from b2diffurl.errors import UserError
 from b2diffurl.models.adapted_unet import AdaptedUNet
 from b2diffurl.models.fp16_backward import backward_in_range
 from b2diffurl.models.memory import Memory, decode_batch_size
-from b2diffurl.models.model_source import ModelSource
+from b2diffurl.models.model_source import ModelSource, public_name
 from b2diffurl.models.pipeline import ModelComponents, latent_size, load_components, load_tokenizers, vae_scale_factor
+from b2diffurl.models.scheduler import ddim_chain
 from b2diffurl.models.text import TextConditioning, check_prompts
 
 __all__ = ["SAFETY_CHECKER_NOTE", "TextToImageModel", "check_prompts", "load_tokenizers"]
@@ -93,18 +95,12 @@ class TextToImageModel(AdaptedUNet):
         return (self.unet.config.in_channels, *latent_size(self.unet))
 
     def ddim(self, *, num_inference_steps: int, eta: float) -> DDIM:
-        """Return the model's denoising chain, with the timesteps of the scheduler's own schedule."""
-        self._scheduler.set_timesteps(num_inference_steps)
-        timesteps = self._scheduler.timesteps.clone().cpu()
-        alpha = self._scheduler.alphas_cumprod.double()[timesteps]
-        last = torch.as_tensor(self._scheduler.final_alpha_cumprod, dtype=torch.float64).reshape(1)
-        return DDIM(
-            timesteps=timesteps,
-            alpha=alpha,
-            alpha_prev=torch.cat([alpha[1:], last]),
-            eta=eta,
-            prediction_type=self._scheduler.config.prediction_type,
-        )
+        """Return the model's denoising chain, with the timesteps of the scheduler's own schedule.
+
+        Raises:
+            UserError: the model has not that many timesteps.
+        """
+        return ddim_chain(self._scheduler, num_inference_steps=num_inference_steps, eta=eta)
 
     @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> TextConditioning:
@@ -165,15 +161,21 @@ class TextToImageModel(AdaptedUNet):
         Args:
             latents: x_0.
             chunk_size: images decoded at once; by default as many as make a megapixel, at most 64.
+
+        Raises:
+            UserError: a latent or an image is not finite.
         """
+        _check_finite(latents, "latents", self.name)
         if chunk_size is None:
             pixels = latents.shape[-2] * latents.shape[-1] * vae_scale_factor(self.vae) ** 2
             chunk_size = decode_batch_size(pixels)
-        images = [
-            (self.vae.decode(self._unscale(chunk), return_dict=False)[0] / 2 + 0.5).clamp(0, 1).cpu()
+        decoded = [
+            self.vae.decode(self._unscale(chunk), return_dict=False)[0].cpu()
             for chunk in latents.to(self.device, torch.float32).split(chunk_size)
         ]
-        return torch.cat(images)
+        images = torch.cat(decoded)
+        _check_finite(images, "images", self.name)
+        return (images / 2 + 0.5).clamp(0, 1)
 
     def _unscale(self, latents: Tensor) -> Tensor:
         """Convert latents from the UNet's scale to the autoencoder's."""
@@ -183,3 +185,11 @@ class TextToImageModel(AdaptedUNet):
             return latents / config.scaling_factor
         mean, std = (torch.tensor(value).view(1, -1, 1, 1).to(latents) for value in (mean, std))
         return latents * std / config.scaling_factor + mean
+
+
+def _check_finite(values: Tensor, what: str, model: str) -> None:
+    if not bool(torch.isfinite(values).all()):
+        raise UserError(
+            f"model {public_name(model)!r} generated {what} that are not finite; check its weights and the adapter's, "
+            "or use float32."
+        )
