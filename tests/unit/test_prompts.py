@@ -1,7 +1,7 @@
 """The paper's lists, users' files, and the prompts of a round."""
 
-from collections import Counter
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest

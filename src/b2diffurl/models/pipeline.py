@@ -86,9 +86,7 @@ def load_components(source: ModelSource | str, *, device: torch.device | str, me
         unet=pipe.unet,
         vae=pipe.vae,
         text=_text(pipe),
-        scheduler=ddim_scheduler(
-            pipe.scheduler.config, class_name=type(pipe.scheduler).__name__, model=source.name
-        ),
+        scheduler=ddim_scheduler(pipe.scheduler.config, class_name=type(pipe.scheduler).__name__, model=source.name),
         pipeline=type(pipe),
         has_safety_checker=source.has_safety_checker,
     )

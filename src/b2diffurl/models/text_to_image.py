@@ -15,11 +15,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from b2diffurl.diffusion.ddim import DDIM
-from b2diffurl.errors import UserError
 from b2diffurl.models.adapted_unet import AdaptedUNet
 from b2diffurl.models.fp16_backward import backward_in_range
 from b2diffurl.models.memory import Memory, decode_batch_size
-from b2diffurl.models.model_source import ModelSource, public_name
+from b2diffurl.models.model_source import ModelSource
 from b2diffurl.models.pipeline import ModelComponents, latent_size, load_components, load_tokenizers, vae_scale_factor
 from b2diffurl.models.scheduler import ddim_chain
 from b2diffurl.models.text import TextConditioning, check_prompts
@@ -161,21 +160,15 @@ class TextToImageModel(AdaptedUNet):
         Args:
             latents: x_0.
             chunk_size: images decoded at once; by default as many as make a megapixel, at most 64.
-
-        Raises:
-            UserError: a latent or an image is not finite.
         """
-        _check_finite(latents, "latents", self.name)
         if chunk_size is None:
             pixels = latents.shape[-2] * latents.shape[-1] * vae_scale_factor(self.vae) ** 2
             chunk_size = decode_batch_size(pixels)
-        decoded = [
-            self.vae.decode(self._unscale(chunk), return_dict=False)[0].cpu()
+        images = [
+            (self.vae.decode(self._unscale(chunk), return_dict=False)[0] / 2 + 0.5).clamp(0, 1).cpu()
             for chunk in latents.to(self.device, torch.float32).split(chunk_size)
         ]
-        images = torch.cat(decoded)
-        _check_finite(images, "images", self.name)
-        return (images / 2 + 0.5).clamp(0, 1)
+        return torch.cat(images)
 
     def _unscale(self, latents: Tensor) -> Tensor:
         """Convert latents from the UNet's scale to the autoencoder's."""
@@ -185,11 +178,3 @@ class TextToImageModel(AdaptedUNet):
             return latents / config.scaling_factor
         mean, std = (torch.tensor(value).view(1, -1, 1, 1).to(latents) for value in (mean, std))
         return latents * std / config.scaling_factor + mean
-
-
-def _check_finite(values: Tensor, what: str, model: str) -> None:
-    if not bool(torch.isfinite(values).all()):
-        raise UserError(
-            f"model {public_name(model)!r} generated {what} that are not finite; check its weights and the adapter's, "
-            "or use float32."
-        )
