@@ -67,10 +67,11 @@ def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     return output
 
 
-def train_words(model: Path, output: Path, tau: int) -> list[str]:
-    sizes = "--num-rounds 1 --reward-queries-per-round 8 --sampler.num-inference-steps 3 --logging.num-samples 1"
+def train_words(model: Path, output: Path, tau: int, num_steps: int = 3) -> list[str]:
+    sizes = f"--num-rounds 1 --reward-queries-per-round 8 --sampler.num-inference-steps {num_steps}"
     return [
-        "train", QUICK, "--model", str(model), *sizes.split(), "--schedule.tau-first", str(tau), "--output", str(output),
+        "train", QUICK, "--model", str(model), *sizes.split(), "--logging.num-samples", "1",
+        "--schedule.tau-first", str(tau), "--output", str(output),
         "--reward", "jpeg-size:compressible", "--judge", "reward", "--logging.num-evaluation-images", "2",
     ]  # fmt: skip
 
@@ -108,8 +109,8 @@ def test_an_unknown_prediction_type_is_refused(tiny: Path, tmp_path: Path) -> No
 def test_more_steps_than_timesteps_are_refused_before_loading(
     tiny: Path, tmp_path: Path, num: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = [*train_words(tiny, tmp_path / "run", 2), "--dry-run", "--sampler.num-inference-steps", str(num)]
-    assert f"num_inference_steps is {num}" in refused(capsys, *words)
+    words = train_words(tiny, tmp_path / "run", 2, num)
+    assert f"num_inference_steps is {num}" in refused(capsys, *words, "--dry-run")
     with pytest.raises(UserError, match=f"num_inference_steps is {num}"):
         sample(str(tiny), [PROMPT], generation=Generation(num_inference_steps=num))
 

@@ -133,6 +133,10 @@ class AdaptedUNet:
 
 def _check_keys(state: Mapping[str, Any], directory: Path) -> None:
     """Refuse an adapter without weights for the UNet: the loader would ignore it."""
+    halves = [key for key in state if "lora_A" in key or "lora.down" in key]
+    others = {key.replace("lora_A", "lora_B").replace("lora.down", "lora.up") for key in halves}
+    if others - state.keys():
+        raise UserError(f"lora directory {directory} lacks the weight {min(others - state.keys())}; save it anew.")
     if any(key.startswith("unet.") for key in state):
         return
     hint = "give a lora folder of this library, or one for diffusers"

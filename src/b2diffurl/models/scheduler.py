@@ -97,6 +97,8 @@ def check_chain(source: ModelSource, *, num_inference_steps: int, eta: float, in
     with loading(f"model {source.name!r}"):
         config = json.loads(file.read_text(encoding="utf-8"))
         class_name = str(config.get("_class_name"))
+    if source.index["_class_name"] == "StableDiffusionPipeline":
+        config |= {"clip_sample": False, "steps_offset": 1}  # as that pipeline does when it is loaded
     scheduler = ddim_scheduler(config, class_name=class_name, model=source.name)
     chain = ddim_chain(scheduler, num_inference_steps=num_inference_steps, eta=eta)
     steps = range(num_inference_steps - interval_length, num_inference_steps)
