@@ -147,7 +147,7 @@ def read_toml(path: Path, cls: type[T]) -> T:
         UserError: the file is missing or not valid TOML, a key is unknown, a type is wrong, or a value is invalid.
     """
     try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+        tables = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

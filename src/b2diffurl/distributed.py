@@ -97,6 +97,29 @@ def device_of_rank(device: str, ranks: Ranks) -> str:
     return device
 
 
+def check_device(device: torch.device | str) -> None:
+    """Refuse a device that this machine does not have; CUDA is not initialized.
+
+    Raises:
+        UserError: the device is unknown or not available, or it cannot hold numbers (meta).
+    """
+    try:
+        parsed = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise UserError(f"device is {str(device)!r}, which is no device of PyTorch; give cpu, cuda or mps.") from error
+    if parsed.type == "cuda":
+        num = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if num <= (parsed.index or 0):
+            raise UserError(
+                f"device is {str(device)!r} but PyTorch finds {num} CUDA devices here; give another device."
+            )
+        return
+    try:
+        torch.zeros(1, device=parsed).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise UserError(f"device is {str(device)!r}, which is not available here; give cpu.") from error
+
+
 def leave_ranks(ranks: Ranks) -> None:
     """Destroy the process group."""
     if ranks.world_size > 1:

@@ -1,5 +1,6 @@
 """The paper's lists, users' files, and the prompts of a round."""
 
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -165,3 +166,22 @@ def test_held_out_prompts_are_not_trained_on() -> None:
 def test_a_missing_held_out_list_is_refused_by_the_name_of_its_setting() -> None:
     with pytest.raises(UserError, match=r"^held_out_prompts is '0\.2', which is neither a file nor a named list; "):
         split_prompts(LETTERS, held_out_prompts="0.2", rng=held_out_rng(0))
+
+
+@pytest.mark.parametrize("name", ["p.txt", "p.json", "p.toml"])
+def test_a_byte_order_mark_is_no_part_of_a_prompt(tmp_path: Path, name: str) -> None:
+    text = {"p.txt": "# mine\na cat\na dog\n", "p.json": '["a cat", "a dog"]', "p.toml": 'prompts = ["a cat", "a dog"]'}
+    (tmp_path / name).write_text(text[name], encoding="utf-8-sig")
+    assert load_prompts(str(tmp_path / name)) == ("a cat", "a dog")
+
+
+def test_lines_end_at_line_feeds_only(tmp_path: Path) -> None:
+    (tmp_path / "p.txt").write_text("a cat\u2028on a mat\na dog\n", encoding="utf-8")
+    assert load_prompts(str(tmp_path / "p.txt")) == ("a cat\u2028on a mat", "a dog")
+
+
+def test_a_long_list_is_read_in_linear_time(tmp_path: Path) -> None:
+    (tmp_path / "p.txt").write_text("\n".join(f"prompt {i}" for i in range(50_000)), encoding="utf-8")
+    started = time.perf_counter()
+    assert len(load_prompts(str(tmp_path / "p.txt"))) == 50_000
+    assert time.perf_counter() - started < 3  # the quadratic check took 26 s

@@ -418,7 +418,7 @@ def test_custom_rewards_that_cannot_be_called_are_rejected(cwd: Path, text: str,
 
 def test_a_corrected_file_is_read_again(cwd: Path) -> None:
     write(cwd / "own.py", "def f(images, prompts): return [1] * len(images)\nraise RuntimeError('not yet')")
-    with pytest.raises(RuntimeError, match="not yet"):
+    with pytest.raises(UserError, match="RuntimeError: not yet"):
         check_reward("own.py:f")
     write(cwd / "own.py", "def f(images, prompts): return [22] * len(images)")
     assert scores_of("own.py:f") == [22, 22, 22]

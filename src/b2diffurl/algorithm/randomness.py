@@ -64,4 +64,4 @@ class NoiseKey:
         """Sample standard normal noise of one branch on the CPU in float32; branch 0 is the trunk itself."""
         entropy = np.random.SeedSequence((self.seed, self.stream, self.first_trunk + trunk, branch))
         generator = torch.Generator().manual_seed(int(entropy.generate_state(1, np.uint64)[0] >> 1))
-        return torch.randn((num, *shape), generator=generator)
+        return torch.randn((num, *shape), generator=generator, dtype=torch.float32)

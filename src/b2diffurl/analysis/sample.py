@@ -3,9 +3,12 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import torch
+
 from b2diffurl.algorithm.policy import DenoisingPolicy
 from b2diffurl.algorithm.randomness import EVALUATION_STREAM, NoiseKey
 from b2diffurl.config import PositiveInt, settings
+from b2diffurl.distributed import check_device
 from b2diffurl.errors import UserError
 from b2diffurl.evaluation.generate import GeneratedImages, generate_images
 from b2diffurl.models import EMOJI, Memory, ModelSource, check_lora
@@ -77,14 +80,17 @@ def sample(
         The images, B x 3 x H x W in [0, 1], with their prompts.
 
     Raises:
-        UserError: an argument is invalid, or the model, the adapter or the prompts cannot be found.
+        UserError: an argument is invalid, or the model, the adapter or the prompts cannot be found, or the
+            images are not finite.
     """
     texts = read_prompts([prompts] if isinstance(prompts, str) else prompts)
     sampler = generation.sampler(model)
     total = len(texts) if num_images is None else num_images
     if total < 1:
         raise UserError(f"num_images is {total}; give 1 or more.")
+    check_device(generation.device)
     source = ModelSource(model)
+    source.check_chain(num_inference_steps=sampler.num_inference_steps, eta=sampler.eta)
     if lora is not None:
         check_lora(Path(lora))
     check_prompts(source.tokenizers, texts)
@@ -93,7 +99,7 @@ def sample(
     )
     if lora is not None:
         policy.load_lora(Path(lora))
-    return generate_images(
+    generated = generate_images(
         DenoisingPolicy(
             denoiser=policy,
             chain=policy.ddim(num_inference_steps=sampler.num_inference_steps, eta=sampler.eta),
@@ -104,3 +110,8 @@ def sample(
         noise=NoiseKey(seed=seed, stream=EVALUATION_STREAM),
         on_progress=on_progress,
     )
+    if not bool(torch.isfinite(generated.images).all()):
+        raise UserError(
+            f"model {model!r} generated images with NaN; check its weights and the adapter's, or use float32."
+        )
+    return generated

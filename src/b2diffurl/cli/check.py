@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from b2diffurl.cli.common import parse, prepare
+from b2diffurl.distributed import check_device
 from b2diffurl.errors import UserError
 from b2diffurl.rewards import check_reward, load_reward
 from b2diffurl.rewards.bert.settings import BertSettings
@@ -58,6 +59,9 @@ class CheckReward:
 
 def check(words: list[str]) -> int:
     """Check a reward; other components cannot be checked yet."""
+    if words and words[0] in ("-h", "--help"):
+        print("usage: b2diffurl check reward MODULE:FUNCTION [flags]; `b2diffurl check reward --help` lists the flags")
+        return 0
     if not words or words[0] != "reward":
         raise UserError("`b2diffurl check` needs a component; give `b2diffurl check reward MODULE:FUNCTION`.")
     prepare()
@@ -73,6 +77,7 @@ def run(command: CheckReward) -> int:
     Raises:
         UserError: the reward is invalid, or a file cannot be read.
     """
+    check_device(command.device)
     check_reward(command.reward, remote=command.remote)
     better = _read_pair(command)
     if command.size < 1:

@@ -1,6 +1,8 @@
 """Shared by the commands: flags to settings, and the run that the first word names."""
 
+from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import TypeVar
 
 import tyro
@@ -49,6 +51,63 @@ def named_run(words: list[str], command: str) -> Run:
         raise UserError(f"`b2diffurl {command}` needs a recipe or a run.toml first; recipes: {', '.join(RECIPES)}.")
     name = words[0]
     return read_toml(Path(name), Run) if name.endswith(".toml") else recipe(name)
+
+
+def check_output(path: Path, *, setting: str = "output") -> None:
+    """Refuse a folder that cannot be created; it is created and removed again.
+
+    Args:
+        path: the folder.
+        setting: name of the setting for messages.
+
+    Raises:
+        UserError: the folder cannot be created or written to.
+    """
+    created: list[Path] = []
+    try:
+        missing = [folder for folder in (path, *path.parents) if not _exists(folder)]
+        if path not in missing and not path.is_dir():
+            raise UserError(f"{setting} {path} exists and is not an empty folder; give another folder.")
+        for folder in reversed(missing):
+            folder.mkdir()
+            created.append(folder)
+        with TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"{setting} is {str(path)!r}, which cannot be written: {error.strerror}; give another."
+        ) from error
+    finally:
+        for folder in reversed(created):
+            with suppress(OSError):  # another process uses it already
+                folder.rmdir()
+
+
+def check_file(path: Path, *, setting: str) -> None:
+    """Refuse a file that cannot be written; an existing file is unchanged, and a new one is removed again.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    try:
+        is_new = not _exists(path)
+        with path.open("a"):
+            pass
+        if is_new:
+            path.unlink()
+    except OSError as error:
+        raise UserError(
+            f"{setting} is {str(path)!r}, which cannot be written: {error.strerror}; give another."
+        ) from error
+
+
+def _exists(path: Path) -> bool:
+    """Whether a path exists; unlike `Path.exists`, a path that cannot be one raises OSError."""
+    try:
+        path.stat()
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def prepare() -> None:

@@ -7,8 +7,9 @@ from typing import Any
 
 from b2diffurl.analysis.evaluate import evaluate as compute_metrics
 from b2diffurl.analysis.evaluate import find_judge
-from b2diffurl.cli.common import parse, prepare
+from b2diffurl.cli.common import check_file, parse, prepare
 from b2diffurl.cli.generation import GenerationFlags, progress_bar
+from b2diffurl.distributed import check_device
 from b2diffurl.errors import UserError
 from b2diffurl.prompts.lists import read_prompts
 
@@ -43,6 +44,9 @@ def evaluate(words: list[str]) -> int:
         )
     if flags.json is not None and not flags.json.parent.is_dir():
         raise UserError(f"json is {flags.json}, whose folder does not exist; create it first.")
+    if flags.json is not None:
+        check_file(flags.json, setting="json")
+    check_device(flags.generation.device)
     prepare()
     with progress_bar(flags.num_images) as advance:
         metrics = compute_metrics(

@@ -9,8 +9,9 @@ from rich.console import Console
 from rich.table import Table
 
 from b2diffurl.analysis.probe import Probe, ProbeSettings, measure, shown_numbers, suggest, write_probe
-from b2diffurl.cli.common import named_run, parse, prepare
+from b2diffurl.cli.common import check_output, named_run, parse, prepare
 from b2diffurl.cli.generation import progress_bar
+from b2diffurl.distributed import check_device
 from b2diffurl.models import check_lora
 from b2diffurl.run.resolve import resolve
 from b2diffurl.run.settings import Run
@@ -43,6 +44,9 @@ def probe(words: list[str]) -> int:
     """Measure, print a table, and suggest settings."""
     base, name = named_run(words, "probe"), words[0]
     flags = parse(ProbeCommand, words[1:], prog=f"b2diffurl probe {name}", default=ProbeCommand(run=base))
+    check_device(flags.device)
+    if flags.output is not None:
+        check_output(flags.output)
     resolved = resolve(flags.run)
     if flags.lora is not None:
         check_lora(flags.lora)

@@ -8,7 +8,7 @@ from typing import Annotated
 import tyro
 
 from b2diffurl.analysis.sample import sample as generate_images
-from b2diffurl.cli.common import parse, prepare
+from b2diffurl.cli.common import check_output, parse, prepare
 from b2diffurl.cli.generation import GenerationFlags, progress_bar
 from b2diffurl.errors import UserError
 from b2diffurl.images import grid, to_pil
@@ -33,6 +33,7 @@ class SampleCommand(GenerationFlags):
 def sample(words: list[str]) -> int:
     """Generate images into a folder."""
     flags = parse(SampleCommand, words, prog="b2diffurl sample")
+    check_output(flags.output)
     if flags.output.exists() and (not flags.output.is_dir() or any(flags.output.iterdir())):
         raise UserError(f"output is {flags.output}, which exists and is not an empty folder; give another folder.")
     prompts = read_prompts(flags.prompts)

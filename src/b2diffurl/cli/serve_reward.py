@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import tyro
 
 from b2diffurl.cli.common import parse, prepare
+from b2diffurl.distributed import check_device
 from b2diffurl.rewards import check_reward, load_reward
 from b2diffurl.rewards.http import read_token
 from b2diffurl.rewards.remote.server import ServerLimits, check_host, serve_reward
@@ -47,6 +48,7 @@ def run(command: ServeReward) -> int:
     """
     token = read_token(TOKEN_VARIABLE)
     check_host(command.host, token=token)
+    check_device(command.device)
     check_reward(command.name)
     reward = load_reward(command.name, device=command.device)
     serve_reward(reward, name=command.name, host=command.host, port=command.port, token=token, limits=command.limits)

@@ -6,7 +6,7 @@ from pathlib import Path
 import tyro
 
 from b2diffurl.analysis.study import run_study
-from b2diffurl.cli.common import parse
+from b2diffurl.cli.common import check_output, parse
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,5 +29,6 @@ class StudyCommand:
 def study(words: list[str]) -> int:
     """Train a study's runs and print its table."""
     flags = parse(StudyCommand, words, prog="b2diffurl study")
+    check_output(flags.output)
     print(run_study(flags.name, output=flags.output, seeds=flags.seeds, num_jobs=flags.num_jobs, on_message=print))
     return 0

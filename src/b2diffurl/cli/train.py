@@ -1,7 +1,9 @@
 """`b2diffurl train RECIPE|run.toml`: fine-tune a model."""
 
+import os
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated
 
@@ -9,12 +11,13 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from b2diffurl.cli.common import named_run, parse, prepare
+from b2diffurl.cli.common import check_output, named_run, parse, prepare
 from b2diffurl.cli.console import ConsoleObserver
 from b2diffurl.config import to_toml
-from b2diffurl.distributed import device_of_rank, join_ranks, leave_ranks
+from b2diffurl.distributed import check_device, device_of_rank, join_ranks, leave_ranks
+from b2diffurl.errors import UserError
 from b2diffurl.evaluation.judges import NO_JUDGE_NOTE
-from b2diffurl.models.hub import push_to_hub
+from b2diffurl.models.hub import check_repo_id, push_to_hub
 from b2diffurl.models.text_to_image import SAFETY_CHECKER_NOTE
 from b2diffurl.run.directory import RunDirectory
 from b2diffurl.run.records import Evaluation
@@ -51,10 +54,11 @@ def train(words: list[str]) -> int:
     """Fine-tune a model into a run folder."""
     base = named_run(words, "train")
     name = words[0]
-    own_folder = Path(name).parent if name.endswith("run.toml") and "--resume" in words else None
+    own_folder = Path(name).parent if Path(name).name == "run.toml" and "--resume" in words else None
     default = TrainCommand(run=base, output=own_folder)
     flags = parse(TrainCommand, words[1:], prog=f"b2diffurl train {name}", default=default)
     output = flags.output or Path("runs") / f"{flags.run.recipe}-seed{flags.run.seed}"
+    _check_surroundings(flags, output)
     resolved = resolve(flags.run)
     if flags.dry_run:
         print(to_toml(flags.run), end="")
@@ -63,6 +67,20 @@ def train(words: list[str]) -> int:
     if is_main and flags.push_to_hub is not None:
         print(f"hub      {push_to_hub(output / 'lora', repo_id=flags.push_to_hub)}")
     return 0
+
+
+def _check_surroundings(flags: TrainCommand, output: Path) -> None:
+    """Check what the run needs around it, before anything is loaded."""
+    check_device(flags.device)
+    if os.environ.get("RANK", "0") == "0":  # the ranks must not create and remove one folder at a time
+        check_output(output)
+    if flags.push_to_hub is not None:
+        check_repo_id(flags.push_to_hub)
+    if flags.tensorboard:
+        try:
+            import_module("torch.utils.tensorboard")
+        except ImportError as error:
+            raise UserError("tensorboard is not installed; run pip install 'b2diffurl[tensorboard]'.") from error
 
 
 def _train(resolved: ResolvedRun, flags: TrainCommand, output: Path) -> bool:

@@ -3,9 +3,10 @@
 # diffusers types its configs as dicts, its outputs as tuples, and its tuples of any length as tuples of one.
 # pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel
@@ -17,10 +18,12 @@ from torch import Tensor
 from b2diffurl.errors import UserError
 from b2diffurl.models.export import save_adapter
 from b2diffurl.models.lora import LoRA
+from b2diffurl.models.model_files import first_lines
 from b2diffurl.models.model_source import check_lora, public_name
 from b2diffurl.models.pipeline import StockPipeline
 
 _ADAPTER = "default"
+_PEFT_CONFIG = "adapter_config.json"
 
 
 class AdaptedUNet:
@@ -109,11 +112,16 @@ class AdaptedUNet:
                 directory, local_files_only=True, return_lora_metadata=True, unet_config=self.unet.config
             )
             state, alphas, metadata = loaded[0], loaded[1], loaded[-1]
+            _check_keys(state, directory)
             self._pipeline_class.load_lora_into_unet(
                 state, network_alphas=alphas, unet=self.unet, adapter_name=_ADAPTER, metadata=metadata
             )
-        except (OSError, ValueError, RuntimeError) as error:
-            raise UserError(f"lora directory {directory} holds no adapter for this model: {error}") from error
+        except UserError:
+            raise
+        except Exception as error:  # a damaged file may raise anything
+            raise UserError(
+                f"lora directory {directory} holds no adapter for this model: {first_lines(error)}."
+            ) from error
         if self._base_dtype != torch.float32:
             self._lift_adapter()
             of_unet = {name.removeprefix("unet."): value for name, value in state.items() if name.startswith("unet.")}
@@ -121,3 +129,17 @@ class AdaptedUNet:
                 of_unet = convert_unet_state_dict_to_peft(of_unet)
             set_peft_model_state_dict(self.unet, of_unet, _ADAPTER)
         self.unet.requires_grad_(False).eval()
+
+
+def _check_keys(state: Mapping[str, Any], directory: Path) -> None:
+    """Refuse an adapter without weights for the UNet: the loader would ignore it."""
+    halves = [key for key in state if "lora_A" in key or "lora.down" in key]
+    others = {key.replace("lora_A", "lora_B").replace("lora.down", "lora.up") for key in halves}
+    if others - state.keys():
+        raise UserError(f"lora directory {directory} lacks the weight {min(others - state.keys())}; save it anew.")
+    if any(key.startswith("unet.") for key in state):
+        return
+    hint = "give a lora folder of this library, or one for diffusers"
+    if (directory / _PEFT_CONFIG).is_file():
+        hint = f"it has PEFT's format; give its parent folder {directory.resolve().parent}"
+    raise UserError(f"lora directory {directory} holds no weights for the UNet; {hint}.")

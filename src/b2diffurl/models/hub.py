@@ -8,6 +8,21 @@ from b2diffurl.errors import UserError
 _ADAPTER_FILE = "pytorch_lora_weights.safetensors"
 
 
+def check_repo_id(repo_id: str) -> None:
+    """Refuse an invalid name of a repository; nothing is asked of the hub.
+
+    Raises:
+        UserError: the name is invalid.
+    """
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise UserError(f"repo_id is {repo_id!r}; give user/name in letters, digits, '-', '_' and '.'.") from error
+
+
 def push_to_hub(directory: Path, *, repo_id: str, private: bool = False, token: str | None = None) -> str:
     """Upload the `lora` folder of a run, including its model card; an existing repository gets a new commit.
 

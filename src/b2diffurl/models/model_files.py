@@ -3,7 +3,8 @@
 # diffusers types its configs as dicts.
 # pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -48,12 +49,10 @@ def read_tokenizers(source: ModelSource) -> tuple[CLIPTokenizer, ...]:
         UserError: the model has none, or they cannot be read.
     """
     location = config_location(source)
-    try:
+    with loading(f"model {source.name!r}"):
         tokenizers = tuple(
             CLIPTokenizer.from_pretrained(location, subfolder=name) for name in tokenizer_names(source.index)
         )
-    except OSError as error:
-        raise UserError(f"model {source.name!r} could not be loaded: {first_lines(error)}.") from error
     if not tokenizers or min(len(tokenizer) for tokenizer in tokenizers) <= _MADE_UP_TOKENS:
         raise UserError(f"model {source.name!r} could not be loaded: it has no tokenizer; save it with the model.")
     return tokenizers
@@ -78,6 +77,24 @@ def config_location(source: ModelSource) -> str:
     if (folder / "model_index.json").is_file():
         return str(folder)
     return DIFFUSERS_DEFAULT_PIPELINE_PATHS[_checkpoint_type(source)]["pretrained_model_name_or_path"]
+
+
+@contextmanager
+def loading(what: str) -> Generator[None]:
+    """Return a context for reading files of a model: whatever the libraries raise there is the fault of the files.
+
+    Args:
+        what: subject of the message, such as "model 'x'".
+
+    Raises:
+        UserError: the files are missing, damaged, or those of another model.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # a damaged file may raise anything in diffusers, transformers, safetensors and torch
+        raise UserError(f"{what} could not be loaded: {first_lines(error)}.") from error
 
 
 def first_lines(error: Exception) -> str:

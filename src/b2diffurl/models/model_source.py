@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from safetensors import SafetensorError, safe_open
 
@@ -100,6 +100,21 @@ class ModelSource:
 
         return read_tokenizers(self)
 
+    def check_chain(self, *, num_inference_steps: int, eta: float, interval_length: int = 0) -> None:
+        """Check the scheduler before the model is loaded, if the model is on this machine.
+
+        Args:
+            num_inference_steps: T.
+            eta: weight of the noise.
+            interval_length: length of the first interval that is trained; 0 for no training.
+
+        Raises:
+            UserError: the scheduler is not supported, has too few timesteps, or adds no noise in the whole interval.
+        """
+        from b2diffurl.models.scheduler import check_chain  # imports diffusers
+
+        check_chain(self, num_inference_steps=num_inference_steps, eta=eta, interval_length=interval_length)
+
     @property
     def has_safety_checker(self) -> bool:
         """Whether the stock pipeline would filter unsafe images; ours does not.
@@ -154,9 +169,22 @@ def _check_directory(path: Path) -> None:
     index_file = path / "model_index.json"
     if not index_file.is_file():
         raise UserError(f"model directory {path} has no model_index.json; give a directory that diffusers has saved.")
-    check_pipeline(json.loads(index_file.read_text(encoding="utf-8")).get("_class_name"), f"directory {path}")
+    check_pipeline(_read_table(index_file).get("_class_name"), f"directory {path}")
     if not (path / "unet" / "config.json").is_file():
         raise UserError(f"model directory {path} has no unet; give a complete directory that diffusers has saved.")
+    for config in sorted(path.glob("*/config.json")):
+        _read_table(config)
+
+
+def _read_table(file: Path) -> dict[str, Any]:
+    """Read a JSON file of a model directory."""
+    try:
+        table = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"model file {file} is not valid JSON: {error}; save the model anew.") from error
+    if not isinstance(table, dict):
+        raise UserError(f"model file {file} holds no JSON object; save the model anew.")
+    return cast("dict[str, Any]", table)
 
 
 def _check_checkpoint(path: Path) -> None:

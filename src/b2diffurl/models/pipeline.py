@@ -17,13 +17,14 @@ from diffusers import (
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
-from diffusers.loaders.single_file_utils import SingleFileComponentError
 from transformers import CLIPTokenizer
 
+from b2diffurl.distributed import check_device
 from b2diffurl.errors import UserError
 from b2diffurl.models.memory import Memory
-from b2diffurl.models.model_files import config_location, first_lines, tokenizer_names
+from b2diffurl.models.model_files import config_location, loading, tokenizer_names
 from b2diffurl.models.model_source import SUPPORTED, ModelSource
+from b2diffurl.models.scheduler import ddim_scheduler
 from b2diffurl.models.text import StableDiffusionText, StableDiffusionXLText, TextEncoder
 
 StockPipeline = StableDiffusionPipeline | StableDiffusionXLPipeline
@@ -76,17 +77,16 @@ def load_components(source: ModelSource | str, *, device: torch.device | str, me
     dtype = getattr(torch, memory.base_dtype)
     load = _from_file if source.is_checkpoint else _from_directory
     components = {**_LEFT_OUT[source.index["_class_name"]], **_tokenizers(source)}
-    try:
+    check_device(device)
+    with loading(f"model {source.name!r}"):
         pipe = load(source, dtype, components)
-    except (OSError, ValueError, SingleFileComponentError) as error:
-        raise UserError(f"model {source.name!r} could not be loaded: {first_lines(error)}.") from error
-    _check_unet(pipe, source.name)
-    pipe.to(device, silence_dtype_warnings=True)
+        _check_unet(pipe, source.name)
+        pipe.to(device, silence_dtype_warnings=True)
     return ModelComponents(
         unet=pipe.unet,
         vae=pipe.vae,
         text=_text(pipe),
-        scheduler=_scheduler(pipe, source.name),
+        scheduler=ddim_scheduler(pipe.scheduler.config, class_name=type(pipe.scheduler).__name__, model=source.name),
         pipeline=type(pipe),
         has_safety_checker=source.has_safety_checker,
     )
@@ -159,21 +159,3 @@ def _text(pipe: Any) -> TextEncoder:
         image_size=(height * factor, width * factor),
         zeros_for_empty=bool(pipe.config.force_zeros_for_empty_prompt),
     )
-
-
-def _scheduler(pipe: Any, model: str) -> DDIMScheduler:
-    config = pipe.scheduler.config
-    if "beta_schedule" not in config:
-        raise UserError(
-            f"model {model!r} has a {type(pipe.scheduler).__name__}, whose noise schedule DDIM cannot use; "
-            f"supported is {SUPPORTED}."
-        )
-    # Stable Diffusion's values for keys that many configs leave out; DDIM's defaults would change the chain.
-    unset = {key: False for key in ("clip_sample", "set_alpha_to_one") if key not in config}
-    scheduler = DDIMScheduler.from_config(config, **unset)
-    assert isinstance(scheduler, DDIMScheduler)
-    if scheduler.config.clip_sample or scheduler.config.thresholding:
-        raise UserError(
-            f"model {model!r} clips or thresholds its samples, which leaves no exact log-prob; use another model."
-        )
-    return scheduler

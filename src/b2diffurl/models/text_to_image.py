@@ -20,6 +20,7 @@ from b2diffurl.models.fp16_backward import backward_in_range
 from b2diffurl.models.memory import Memory, decode_batch_size
 from b2diffurl.models.model_source import ModelSource
 from b2diffurl.models.pipeline import ModelComponents, latent_size, load_components, load_tokenizers, vae_scale_factor
+from b2diffurl.models.scheduler import ddim_chain
 from b2diffurl.models.text import TextConditioning, check_prompts
 
 __all__ = ["SAFETY_CHECKER_NOTE", "TextToImageModel", "check_prompts", "load_tokenizers"]
@@ -93,18 +94,12 @@ class TextToImageModel(AdaptedUNet):
         return (self.unet.config.in_channels, *latent_size(self.unet))
 
     def ddim(self, *, num_inference_steps: int, eta: float) -> DDIM:
-        """Return the model's denoising chain, with the timesteps of the scheduler's own schedule."""
-        self._scheduler.set_timesteps(num_inference_steps)
-        timesteps = self._scheduler.timesteps.clone().cpu()
-        alpha = self._scheduler.alphas_cumprod.double()[timesteps]
-        last = torch.as_tensor(self._scheduler.final_alpha_cumprod, dtype=torch.float64).reshape(1)
-        return DDIM(
-            timesteps=timesteps,
-            alpha=alpha,
-            alpha_prev=torch.cat([alpha[1:], last]),
-            eta=eta,
-            prediction_type=self._scheduler.config.prediction_type,
-        )
+        """Return the model's denoising chain, with the timesteps of the scheduler's own schedule.
+
+        Raises:
+            UserError: the model has not that many timesteps.
+        """
+        return ddim_chain(self._scheduler, num_inference_steps=num_inference_steps, eta=eta)
 
     @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> TextConditioning:

@@ -5,6 +5,7 @@ The paper's lists (Appendix H) are prompts.toml; the spelling is kept as publish
 
 import json
 import tomllib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -94,9 +95,9 @@ def load_prompt_list(source: str, *, setting: str = "prompts") -> PromptList:
         raise UserError(f"{setting} file {source} holds no prompt; write one prompt per line.")
     pairs = [_prompt_and_metadata(item, source, setting) for item in cast("list[Any]", items)]
     prompts = tuple(prompt for prompt, _ in pairs)
-    duplicates = sorted({prompt for prompt in prompts if prompts.count(prompt) > 1})
+    duplicates = [prompt for prompt, count in Counter(prompts).items() if count > 1]
     if duplicates:
-        raise UserError(f"{setting} file {source} holds {duplicates[0]!r} more than once; keep each prompt once.")
+        raise UserError(f"{setting} file {source} holds {min(duplicates)!r} more than once; keep each prompt once.")
     return PromptList(prompts=prompts, metadata={prompt: metadata for prompt, metadata in pairs if metadata})
 
 
@@ -120,12 +121,12 @@ def read_prompts(words: Sequence[str]) -> tuple[str, ...]:
 
 
 def _items(path: Path) -> Any:
-    text = path.read_text(encoding="utf-8")
+    text = path.read_text(encoding="utf-8-sig")  # Windows editors begin a file with a byte order mark
     if path.suffix == ".json":
         return json.loads(text)
     if path.suffix == ".toml":
         return tomllib.loads(text).get("prompts")
-    lines = [line.strip() for line in text.splitlines()]
+    lines = [line.strip() for line in text.split("\n")]
     return [line for line in lines if line and not line.startswith("#")]
 
 

@@ -14,8 +14,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from b2diffurl.errors import UserError
-from b2diffurl.plugins import find_named
+from b2diffurl.errors import RewardFailed, UserError
+from b2diffurl.plugins import find_named, user_code
 from b2diffurl.rewards.builtin import RewardKind, RewardOptions, reward_forms
 from b2diffurl.rewards.interface import Metadata, Reward, RewardOutput
 from b2diffurl.rewards.scores import split_output, to_tensor
@@ -44,7 +44,8 @@ class CustomReward:
     def __init__(self, name: str, *, device: torch.device | str = "cpu") -> None:
         target = find_named(name, kind="reward", what="function")
         self.name = name
-        self.function = _instantiate(target, device) if inspect.isclass(target) else target
+        with user_code(f"reward {name}", raises=UserError):
+            self.function = _instantiate(target, device) if inspect.isclass(target) else target
 
     def __call__(
         self, images: Float[Tensor, "B 3 H W"], prompts: Sequence[str], metadata: Metadata | None = None
@@ -69,7 +70,7 @@ def call_reward(
     *,
     metadata: Metadata | None = None,
 ) -> Any:
-    """Call a reward, and wait for the result if it is async.
+    """Call a reward, and wait for the result if it is async. What it changes in the process is restored afterwards.
 
     Args:
         function: called with (images, prompts), and with `metadata=` if it has that parameter.
@@ -79,12 +80,17 @@ def call_reward(
 
     Returns:
         The unchanged output of the function.
+
+    Raises:
+        RewardFailed: the function called sys.exit.
+        Exception: whatever the function raises.
     """
+    arguments = {}
     if takes_metadata(function):
-        output = function(images, prompts, metadata=metadata if metadata is not None else [{} for _ in prompts])
-    else:
-        output = function(images, prompts)
-    return _wait(output) if inspect.isawaitable(output) else output
+        arguments[_METADATA] = metadata if metadata is not None else [{} for _ in prompts]
+    with user_code("the reward", raises=RewardFailed):
+        output = function(images, prompts, **arguments)
+        return _wait(output) if inspect.isawaitable(output) else output
 
 
 def takes_metadata(reward: Callable[..., Any]) -> bool:
@@ -97,7 +103,15 @@ def name_of(reward: Reward | Callable[..., Any]) -> str:
 
     >>> name_of(lambda images, prompts: images.mean(dim=(1, 2, 3))).rpartition(":")[2]
     'lambda'
+
+    Raises:
+        UserError: it is no function, such as the name of a reward.
     """
+    if not callable(reward):
+        raise UserError(
+            f"reward is {reward!r}, which is not a function of images and prompts; give a function, or name the reward "
+            "in the run's settings: replace(run, reward=...)."
+        )
     name = getattr(reward, "__name__", type(reward).__name__)
     return f"{reward.__module__}:{name.strip('<>')}"
 

@@ -50,7 +50,9 @@ def split_output(output: Any) -> tuple[Any, Any]:
 
 
 def to_tensor(scores: Any, *, name: str) -> Tensor:
-    """Convert scores to a tensor on the CPU, with the dtype and shape that the reward gave them.
+    """Copy scores to a tensor on the CPU, with the dtype and shape that the reward gave them.
+
+    A copy, since a reward may return its own buffer and write into it in the next call.
 
     Args:
         scores: a tensor, an array, or a list of numbers or tensors.
@@ -60,7 +62,7 @@ def to_tensor(scores: Any, *, name: str) -> Tensor:
         InvalidScoresError: the scores are not numbers.
     """
     if isinstance(scores, Tensor):
-        return scores.detach().cpu()
+        return scores.detach().cpu().clone()
     if isinstance(scores, (list, tuple)):
         scores = [score.tolist() if isinstance(score, Tensor) else score for score in scores]
     try:

@@ -4,6 +4,7 @@ Shapes: B images of 3 x H x W in [0, 1].
 """
 
 from collections.abc import Callable, Sequence
+from copy import copy, deepcopy
 from typing import Any
 
 import torch
@@ -76,6 +77,8 @@ def score_images(
 ) -> ScoredImages:
     """Score images with any reward: a built-in one, a weighted sum, or a function from Python, async or not.
 
+    The reward gets copies, so that what it writes into them reaches neither other rewards nor its own next attempt.
+
     Args:
         reward: called with (images, prompts), and with `metadata=` if it has that parameter.
         images: in [0, 1].
@@ -94,7 +97,7 @@ def score_images(
         scored = reward.score(images, prompts, metadata)
         check_scores(scored.scores, len(images), name=name, first_image=first_image, require_finite=require_finite)
         return scored
-    output, info = split_output(call_reward(reward, images, prompts, metadata=metadata))
+    output, info = split_output(call_reward(reward, images.clone(), copy(prompts), metadata=deepcopy(metadata)))
     scores = check_scores(
         to_tensor(output, name=name), len(images), name=name, first_image=first_image, require_finite=require_finite
     )

@@ -1,0 +1,291 @@
+"""The front door: every model that diffusers saves can be used, and what cannot is refused in one sentence."""
+
+# diffusers types its configs as dicts.
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
+
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from safetensors.torch import load_file, save_file
+
+from b2diffurl.analysis.sample import Generation, sample
+from b2diffurl.cli import main
+from b2diffurl.distributed import check_device
+from b2diffurl.errors import UserError
+from b2diffurl.models import LoRA
+from b2diffurl.models.text_to_image import TextToImageModel
+from tests.conftest import perturb
+from tests.tiny_models import tiny_sd1
+
+PROMPT = "a bear riding a bike"
+QUICK = "emoji-quickstart"
+SCHEDULERS = {
+    "PNDMScheduler": ("leading", "trailing", "linspace"),
+    "DDIMScheduler": ("leading", "trailing", "linspace"),
+    "DDPMScheduler": ("leading", "trailing", "linspace"),
+    "EulerDiscreteScheduler": ("leading", "trailing", "linspace"),
+    "EulerAncestralDiscreteScheduler": ("leading", "trailing", "linspace"),
+    "DPMSolverMultistepScheduler": ("leading", "trailing", "linspace"),
+}
+SAVED = [
+    (name, spacing, final)
+    for name, spacings in SCHEDULERS.items()
+    for spacing in spacings
+    for final in ((True, False) if name in ("PNDMScheduler", "DDIMScheduler") else (None,))
+]
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_sd1(tmp_path_factory.mktemp("front") / "sd1")
+
+
+def with_scheduler(tiny: Path, directory: Path, name: str, **changed: Any) -> Path:
+    shutil.copytree(tiny, directory)
+    config = StableDiffusionPipeline.from_pretrained(tiny).scheduler.config
+    getattr(diffusers, name).from_config(config, **changed).save_pretrained(directory / "scheduler")
+    index = json.loads((directory / "model_index.json").read_text())
+    (directory / "model_index.json").write_text(json.dumps(index | {"scheduler": ["diffusers", name]}))
+    return directory
+
+
+def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    capsys.readouterr()
+    assert main(words) == 2
+    output = capsys.readouterr().err.strip()
+    assert output.startswith("b2diffurl: ")
+    assert "\n" not in output
+    assert output.endswith(".")
+    return output
+
+
+def train_words(model: Path, output: Path, tau: int, num_steps: int = 3) -> list[str]:
+    sizes = f"--num-rounds 1 --reward-queries-per-round 8 --sampler.num-inference-steps {num_steps}"
+    return [
+        "train", QUICK, "--model", str(model), *sizes.split(), "--logging.num-samples", "1",
+        "--schedule.tau-first", str(tau), "--output", str(output),
+        "--reward", "jpeg-size:compressible", "--judge", "reward", "--logging.num-evaluation-images", "2",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "spacing", "final"), SAVED)
+def test_a_model_saved_with_any_scheduler_can_be_sampled_trained_and_evaluated(
+    tiny: Path, tmp_path: Path, name: str, spacing: str, final: bool | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    changed = {"timestep_spacing": spacing} | ({} if final is None else {"set_alpha_to_one": final})
+    model = with_scheduler(tiny, tmp_path / "model", name, **changed)
+    images = sample(str(model), [PROMPT], generation=Generation(num_inference_steps=3, guidance_scale=1.0)).images
+    assert torch.isfinite(images).all()
+    assert main(train_words(model, tmp_path / "run", 2)) == 0  # it also evaluates before and after
+    chain = TextToImageModel.load(str(model)).ddim(num_inference_steps=3, eta=1.0)
+    if not chain.is_action(2):
+        message = refused(capsys, *train_words(model, tmp_path / "short", 1))
+        assert "add no noise" in message
+        assert not (tmp_path / "short").exists()
+
+
+def test_distilled_schedulers_are_refused(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = with_scheduler(tiny, tmp_path / "model", "LCMScheduler")
+    assert "LCMScheduler" in refused(capsys, *train_words(model, tmp_path / "run", 2), "--dry-run")
+    with pytest.raises(UserError, match="LCMScheduler"):
+        TextToImageModel.load(str(model))
+
+
+def test_an_unknown_prediction_type_is_refused(tiny: Path, tmp_path: Path) -> None:
+    model = with_scheduler(tiny, tmp_path / "model", "PNDMScheduler", prediction_type="banana")
+    with pytest.raises(UserError, match="prediction_type 'banana'; supported is one of: epsilon"):
+        TextToImageModel.load(str(model))
+
+
+@pytest.mark.parametrize("num", [1000, 1001, 10**9])
+def test_more_steps_than_timesteps_are_refused_before_loading(
+    tiny: Path, tmp_path: Path, num: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = train_words(tiny, tmp_path / "run", 2, num)
+    assert f"num_inference_steps is {num}" in refused(capsys, *words, "--dry-run")
+    with pytest.raises(UserError, match=f"num_inference_steps is {num}"):
+        sample(str(tiny), [PROMPT], generation=Generation(num_inference_steps=num))
+
+
+# Adapters
+
+
+@pytest.fixture(scope="module")
+def lora(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    model = TextToImageModel.load(str(tiny))
+    model.add_lora(LoRA(rank=2), seed=0)
+    perturb(model, scale=0.1)
+    directory = tmp_path_factory.mktemp("lora") / "lora"
+    model.save_lora(directory)
+    return directory
+
+
+def test_an_adapter_in_the_format_of_peft_is_refused(tiny: Path, lora: Path) -> None:
+    with pytest.raises(UserError, match=f"PEFT's format; give its parent folder {lora}\\.$"):
+        sample(str(tiny), [PROMPT], lora=lora / "peft", generation=Generation(num_inference_steps=2))
+
+
+def empty(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {key: value for key, value in tensors.items() if not key}
+
+
+def of_text_encoder(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {key.replace("unet.", "text_encoder."): value for key, value in tensors.items()}
+
+
+def only_down(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {key: value for key, value in tensors.items() if "lora_A" in key or "down" in key}
+
+
+@pytest.mark.parametrize("change", [empty, of_text_encoder, only_down])
+def test_an_adapter_that_would_do_nothing_is_refused(
+    tiny: Path, lora: Path, tmp_path: Path, change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]
+) -> None:
+    file = "pytorch_lora_weights.safetensors"
+    save_file(change(load_file(lora / file)), tmp_path / file)
+    with pytest.raises(UserError, match=r"^lora directory .*\.$"):
+        TextToImageModel.load(str(tiny)).load_lora(tmp_path)
+
+
+# Damaged models
+
+
+def cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def without_a_tensor(file: Path) -> None:
+    tensors = load_file(file)
+    tensors.pop(min(tensors))
+    save_file(tensors, file)
+
+
+def a_list(file: Path) -> None:
+    file.write_text("[1]")
+
+
+def no_json(file: Path) -> None:
+    file.write_bytes(b"{\xff")
+
+
+@pytest.mark.parametrize(
+    ("file", "damage"),
+    [
+        ("text_encoder/model.safetensors", cut),
+        ("unet/diffusion_pytorch_model.safetensors", cut),
+        ("unet/diffusion_pytorch_model.safetensors", without_a_tensor),
+        ("vae/diffusion_pytorch_model.safetensors", without_a_tensor),
+        ("vae/diffusion_pytorch_model.safetensors", Path.unlink),
+        ("unet/config.json", a_list),
+        ("vae/config.json", a_list),
+        ("text_encoder/config.json", a_list),
+        ("model_index.json", a_list),
+        ("model_index.json", no_json),
+        ("scheduler/scheduler_config.json", a_list),
+        ("tokenizer/tokenizer.json", a_list),
+    ],
+)
+def test_a_damaged_model_is_refused_in_one_sentence(
+    tiny: Path, tmp_path: Path, file: str, damage: Callable[[Path], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = shutil.copytree(tiny, tmp_path / "model")
+    damage(model / file)
+    message = refused(capsys, "sample", str(model), "--prompts", PROMPT, "--output", str(tmp_path / "out"))
+    assert str(model) in message
+    assert "huggingface.co" not in message
+
+
+def test_images_with_nan_are_refused(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = shutil.copytree(tiny, tmp_path / "model")
+    file = model / "unet" / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(file)
+    tensors["conv_out.bias"].fill_(float("nan"))
+    save_file(tensors, file)
+    for words in (["sample", "--output", str(tmp_path / "out")], ["evaluate", "--judge", "clip:emoji"]):
+        message = refused(
+            capsys, words[0], str(model), "--prompts", PROMPT, "--num-images", "1", *words[1:],
+            "--num-inference-steps", "2",
+        )  # fmt: skip
+        assert "generated images with NaN" in message
+    assert not (tmp_path / "out").exists()
+
+
+# Before anything is loaded
+
+
+@pytest.mark.parametrize("device", ["gpu", "", "cuda:99", "meta", "cpu:x"])
+def test_devices_that_are_not_there_are_refused(device: str) -> None:
+    with pytest.raises(UserError, match=r"^device is .*; give .*\.$"):
+        check_device(device)
+
+
+@pytest.mark.parametrize("command", ["train", "sample", "evaluate", "probe", "check", "serve-reward"])
+def test_every_command_checks_its_device_before_loading(
+    tmp_path: Path, command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = {
+        "train": ["train", QUICK, "--dry-run", "--output", str(tmp_path / "o")],
+        "sample": ["sample", "emoji", "--output", str(tmp_path / "o")],
+        "evaluate": ["evaluate", "emoji"],
+        "probe": ["probe", QUICK],
+        "check": ["check", "reward", "jpeg-size:compressible"],
+        "serve-reward": ["serve-reward", "jpeg-size:compressible"],
+    }[command]
+    assert "device is 'cuda:99'" in refused(capsys, *words, "--device", "cuda:99")
+
+
+@pytest.mark.parametrize("command", ["train", "sample", "probe", "study"])
+@pytest.mark.parametrize("where", ["file", "long", "proc"])
+def test_outputs_that_cannot_be_created_are_refused(
+    tmp_path: Path, command: str, where: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    output = {"file": tmp_path / "file" / "sub", "long": tmp_path / ("x" * 300), "proc": Path("/proc/x")}[where]
+    words = {
+        "train": ["train", QUICK, "--dry-run"], "sample": ["sample", "emoji"], "probe": ["probe", QUICK],
+        "study": ["study", "quickstart"],
+    }[command]  # fmt: skip
+    assert "which cannot be written" in refused(capsys, *words, "--output", str(output))
+
+
+def test_a_check_of_the_output_leaves_nothing(tmp_path: Path) -> None:
+    assert main(["train", QUICK, "--dry-run", "--output", str(tmp_path / "a" / "b")]) == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_json_file_that_is_a_folder_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "json is" in refused(capsys, "evaluate", "emoji", "--json", str(tmp_path))
+
+
+def test_tensorboard_is_needed_before_training(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Any) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    output = str(tmp_path / "run")
+    assert "b2diffurl[tensorboard]" in refused(capsys, "train", QUICK, "--tensorboard", "--output", output)
+
+
+def test_the_name_of_a_repository_is_checked_before_training(tmp_path: Path, capsys: Any) -> None:
+    output = str(tmp_path / "run")
+    message = refused(capsys, "train", QUICK, "--push-to-hub", "not a/repo name/x", "--output", output, "--dry-run")
+    assert "give user/name" in message
+
+
+def test_help_of_check_succeeds(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", "--help"]) == 0
+    assert "check reward" in capsys.readouterr().out
+
+
+def test_only_a_file_named_run_toml_stands_for_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["show", QUICK]) == 0
+    (tmp_path / "my-run.toml").write_text(capsys.readouterr().out, encoding="utf-8-sig")  # and with a byte order mark
+    assert "runs/emoji-quickstart-seed0 holds no run" in refused(capsys, "train", "my-run.toml", "--resume")
