@@ -103,7 +103,7 @@ def test_a_schedule_of_a_user_has_no_end_unless_it_gives_one() -> None:
             return 3
 
     class Ended(Own):
-        tau_last = 2  # pyright: ignore[reportIncompatibleMethodOverride]
+        tau_last = 2  # pyright: ignore[reportAssignmentType, reportIncompatibleMethodOverride]
 
     assert (Own().tau_last, Ended().tau_last) == (0, 2)
 
