@@ -53,7 +53,7 @@ class TrustRegion:
         """Shrink or revert the optimizer step that was taken after the snapshot and left the region.
 
         The square root of the KL grows at most linearly along the step, from its value before to that after, so the
-        border is no nearer than the fraction (sqrt(max_kl) - sqrt(before)) / (sqrt(after) - sqrt(before)) of the step,
+        border is not nearer than the fraction (sqrt(max_kl) - sqrt(before)) / (sqrt(after) - sqrt(before)) of the step,
         which is sqrt(max_kl / after) for the first step of a round. The KL is measured after shrinking; a step that is
         still outside after three tries is reverted. AdamW's state remains that after the step, unless it is reverted.
 
