@@ -403,18 +403,28 @@ def test_containing_a_step_equals_the_twin(reach: float, start: float, power: fl
     snapshot = Snapshot(torch.optim.SGD([parameter], lr=1.0))
     with torch.no_grad():
         parameter.add_(1 - start + reach)
-    kls = {"kl_before": kl_of(start), "kl_after": kl_of(1 + reach)}
     got = TrustRegion(max_kl=1.0).contain(
         snapshot,
-        kl_before=kls["kl_before"],
-        kl_after=kls["kl_after"] if is_known else None,
+        kl_before=1e-3,  # on another minibatch
+        kl_after=kl_of(1 + reach) if is_known else None,
         measure=lambda: kl_of(float(parameter.detach())),
     )
     scale, weight, kl = trust_region_twin.shrink(start, 1 + reach, kl_of, max_kl=1.0)
     assert got.step_scale == pytest.approx(scale, rel=1e-9)
     assert float(parameter.detach()) == pytest.approx(weight, rel=1e-9)
-    assert got.kl == pytest.approx(kl, rel=1e-9)
+    assert got.kl == pytest.approx(kl if scale else 1e-3, rel=1e-9)  # reverted: that before the step
     assert got.kl <= 1.0
+
+
+def test_a_step_that_begins_outside_on_its_minibatch_is_reverted() -> None:
+    parameter = torch.nn.Parameter(torch.tensor([1.1]))
+    snapshot = Snapshot(torch.optim.SGD([parameter], lr=1.0))
+    with torch.no_grad():
+        parameter.fill_(3.0)
+    got = TrustRegion(max_kl=1.0).contain(
+        snapshot, kl_before=0.9, kl_after=9.0, measure=lambda: float(parameter.detach()) ** 2
+    )
+    assert (float(parameter.detach()), got.step_scale, got.kl) == (pytest.approx(1.1), 0.0, 0.9)
 
 
 @pytest.mark.parametrize("kl", [INF, float("nan")])

@@ -24,7 +24,7 @@ def brightness(images: Tensor, prompts: Sequence[str]) -> Tensor:
     return images.mean(dim=(1, 2, 3))
 
 
-def blackens(images: Tensor, prompts: list[str]) -> Tensor:
+def blackens(images: Tensor, prompts: Any) -> Tensor:
     scores = brightness(images, prompts)
     images.zero_()
     prompts.clear()
@@ -65,7 +65,7 @@ def test_a_reward_that_writes_into_its_input_changes_nothing_for_others() -> Non
 def test_a_reward_that_writes_into_its_input_is_retried_on_the_same_images() -> None:
     calls: list[int] = []
 
-    def fails_once(images: Tensor, prompts: list[str]) -> Tensor:
+    def fails_once(images: Tensor, prompts: Any) -> Tensor:
         scores = blackens(images, prompts)
         calls.append(1)
         if len(calls) == 1:
@@ -113,7 +113,7 @@ def test_process_settings_are_restored_after_an_import(tmp_path: Path) -> None:
 
 
 def test_a_reward_that_exits_stops_the_run() -> None:
-    def leaves(*_: object) -> Tensor:
+    def leaves(images: Any, prompts: Any) -> Tensor:  # noqa: ARG001
         raise SystemExit(0)
 
     message = r"the reward called sys\.exit\(0\) \(.*test_user_code\.py, line \d+\); raise an exception instead\.$"

@@ -52,27 +52,28 @@ class TrustRegion:
     ) -> Contained:
         """Shrink or revert the optimizer step that was taken after the snapshot and left the region.
 
-        The square root of the KL grows about linearly along the step, so the border is at the fraction
-        (sqrt(max_kl) - sqrt(kl_before)) / (sqrt(kl_after) - sqrt(kl_before)) of the step, which is
-        sqrt(max_kl / kl_after) for the first step of a round. Where the steps of a round point in different directions
-        the border is farther away. The KL is measured after shrinking; a step that is still outside after three tries
-        is reverted. AdamW's state remains that after the step, unless the step is reverted.
+        The square root of the KL grows at most linearly along the step, from its value before to that after, so the
+        border is not nearer than the fraction (sqrt(max_kl) - sqrt(before)) / (sqrt(after) - sqrt(before)) of the step,
+        which is sqrt(max_kl / after) for the first step of a round. The KL is measured after shrinking; a step that is
+        still outside after three tries is reverted. AdamW's state remains that after the step, unless it is reverted.
 
         Args:
             snapshot: weights and optimizer state before the step.
-            kl_before: KL of the weights before the step, at most `max_kl`.
+            kl_before: KL of the weights before the step, which may have been measured on another minibatch.
             kl_after: KL of the weights after the step, above `max_kl`; None if it is not known exactly.
-            measure: returns the KL of the current weights.
+            measure: returns the KL of the current weights on one minibatch.
         """
         scale = 1.0
         if self.on_exceed == "shrink":
             kl = measure() if kl_after is None else kl_after
+            snapshot.keep_step(0.0)
+            kl_start = measure()
             for _ in range(_MAX_TRIES):
-                fraction = _MARGIN * _fraction_to_border(self.max_kl, kl_before=kl_before, kl_after=kl)
-                if not fraction > 0:  # the KL is not finite, or the step began on the border
+                fraction = _MARGIN * _fraction_to_border(self.max_kl, kl_before=kl_start, kl_after=kl)
+                if not fraction > 0:  # a KL is not finite, or the step began outside on this minibatch
                     break
-                snapshot.shrink_step(fraction)
                 scale *= fraction
+                snapshot.keep_step(scale)
                 kl = measure()
                 if kl <= self.max_kl:
                     return Contained(step_scale=scale, kl=kl)
@@ -108,6 +109,7 @@ class Snapshot:
 
     def __init__(self, optimizer: torch.optim.Optimizer) -> None:
         self._optimizer = optimizer
+        self._after: list[Tensor] = []
         self._saved = [
             _Saved(
                 parameter,
@@ -119,10 +121,16 @@ class Snapshot:
         ]
 
     @torch.no_grad()
-    def shrink_step(self, fraction: float) -> None:
-        """Keep a fraction of the way from the saved weights to the current ones; the optimizer state is unchanged."""
-        for saved in self._saved:
-            saved.parameter.copy_(torch.lerp(saved.value, saved.parameter, fraction))
+    def keep_step(self, fraction: float) -> None:
+        """Set the weights to the saved ones plus a fraction of the step; the optimizer state is unchanged.
+
+        Args:
+            fraction: 0 to 1 of the way from the saved weights to those of the first call of this method.
+        """
+        if not self._after:
+            self._after = [saved.parameter.detach().clone() for saved in self._saved]
+        for saved, after in zip(self._saved, self._after, strict=True):
+            saved.parameter.copy_(torch.lerp(saved.value, after, fraction))
 
     @torch.no_grad()
     def restore(self) -> None:

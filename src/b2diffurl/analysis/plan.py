@@ -109,7 +109,7 @@ class RoundCost:
         branch_evaluations: evaluations on branches.
         most_update_evaluations: evaluations in the update if as many trajectories are selected as possible; a forward
             and backward pass counts as one, as do the reference and the measurement of the trust region, but not the
-            up to four measurements of one minibatch that shrinking a step takes.
+            up to five measurements of one minibatch that shrinking a step takes.
         latent_bytes: stored latents of the trained steps.
     """
 
