@@ -19,7 +19,7 @@ from b2diffurl.plugins import find_named
 Option = bool | int | float | str
 C = TypeVar("C", bound="type[Custom]")
 _OPTIONAL = ("check",)
-_INHERITABLE = ("needs", "metrics", "num_past_rounds")
+_INHERITABLE = ("needs", "metrics", "num_past_rounds", "normalize_trunks")
 
 
 @settings
@@ -36,6 +36,7 @@ class Custom:
 
     kind: ClassVar[str] = ""
     interface: ClassVar[type] = object
+    defaults: ClassVar[tuple[str, ...]] = ()  # methods for which the interface's own serve a class without them
 
     use: Literal["custom"] = "custom"
     name: str
@@ -51,7 +52,7 @@ class Custom:
             UserError: the class cannot be imported, does not accept the options, or lacks a method.
         """
         options = tuple((key, value, type(value)) for key, value in sorted(self.options.items()))
-        return _make(self.kind, self.interface, self.name, options)
+        return _make(type(self), self.name, options)
 
     def check(self, **arguments: Any) -> None:
         """Call the `check` method of the user's class, which is optional.
@@ -81,7 +82,10 @@ def _delegating(cls: C) -> C:
 
 def _delegating_method(name: str, doc: str | None) -> Callable[..., Any]:
     def method(self: Custom, *arguments: Any, **options: Any) -> Any:
-        return getattr(self.instance(), name)(*arguments, **options)
+        instance = self.instance()
+        if name in self.defaults and not hasattr(instance, name):
+            return getattr(self.interface, name)(self, *arguments, **options)
+        return getattr(instance, name)(*arguments, **options)
 
     method.__name__ = name
     method.__doc__ = doc
@@ -131,10 +135,12 @@ class CustomAdvantage(Custom, _base(Normalizer)):
 
     kind = "advantage"
     interface = Normalizer
+    defaults = ("metrics", "normalize_trunks")
 
 
 @cache
-def _make(kind: str, interface: type, name: str, options: tuple[tuple[str, Option, type], ...]) -> Any:
+def _make(custom: type[Custom], name: str, options: tuple[tuple[str, Option, type], ...]) -> Any:
+    kind, interface = custom.kind, custom.interface
     if not all(name.rpartition(":")):
         raise UserError(f"{kind}.name is {name!r}; give module:Class or file.py:Class.")
     cls = find_named(name, kind=kind, what="class")
@@ -143,7 +149,8 @@ def _make(kind: str, interface: type, name: str, options: tuple[tuple[str, Optio
         instance = cls(**arguments)
     except TypeError as error:
         raise UserError(f"{kind} {name!r} does not accept the options {arguments}: {error}.") from error
-    missing = [member for member in _members(interface) if _is_missing(instance, member, interface)]
+    members = [member for member in _members(interface) if member not in custom.defaults]
+    missing = [member for member in members if _is_missing(instance, member, interface)]
     if missing:
         raise UserError(
             f"{kind} {name!r} lacks {', '.join(missing)}; let the class inherit from "

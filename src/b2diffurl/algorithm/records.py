@@ -77,6 +77,21 @@ class Scores:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Credit:
+    """What the rewards of a round say about its trajectories.
+
+    Attributes:
+        branches: advantage of each trajectory.
+        trunks: advantage of each trunk; None unless trunks are trained.
+        metrics: numbers to log, by name.
+    """
+
+    branches: Float[Tensor, "G K"]
+    trunks: Float[Tensor, " G"] | None = None
+    metrics: dict[str, float] = field(default_factory=dict[str, float])
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class PastRound:
     """What a schedule knows about a completed round.
 
@@ -96,10 +111,12 @@ class Selection:
     Attributes:
         index: the selected trajectories in ascending order, each once.
         pairs: (better, worse) trajectories of one branch group, without branching of one prompt; both are in `index`.
+        weights: factor of each selected trajectory's loss; None for equal weights of 1.
     """
 
     index: Int[Tensor, "S 2"]
     pairs: Int[Tensor, "P 2 2"]
+    weights: Float[Tensor, " S"] | None = None
 
     def __len__(self) -> int:
         return len(self.index)
@@ -116,6 +133,7 @@ class SelectedTrajectories:
         prompts: one per trajectory.
         advantages: one per trajectory.
         pairs: rows (better, worse), as positions in this batch.
+        weights: factor of each trajectory's loss; None for equal weights of 1.
     """
 
     log_probs: Float[Tensor, "S n"]
@@ -124,6 +142,7 @@ class SelectedTrajectories:
     prompts: tuple[str, ...]
     advantages: Float[Tensor, " S"]
     pairs: Int[Tensor, "P 2"]
+    weights: Float[Tensor, " S"] | None = None
 
     def __len__(self) -> int:
         return len(self.prompts)

@@ -1,11 +1,11 @@
 """One round's optimizer steps on the selected trajectories, inside a trust region.
 
-A training example is one selected trajectory, or a (better, worse) pair for an objective that needs pairs. Examples are
-shuffled and split into minibatches, one optimizer step each. Gradients are means over the real number of steps: nothing
-is dropped, padded or carried over.
+A training example is one selected trajectory, or a (better, worse) pair for an objective that needs pairs, or one trunk
+where trunks are trained. Examples are shuffled and split into minibatches, one optimizer step each. Gradients are means
+over the real number of steps: nothing is dropped, padded or carried over.
 
-Shapes: S selected trajectories, n trained steps, u examples of m trajectories in a minibatch, M single steps in one
-forward pass.
+Shapes: S selected trajectories, n steps of all trajectories, u examples of m trajectories in a minibatch, M single
+steps in one forward pass.
 """
 
 # Tensor.backward and Tensor.tolist have no types.
@@ -24,12 +24,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from b2diffurl.algorithm.interfaces import Objective
-from b2diffurl.algorithm.minibatches import minibatches, training_examples
+from b2diffurl.algorithm.minibatches import minibatches
 from b2diffurl.algorithm.policy import DenoisingPolicy
 from b2diffurl.algorithm.progress import NO_PROGRESS, Progress
 from b2diffurl.algorithm.randomness import minibatch_rng
 from b2diffurl.algorithm.records import SelectedTrajectories, StepBatch
 from b2diffurl.algorithm.replay import Replay
+from b2diffurl.algorithm.training_data import TrainingData
 from b2diffurl.algorithm.trust_region import Snapshot, TrustRegion
 from b2diffurl.config import NonNegativeFloat, PositiveFloat, PositiveInt, settings
 from b2diffurl.distributed import Ranks
@@ -49,7 +50,7 @@ class Optimization:
         num_minibatches: optimizer steps per pass (ours: the reference fixes the minibatch size instead).
         micro_batch_size: single steps in one forward pass; changes memory and speed, and results by rounding only.
         step_weights: "equal", as in the paper, or "even" (ours): the loss of a step is divided by its log-prob's
-            sensitivity to the network (`DDIM.sensitivity`), with mean weight 1 over the interval, so that no step
+            sensitivity to the network (`DDIM.sensitivity`), with mean weight 1 over the trained steps, so that no step
             dominates the others.
     """
 
@@ -166,11 +167,19 @@ class Update:
         self.progress = progress
         self.parameters: list[Tensor] = [p for group in optimizer.param_groups for p in group["params"]]
 
-    def optimize(self, selected: SelectedTrajectories, *, seed: int, round_number: int) -> UpdateResult:
+    def optimize(
+        self,
+        selected: SelectedTrajectories,
+        *,
+        trunks: SelectedTrajectories | None = None,
+        seed: int,
+        round_number: int,
+    ) -> UpdateResult:
         """Take the optimizer steps of a round; none if nothing was selected.
 
         Args:
             selected: the trajectories to train on.
+            trunks: trunks to train on besides, with steps of their own.
             seed: seed of the shuffling.
             round_number: the round, counted from 1.
 
@@ -179,11 +188,12 @@ class Update:
         """
         started, config = time.perf_counter(), self.config.optimization
         max_kl = self.config.trust_region.max_kl
-        examples = training_examples(selected, as_pairs=self.objective.needs.pairs)
+        data = TrainingData.join([selected] if trunks is None else [selected, trunks])
+        examples = data.examples(as_pairs=self.objective.needs.pairs)
         queue = self._minibatches(examples, seed, round_number)
-        self.progress.phase("update", examples.numel() * selected.num_trained_steps * config.num_inner_epochs)
+        self.progress.phase("update", data.num_single_steps(examples) * config.num_inner_epochs)
         self.optimizer.zero_grad(set_to_none=True)
-        replay = Replay(self.policy, selected, micro_batch_size=config.micro_batch_size, ranks=self.ranks)
+        replay = Replay(self.policy, data, micro_batch_size=config.micro_batch_size, ranks=self.ranks)
         replay_error = None
         if self.config.replay_first and queue:
             replay_error = replay.take_log_probs(queue[: len(queue) // config.num_inner_epochs])
@@ -233,8 +243,9 @@ class Update:
     def _accumulate_gradient(self, replay: Replay, minibatch: Int[Tensor, "u m"], round_number: int) -> _Pass:
         """Accumulate the gradient over this rank's shard of a minibatch."""
         done = _Pass()
-        step_index = replay.selected.step_index
-        num_losses = len(minibatch) * len(step_index)
+        data, step_index = replay.data, replay.data.step_index
+        num_steps = data.num_single_steps(minibatch)
+        num_losses = num_steps // minibatch.shape[1]
         weights = self._step_weights(step_index)
         for index, step in replay.micro_batches(minibatch):
             batch, kl_to_reference = self._step_batch(replay, index, step)
@@ -245,14 +256,15 @@ class Update:
                 break
             loss = self.objective.loss(batch)
             _check_finite(loss, "loss", step_index[step], round_number)
-            ((loss * weights[step[: len(loss)]].to(loss.device)).sum() / num_losses).backward()
+            weight = weights[step[: len(loss)]] * data.weights[index].view(-1, len(loss)).mean(dim=0)
+            ((loss * weight.to(loss.device)).sum() / num_losses).backward()
             done.ratio_max_error = max(done.ratio_max_error, float(log_ratio.exp().sub(1).abs().max()))
             with torch.no_grad():
                 metrics = {f"objective/{name}": values for name, values in self.objective.metrics(batch).items()}
             for name, values in (metrics | {"objective/loss": loss.detach()}).items():
                 done.add_mean(name, values, num_losses)
             if kl_to_reference is not None:
-                done.add_mean("policy/kl_to_reference", kl_to_reference, minibatch.numel() * len(step_index))
+                done.add_mean("policy/kl_to_reference", kl_to_reference, num_steps)
             self.progress.advance(len(index))
         return done
 
@@ -260,7 +272,7 @@ class Update:
         self, replay: Replay, index: Int[Tensor, " M"], step: Int[Tensor, " M"]
     ) -> tuple[StepBatch, Float[Tensor, " M"] | None]:
         """Return what the objective sees, with gradient, and the KL to the reference in nats per element."""
-        selected, is_mean = replay.selected, self.policy.log_prob_reduction == "mean"
+        data, is_mean = replay.data, self.policy.log_prob_reduction == "mean"
         reference = None
         if self.objective.needs.reference or self.config.log_kl_to_reference:
             # First, so that its memory is free again before the graph of the policy's pass is kept.
@@ -271,16 +283,16 @@ class Update:
         log_prob = self.policy.log_prob(gaussian, action)
         batch = StepBatch(
             log_prob=log_prob,
-            old_log_prob=selected.log_probs[index, step].to(action.device),
-            advantage=selected.advantages[index].to(log_prob),
+            old_log_prob=data.log_probs[index, step].to(action.device),
+            advantage=data.advantages[index].to(log_prob),
         )
         if reference and kl is not None and self.objective.needs.reference:
             batch = replace(
                 batch,
                 reference_log_prob=self.policy.log_prob(reference, action),
-                kl_to_reference=kl / selected.num_elements if is_mean else kl,
+                kl_to_reference=kl / data.num_elements if is_mean else kl,
             )
-        return batch, None if kl is None else kl.detach() / selected.num_elements
+        return batch, None if kl is None else kl.detach() / data.num_elements
 
     def _step_weights(self, step_index: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
         """Return the weight of each trained step's loss, with mean 1."""

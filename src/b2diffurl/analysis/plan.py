@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from b2diffurl.algorithm.gap import Gap
 from b2diffurl.algorithm.selection import BestWorst
 from b2diffurl.errors import UserError
 from b2diffurl.models import ModelSource
@@ -108,7 +109,7 @@ class RoundCost:
         branch_evaluations: evaluations on branches.
         most_update_evaluations: evaluations in the update if as many trajectories are selected as possible; a forward
             and backward pass counts as one, as do the reference and the measurement of the trust region.
-        latent_bytes: stored latents of the interval.
+        latent_bytes: stored latents of the interval, and of the trunks where they are trained.
     """
 
     num_interval_steps: int
@@ -195,22 +196,25 @@ def round_cost(run: Run, shape: Shape, *, num_interval_steps: int) -> RoundCost:
     halves = 1 if run.sampler.guidance_scale == 1 else 2
     num_branches, num_trunks = run.rollout.num_branches, run.num_trunks
     num_trajectories, total = num_trunks * num_branches, run.sampler.num_inference_steps
-    selected = 2 * num_trunks if isinstance(run.selection, BestWorst) else num_trajectories
+    selected = 2 * num_trunks if isinstance(run.selection, BestWorst | Gap) else num_trajectories
     if run.objective.needs.pairs:
         selected = 2 * (selected // 2)
     passes = 2 if run.objective.needs.reference or run.logging.kl_to_reference else 1
     optimization = run.optimization
     members = 2 if run.objective.needs.pairs else 1
-    num_examples = selected // members
+    num_trunk_steps = total - num_interval_steps if run.rollout.train_trunk else 0
+    trained_trunks = num_trunks if num_trunk_steps else 0
+    num_examples = selected // members + trained_trunks
     last_minibatch = members * (num_examples // max(1, min(optimization.num_minibatches, num_examples)))
-    replayed_first = 0 if run.memory.base_dtype == "float32" else selected
-    trained = selected * optimization.num_inner_epochs * passes + replayed_first + last_minibatch
-    states = num_trajectories * (num_interval_steps + 1)
+    num_passes = optimization.num_inner_epochs * passes + (run.memory.base_dtype != "float32")
+    trained = (selected * num_interval_steps + trained_trunks * num_trunk_steps) * num_passes
+    measured = last_minibatch * max(num_interval_steps, num_trunk_steps)
+    states = num_trajectories * (num_interval_steps + 1) + trained_trunks * (num_trunk_steps + 1)
     return RoundCost(
         num_interval_steps=num_interval_steps,
         trunk_evaluations=halves * num_trunks * (total - num_interval_steps),
         branch_evaluations=halves * num_trajectories * num_interval_steps,
-        most_update_evaluations=halves * trained * num_interval_steps,
+        most_update_evaluations=halves * (trained + measured),
         latent_bytes=4 * states * shape.channels * shape.latent_size**2,
     )
 
