@@ -36,6 +36,7 @@ class Power(Selector):
     def select(self, advantages: Float[Tensor, "G K"], prompts: Sequence[str]) -> Selection:
         """Select all, with weights."""
         sizes = advantages.abs().flatten().double()
-        powers = (sizes / sizes.max().clamp(min=torch.finfo(sizes.dtype).tiny)) ** self.exponent
-        mean = powers.mean() if bool(powers.any()) else torch.ones(())
-        return replace(select_all(advantages, prompts), weights=(powers / mean).to(advantages.dtype))
+        if not bool(sizes.any()):
+            sizes = torch.ones_like(sizes)  # nothing to prefer
+        powers = (sizes / sizes.max()) ** self.exponent
+        return replace(select_all(advantages, prompts), weights=(powers / powers.mean()).to(advantages.dtype))

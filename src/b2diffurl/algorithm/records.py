@@ -155,7 +155,7 @@ class SelectedTrajectories:
     @property
     def num_elements(self) -> int:
         """Number of elements of one latent."""
-        return self.latents[0, 0].numel()
+        return self.latents.shape[2:].numel()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
