@@ -218,6 +218,23 @@ def test_the_steps_of_each_trajectory_are_those_of_its_batch(sampled: Round, tru
 # Round
 
 
+class RecordingUpdate(Update):
+    """An update, and the trunks that it gets."""
+
+    trunks: SelectedTrajectories | None = None
+
+    def optimize(
+        self,
+        selected: SelectedTrajectories,
+        *,
+        trunks: SelectedTrajectories | None = None,
+        seed: int,
+        round_number: int,
+    ) -> UpdateResult:
+        self.trunks = trunks
+        return super().optimize(selected, trunks=trunks, seed=seed, round_number=round_number)
+
+
 @dataclass
 class Watching(Objective):
     """DDPO, and the advantages that it gets."""
@@ -229,7 +246,9 @@ class Watching(Objective):
         return DDPO().loss(batch)
 
 
-def one_round(*, train_trunk: bool, interval_length: int = 3) -> tuple[RoundResult, list[float]]:
+def one_round(
+    *, train_trunk: bool, interval_length: int = 3
+) -> tuple[RoundResult, list[float], SelectedTrajectories | None]:
     network = TinyPolicy()
     ddim = chain(stable_diffusion_scheduler(), num_inference_steps=5, eta=1.0)
     policy: DenoisingPolicy = bind(network, ddim)
@@ -240,15 +259,20 @@ def one_round(*, train_trunk: bool, interval_length: int = 3) -> tuple[RoundResu
         schedule=Backward(tau_first=interval_length), selector=All(), num_branches=4, num_rounds=10, chunk_size=5,
         seed=0, train_trunk=train_trunk,
     )  # fmt: skip
+    update = RecordingUpdate(policy, adamw(network), objective, SETTINGS)
     result = run_round(
-        policy, Update(policy, adamw(network), objective, SETTINGS), state, strategy, round_number=1,
+        policy, update, state, strategy, round_number=1,
         prompts=(PROMPTS[0], PROMPTS[0], PROMPTS[1]), scorer=LatentScorer(lambda x, _: x.mean(dim=(1, 2, 3))),
     )  # fmt: skip
-    return result, objective.advantages
+    return result, objective.advantages, update.trunks
 
 
 def test_a_round_trains_each_trunk_once_per_step_with_its_own_advantage() -> None:
-    result, got = one_round(train_trunk=True)
+    result, got, trunks = one_round(train_trunk=True)
+    assert trunks is not None
+    assert trunks.weights is not None
+    assert trunks.weights.tolist() == [4.0] * 3
+    assert trunks.step_index.tolist() == [0, 1]
     history = RewardHistory(normalizer=Shrunk())
     credit = history.credit(result.sampled.scores.rewards, result.prompts, with_trunks=True)
     assert credit.trunks is not None
@@ -257,10 +281,11 @@ def test_a_round_trains_each_trunk_once_per_step_with_its_own_advantage() -> Non
 
 
 def test_without_trunks_or_without_their_training_there_is_nothing_besides_branches() -> None:
-    result, got = one_round(train_trunk=True, interval_length=5)
+    result, got, _ = one_round(train_trunk=True, interval_length=5)
     assert result.metrics["selection/num_trunks"] == 0
     assert len(got) == 12 * 5
-    result, got = one_round(train_trunk=False)
+    result, got, trunks = one_round(train_trunk=False)
+    assert trunks is None
     assert "selection/num_trunks" not in result.metrics
     assert len(got) == 12 * 3
 
