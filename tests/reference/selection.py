@@ -51,3 +51,35 @@ def all_pairs(advantages: Sequence[float], prompts: Sequence[str], *, num_branch
             left.remove(best)
             left.remove(worst)
     return pairs
+
+
+def gap(advantages: Sequence[float], *, num_branches: int, delta: float) -> tuple[list[int], list[tuple[int, int]]]:
+    """Best and worst of the groups whose best exceeds its worst by delta pooled standard deviations."""
+    squares, num_groups = 0.0, len(advantages) // num_branches
+    for first in range(0, len(advantages), num_branches):
+        members = advantages[first : first + num_branches]
+        mean = sum(members) / num_branches
+        for value in members:
+            squares += (value - mean) ** 2
+    std = (squares / (num_groups * (num_branches - 1))) ** 0.5 if num_groups else 0.0
+    index, pairs = [], []
+    for first in range(0, len(advantages), num_branches):
+        best = worst = first
+        for member in range(first, first + num_branches):
+            if advantages[member] > advantages[best]:
+                best = member
+            if advantages[member] < advantages[worst]:
+                worst = member
+        if advantages[best] - advantages[worst] > delta * std:
+            index += [best, worst]
+            pairs.append((best, worst))
+    return sorted(index), pairs
+
+
+def power_weights(advantages: Sequence[float], *, exponent: float) -> list[float]:
+    """|A|^p over its mean; all 1 if all are 0."""
+    powers = [abs(value) ** exponent for value in advantages]
+    total = sum(powers)
+    if total == 0:
+        return [1.0] * len(powers)
+    return [power * len(powers) / total for power in powers]

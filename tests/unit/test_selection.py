@@ -1,11 +1,15 @@
 """Best and worst of branch groups against the slow twin."""
 
+import math
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from b2diffurl.algorithm.gap import Gap
 from b2diffurl.algorithm.interfaces import Selector
+from b2diffurl.algorithm.power import Power
 from b2diffurl.algorithm.selection import All, BestWorst
 from b2diffurl.errors import UserError
 from tests.reference import selection as twin
@@ -69,7 +73,7 @@ def test_all_is_every_trajectory_whatever_its_advantage() -> None:
     assert selection.pairs.shape == (0, 2)
 
 
-@pytest.mark.parametrize("selector", [BestWorst(), All()])
+@pytest.mark.parametrize("selector", [BestWorst(), All(), Gap(), Power()])
 def test_is_a_selector(selector: object) -> None:
     assert isinstance(selector, Selector)
 
@@ -114,3 +118,58 @@ def test_ties_are_no_pairs() -> None:
     assert choose_by(All(), torch.zeros(6), ["a cat"] * 6, num_branches=3).pairs.shape == (0, 2)
     selection = choose_by(All(), torch.tensor([0.5, 0.5, 2.0, 0.5]), ["a cat"] * 4, num_branches=4)
     assert selection.pairs.tolist() == [[2, 3]]
+
+
+# Gap and power
+
+
+@given(data=st.data(), num_groups=st.integers(0, 5), num_branches=st.integers(2, 4))
+def test_gap_equals_the_twin(data: st.DataObject, num_groups: int, num_branches: int) -> None:
+    size = num_groups * num_branches
+    advantages = data.draw(st.lists(st.sampled_from([-2.0, -0.5, 0.0, 0.5, 3.0]), min_size=size, max_size=size))
+    delta = data.draw(st.sampled_from([0.0, 0.7, 1.1, 2.3]))
+    got = choose_by(Gap(delta=delta), torch.tensor(advantages), ["a cat"] * size, num_branches=num_branches)
+    index, pairs = twin.gap(advantages, num_branches=num_branches, delta=delta)
+    assert got.index.tolist() == index
+    assert [tuple(pair) for pair in got.pairs.tolist()] == pairs
+
+
+def test_gap_refuses_groups_without_contrast_and_not_lucky_trunks() -> None:
+    """Pooled standard deviation: sqrt((0.5 + 0 + 0.02) / 3) = 0.416."""
+    advantages = torch.tensor([5.0, 4.0, -3.0, -3.0, 0.1, -0.1])
+    selection = choose_by(Gap(delta=1.0), advantages, ["a cat"] * 6, num_branches=2)
+    assert selection.pairs.tolist() == [[0, 1]]
+    assert choose_by(Gap(delta=2.5), advantages, ["a cat"] * 6, num_branches=2).pairs.shape == (0, 2)
+
+
+def test_gap_of_a_difference_that_is_exactly_delta_is_out() -> None:
+    advantages = torch.tensor([1.0, -1.0, 1.0, -1.0])  # pooled standard deviation sqrt(4 / 2)
+    assert len(choose_by(Gap(delta=math.sqrt(2)), advantages.double(), ["a cat"] * 4, num_branches=2)) == 0
+    assert len(choose_by(Gap(delta=1.41), advantages, ["a cat"] * 4, num_branches=2)) == 4
+
+
+def test_gap_of_groups_of_one_is_refused() -> None:
+    with pytest.raises(UserError, match=r"^rollout\.num_branches is 1 but selection gap needs at least 2; give more"):
+        Gap().check(num_branches=1)
+    with pytest.raises(UserError, match=r"^selection\.delta is -1\.0; give a finite number of 0 or more\."):
+        Gap(delta=-1.0)
+
+
+@given(
+    advantages=st.lists(st.sampled_from([-2.0, -0.5, 0.0, 0.5, 3.0]), min_size=1, max_size=8),
+    exponent=st.sampled_from([0.0, 0.5, 1.0, 2.0]),
+)
+def test_power_weights_equal_the_twin_and_the_rest_is_all(advantages: list[float], exponent: float) -> None:
+    values, prompts = torch.tensor(advantages).view(-1, 1), ["a cat"] * len(advantages)
+    got, every = Power(exponent=exponent).select(values, prompts), All().select(values, prompts)
+    assert got.weights is not None
+    assert got.weights.tolist() == pytest.approx(twin.power_weights(advantages, exponent=exponent), rel=1e-6)
+    assert torch.equal(got.index, every.index)
+    assert torch.equal(got.pairs, every.pairs)
+    assert every.weights is None
+
+
+def test_a_large_power_neither_overflows_nor_vanishes() -> None:
+    weights = Power(exponent=1000.0).select(torch.tensor([[5.0, 1e-3, -5.0, 0.0]]), ["a cat"]).weights
+    assert weights is not None
+    assert weights.tolist() == [2.0, 0.0, 2.0, 0.0]

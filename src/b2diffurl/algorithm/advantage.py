@@ -16,6 +16,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from b2diffurl.algorithm.interfaces import Normalizer
+from b2diffurl.algorithm.records import Credit
 from b2diffurl.config import NonNegativeInt, settings
 from b2diffurl.errors import UserError
 
@@ -141,27 +142,39 @@ class RewardHistory:
 
     Attributes:
         normalizer: turns rewards into advantages.
-        rounds: the rewards of each prompt, one mapping per past round.
+        rounds: the rewards of each prompt, one mapping per past round; those of a branch group follow each other.
     """
 
     normalizer: Normalizer
     rounds: list[dict[str, list[float]]] = field(default_factory=list[dict[str, list[float]]])
 
     def normalize(self, rewards: Shaped[Tensor, "G K"], prompts: Sequence[str]) -> Float[Tensor, "G K"]:
+        """Normalize this round's rewards and remember them; return the advantages of the trajectories, float32."""
+        return self.credit(rewards, prompts).branches
+
+    def credit(self, rewards: Shaped[Tensor, "G K"], prompts: Sequence[str], *, with_trunks: bool = False) -> Credit:
         """Normalize this round's rewards and remember them.
 
         Args:
             rewards: float, int or bool, K trajectories of each of G branch groups.
             prompts: one per branch group.
+            with_trunks: whether trunks get advantages of their own.
 
         Returns:
-            Advantages, float32, not clipped: `normalizer.clip` is for those that are trained on.
+            Advantages, float32, not clipped (`Credit.clipped` gives those that are trained on), and metrics.
         """
-        rewards = rewards.to(torch.float64)
-        advantages = self.normalizer.normalize(rewards, prompts, past=self.rounds)
+        rewards, past, normalizer = rewards.to(torch.float64), self.rounds, self.normalizer
+        branches = normalizer.normalize(rewards, prompts, past=past)
+        trunks = normalizer.normalize_trunks(rewards, prompts, past=past) if with_trunks else None
+        metrics = normalizer.metrics(rewards, prompts, past=past)
         newest: dict[str, list[float]] = {}
         for prompt, values in zip(prompts, rewards, strict=True):
             newest.setdefault(prompt, []).extend(float(value) for value in values)
-        num_kept = self.normalizer.num_past_rounds
+        num_kept = normalizer.num_past_rounds
         self.rounds = [*self.rounds, newest][-num_kept:] if num_kept else []
-        return advantages.float()
+        return Credit(
+            branches=branches.float(),
+            trunks=None if trunks is None else trunks.float(),
+            metrics={f"advantage/{name}": value for name, value in metrics.items()}
+            | ({"selection/num_trunks": len(prompts)} if with_trunks else {}),
+        )

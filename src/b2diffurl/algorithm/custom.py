@@ -18,7 +18,16 @@ from b2diffurl.plugins import find_named
 
 Option = bool | int | float | str
 C = TypeVar("C", bound="type[Custom]")
-_OPTIONAL = ("check", "clip", "metrics", "needs", "num_past_rounds", "tau_last")  # the interface has a default
+# The interface has a default for these.
+_OPTIONAL = (
+    "check",
+    "clip",
+    "metrics",
+    "needs",
+    "normalize_trunks",
+    "num_past_rounds",
+    "tau_last",
+)
 
 
 @settings
@@ -50,7 +59,7 @@ class Custom:
             UserError: the class cannot be imported, does not accept the options, or lacks a method.
         """
         options = tuple((key, value, type(value)) for key, value in sorted(self.options.items()))
-        return _make(self.kind, self.interface, self.name, options)
+        return _make(type(self), self.name, options)
 
 
 def _base(interface: type) -> Any:
@@ -133,7 +142,8 @@ class CustomAdvantage(Custom, _base(Normalizer)):
 
 
 @cache
-def _make(kind: str, interface: type, name: str, options: tuple[tuple[str, Option, type], ...]) -> Any:
+def _make(custom: type[Custom], name: str, options: tuple[tuple[str, Option, type], ...]) -> Any:
+    kind, interface = custom.kind, custom.interface
     if not all(name.rpartition(":")):
         raise UserError(f"{kind}.name is {name!r}; give module:Class or file.py:Class.")
     cls = find_named(name, kind=kind, what="class")

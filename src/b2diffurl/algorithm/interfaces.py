@@ -57,13 +57,30 @@ class Normalizer(Protocol):
         Args:
             rewards: float64, K trajectories of each of G branch groups.
             prompts: one per branch group.
-            past: the rewards of the last rounds by prompt, the newest round last.
+            past: the rewards of the last rounds by prompt, the newest round last; the K rewards of a branch group
+                follow each other.
         """
         ...
 
     def clip(self, advantages: Float[Tensor, "G K"]) -> Float[Tensor, "G K"]:
         """Return the advantages to train on; the selection compares those of `normalize`. By default they are equal."""
         return advantages
+
+    def normalize_trunks(
+        self, rewards: Float[Tensor, "G K"], prompts: Sequence[str], *, past: Sequence[dict[str, list[float]]]
+    ) -> Float[Tensor, " G"]:
+        """Return one advantage per trunk, where trunks are trained: by default the mean of its trajectories'."""
+        return self.normalize(rewards, prompts, past=past).mean(dim=1)
+
+    def metrics(
+        self,
+        rewards: Float[Tensor, "G K"],  # noqa: ARG002
+        prompts: Sequence[str],  # noqa: ARG002
+        *,
+        past: Sequence[dict[str, list[float]]],  # noqa: ARG002
+    ) -> dict[str, float]:
+        """Return numbers to log as advantage/NAME; arguments are those of `normalize`."""
+        return {}
 
     def check(self, *, num_branches: int) -> None:
         """Raise UserError if the normalizer cannot be used with this number of branches."""

@@ -3,7 +3,7 @@
 A training example is one selected trajectory (m = 1), or a (better, worse) pair (m = 2) for an objective that needs
 pairs. Each optimizer step sees all trained steps of the examples of one minibatch, a micro-batch at a time.
 
-Shapes: S selected trajectories, U examples of m trajectories, n trained steps, M = m u single steps of u examples.
+Shapes: S trajectories, U examples of m trajectories, M single steps of u examples.
 """
 
 # Tensor.split and Tensor.unflatten have no types.
@@ -16,13 +16,6 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from b2diffurl.algorithm.records import SelectedTrajectories
-
-
-def training_examples(selected: SelectedTrajectories, *, as_pairs: bool) -> Int[Tensor, "U m"]:
-    """Return the examples, as positions in the batch of selected trajectories."""
-    return selected.pairs if as_pairs else torch.arange(len(selected))[:, None]
-
 
 def minibatches(
     examples: Int[Tensor, "U m"], *, num_epochs: int, num_minibatches: int, rng: np.random.Generator
@@ -34,14 +27,21 @@ def minibatches(
 
 
 def micro_batches(
-    minibatch: Int[Tensor, "u m"], *, num_steps: int, size: int
+    minibatch: Int[Tensor, "u m"], *, spans: Int[Tensor, "S 2"], size: int
 ) -> Iterator[tuple[Int[Tensor, " M"], Int[Tensor, " M"]]]:
-    """Yield single steps (position, trained step) of a minibatch, at most `size` at a time, first members first."""
+    """Yield single steps (trajectory, step) of a minibatch, at most `size` at a time, first members first.
+
+    Args:
+        minibatch: examples, the members of each with the same steps.
+        spans: first step of each trajectory, and the step after its last one.
+        size: most single steps at a time.
+    """
     if not len(minibatch):  # the other ranks have all of it
         return
     num_examples, num_members = minibatch.shape
-    example = torch.arange(num_examples).repeat_interleave(num_steps)
-    step = torch.arange(num_steps).repeat(num_examples)
+    own_spans = spans[minibatch[:, 0]]
+    example = torch.arange(num_examples).repeat_interleave(own_spans[:, 1] - own_spans[:, 0])
+    step = torch.cat([torch.arange(int(first), int(end)) for first, end in own_spans])
     size = max(1, size // num_members)
     for examples, steps in zip(example.split(size), step.split(size), strict=True):
         yield minibatch[examples].T.flatten(), steps.repeat(num_members)

@@ -4,7 +4,7 @@ Shapes: G branch groups, K branches each, n trained steps of the interval, S sel
 latent.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -77,6 +77,26 @@ class Scores:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Credit:
+    """The advantages of a round, not clipped unless `clipped`.
+
+    Attributes:
+        branches: advantage of each trajectory.
+        trunks: advantage of each trunk; None unless trunks are trained.
+        metrics: numbers to log, by name.
+    """
+
+    branches: Float[Tensor, "G K"]
+    trunks: Float[Tensor, " G"] | None = None
+    metrics: dict[str, float] = field(default_factory=dict[str, float])
+
+    def clipped(self, clip: Callable[[Tensor], Tensor]) -> "Credit":
+        """Return the advantages to train on, given a normalizer's `clip`."""
+        trunks = None if self.trunks is None else clip(self.trunks[:, None])[:, 0]
+        return Credit(branches=clip(self.branches), trunks=trunks, metrics=self.metrics)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class PastRound:
     """What a schedule knows about a completed round.
 
@@ -96,10 +116,12 @@ class Selection:
     Attributes:
         index: the selected trajectories in ascending order, each once.
         pairs: (better, worse) trajectories of one branch group, without branching of one prompt; both are in `index`.
+        weights: factor of each selected trajectory's loss; None for equal weights of 1.
     """
 
     index: Int[Tensor, "S 2"]
     pairs: Int[Tensor, "P 2 2"]
+    weights: Float[Tensor, " S"] | None = None
 
     def __len__(self) -> int:
         return len(self.index)
@@ -116,6 +138,7 @@ class SelectedTrajectories:
         prompts: one per trajectory.
         advantages: one per trajectory.
         pairs: rows (better, worse), as positions in this batch.
+        weights: factor of each trajectory's loss; None for equal weights of 1.
     """
 
     log_probs: Float[Tensor, "S n"]
@@ -124,6 +147,7 @@ class SelectedTrajectories:
     prompts: tuple[str, ...]
     advantages: Float[Tensor, " S"]
     pairs: Int[Tensor, "P 2"]
+    weights: Float[Tensor, " S"] | None = None
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -136,7 +160,7 @@ class SelectedTrajectories:
     @property
     def num_elements(self) -> int:
         """Number of elements of one latent."""
-        return self.latents[0, 0].numel()
+        return self.latents.shape[2:].numel()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,7 +1,6 @@
-"""Replay: the selected trajectories' steps under the current weights, and how far these are from the old ones.
+"""Replay: the steps of an update's trajectories under the current weights, and how far these are from the old ones.
 
-Shapes: S selected trajectories, n trained steps, u examples of m trajectories in a minibatch, M single steps in one
-forward pass.
+Shapes: u examples of m trajectories in a minibatch, M single steps in one forward pass.
 """
 
 # Tensor.tolist has no type.
@@ -16,43 +15,41 @@ from torch import Tensor
 
 from b2diffurl.algorithm.minibatches import micro_batches
 from b2diffurl.algorithm.policy import DenoisingPolicy
-from b2diffurl.algorithm.records import SelectedTrajectories
+from b2diffurl.algorithm.training_data import TrainingData
 from b2diffurl.diffusion.gaussian import Gaussian, kl_of_log_ratios
 from b2diffurl.distributed import Ranks
 
 
 class Replay:
-    """Replays selected trajectories.
+    """Replays trajectories.
 
     Args:
         policy: the policy under its current weights.
-        selected: the trajectories, the same on all ranks.
+        data: the trajectories, the same on all ranks.
         micro_batch_size: most single steps in one forward pass.
         ranks: the ranks that share the work.
 
     Attributes:
-        selected: the trajectories; `take_log_probs` replaces their log-probs.
+        data: the trajectories; `take_log_probs` replaces their log-probs.
         num_evaluations: network evaluations on this rank so far.
     """
 
-    def __init__(
-        self, policy: DenoisingPolicy, selected: SelectedTrajectories, *, micro_batch_size: int, ranks: Ranks
-    ) -> None:
-        prompts = list(dict.fromkeys(selected.prompts))
-        self.selected = selected
+    def __init__(self, policy: DenoisingPolicy, data: TrainingData, *, micro_batch_size: int, ranks: Ranks) -> None:
+        prompts = list(dict.fromkeys(data.prompts))
+        self.data = data
         self.num_evaluations = 0
         self._policy = policy
         self._micro_batch_size = micro_batch_size
         self._ranks = ranks
         self._conditioning = policy.denoiser.encode(prompts) if prompts else None
-        self._prompt_index = torch.tensor([prompts.index(prompt) for prompt in selected.prompts], dtype=torch.int64)
+        self._prompt_index = torch.tensor([prompts.index(prompt) for prompt in data.prompts], dtype=torch.int64)
 
     def micro_batches(self, minibatch: Int[Tensor, "u m"]) -> Iterator[tuple[Int[Tensor, " M"], Int[Tensor, " M"]]]:
-        """Yield the single steps (trajectory, trained step) of this rank's shard of a minibatch."""
+        """Yield the single steps (trajectory, step) of this rank's shard of a minibatch."""
         shard = self._ranks.shard(len(minibatch))
         return micro_batches(
             minibatch[shard.start : shard.stop],
-            num_steps=self.selected.num_trained_steps,
+            spans=self.data.spans,
             size=self._micro_batch_size,
         )
 
@@ -60,11 +57,10 @@ class Replay:
         """Return the distributions of single steps under the current weights, and the actions taken, (M, C, H, W)."""
         assert self._conditioning is not None
         device = self._policy.denoiser.device
-        x = self.selected.latents[index, step].to(device)
-        action = self.selected.latents[index, step + 1].to(device)
+        x, action = (latents.to(device) for latents in self.data.transitions(index, step))
         self.num_evaluations += self._policy.evaluations_per_step * len(index)
         conditioning = self._conditioning[self._prompt_index[index]]
-        return self._policy.step(x, self.selected.step_index[step], conditioning), action
+        return self._policy.step(x, self.data.step_index[step], conditioning), action
 
     @torch.no_grad()
     def take_log_probs(self, minibatches: Sequence[Int[Tensor, "u m"]]) -> float:
@@ -81,13 +77,13 @@ class Replay:
             for index, step in self.micro_batches(minibatch):
                 gaussian, action = self.distributions(index, step)
                 own.append((index, step, self._policy.log_prob(gaussian, action).cpu()))
-        log_probs = self.selected.log_probs.clone()
+        log_probs = self.data.log_probs.clone()
         error = 0.0
         for replayed in self._ranks.gather(own):
             for index, step, log_prob in replayed:
                 error = max(error, float((log_prob - log_probs[index, step]).exp().sub(1).abs().max()))
                 log_probs[index, step] = log_prob
-        self.selected = replace(self.selected, log_probs=log_probs)
+        self.data = replace(self.data, log_probs=log_probs)
         return error
 
     @torch.no_grad()
@@ -97,15 +93,15 @@ class Replay:
         for index, step in self.micro_batches(minibatch):
             gaussian, action = self.distributions(index, step)
             log_prob = self._policy.log_prob(gaussian, action).cpu()
-            squares += self.squares(log_prob - self.selected.log_probs[index, step])
+            squares += self.squares(log_prob - self.data.log_probs[index, step])
         return self.kl(sum(self._ranks.gather(squares)), minibatch)
 
     def squares(self, log_ratio: Float[Tensor, " M"]) -> float:
         """Return the sum of squared log-ratios, each in nats for the whole latent."""
         is_mean = self._policy.log_prob_reduction == "mean"
-        return float(((log_ratio * (self.selected.num_elements if is_mean else 1)) ** 2).sum())
+        return float(((log_ratio * (self.data.num_elements if is_mean else 1)) ** 2).sum())
 
     def kl(self, squares: float, minibatch: Int[Tensor, "u m"]) -> float:
         """Return the KL, in nats per element, of squared log-ratios that were summed over a minibatch."""
-        num_steps = minibatch.numel() * self.selected.num_trained_steps
-        return kl_of_log_ratios(squares / num_steps, num_elements=self.selected.num_elements)
+        num_steps = self.data.num_single_steps(minibatch)
+        return kl_of_log_ratios(squares / num_steps, num_elements=self.data.num_elements)

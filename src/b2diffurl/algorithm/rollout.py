@@ -34,11 +34,15 @@ class Rollout:
             rounding only.
         log_prob_reduction: "mean" over a latent's elements (the reference's unit) or "sum" (nats, in which float32's
             rounding is as many times larger).
+        train_trunk: train the trunk's own steps too, once per branch group, with the mean advantage of the group's
+            branches (`Normalizer.normalize_trunks`) and K times the weight of a branch: a trunk is part of K
+            trajectories. It needs the latents of the trunks in memory (ours).
     """
 
     num_branches: PositiveInt = 4
     chunk_size: PositiveInt = 64
     log_prob_reduction: LogProbReduction = "mean"
+    train_trunk: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,11 +53,13 @@ class RolloutChunk:
         trajectories: the branches' way through the trained steps.
         final_latents: x_0 of every branch.
         num_evaluations: network evaluations that the chunk took.
+        trunks: the trunks' way from x_T to the interval, each as a group of one; None unless they are kept.
     """
 
     trajectories: Trajectories
     final_latents: Float[Tensor, "G K C H W"]
     num_evaluations: int
+    trunks: Trajectories | None = None
 
 
 def sample_branches(
@@ -65,6 +71,7 @@ def sample_branches(
     noise: NoiseKey,
     chunk_size: int,
     tau_last: int = 0,
+    keep_trunks: bool = False,
 ) -> Iterator[RolloutChunk]:
     """Sample K branches from each trunk, chunk by chunk.
 
@@ -76,6 +83,7 @@ def sample_branches(
         noise: key of the noise.
         chunk_size: most trajectories in flight at once; changes results by rounding only.
         tau_last: number of last steps that are sampled as ever but not recorded, below `interval_length`.
+        keep_trunks: whether the chunks have the trunks' states and log-probs.
 
     Yields:
         Finished branch groups, in the order of the prompts, as many as fit into a chunk and at least one.
@@ -88,12 +96,14 @@ def sample_branches(
         chunk = tuple(prompts[first : first + trunks_per_chunk])
         key = noise.shifted(first)
         conditioning = policy.denoiser.encode(chunk)
-        trunks = _sample_trunks(policy, conditioning, key, num_trunks=len(chunk), num_steps=num_trunk_steps)
+        trunks = _sample_trunks(
+            policy, conditioning, key, prompts=chunk, num_steps=num_trunk_steps, keep_steps=keep_trunks
+        )
         members = [(trunk, branch) for trunk in range(len(chunk)) for branch in range(1, num_branches + 1)]
         parts = [
             _continue_trunks(
                 policy,
-                trunks,
+                trunks.latents[:, 0, -1],
                 conditioning,
                 key,
                 members=members[i : i + chunk_size],
@@ -115,21 +125,42 @@ def sample_branches(
             final_latents=final_latents,
             num_evaluations=policy.evaluations_per_step
             * (len(chunk) * num_trunk_steps + len(members) * interval_length),
+            trunks=trunks if keep_trunks else None,
         )
 
 
 @torch.no_grad()
 def _sample_trunks(
-    policy: DenoisingPolicy, conditioning: Conditioning, key: NoiseKey, *, num_trunks: int, num_steps: int
-) -> Float[Tensor, "G C H W"]:
-    """Denoise from x_T over the first `num_steps` steps."""
-    shape = policy.denoiser.latent_shape
+    policy: DenoisingPolicy,
+    conditioning: Conditioning,
+    key: NoiseKey,
+    *,
+    prompts: tuple[str, ...],
+    num_steps: int,
+    keep_steps: bool,
+) -> Trajectories:
+    """Denoise from x_T over the first `num_steps` steps; without `keep_steps`, only the last latents are kept."""
+    num_trunks, shape = len(prompts), policy.denoiser.latent_shape
     noise = [key.normal(trunk=trunk, branch=0, num=num_steps + 1, shape=shape) for trunk in range(num_trunks)]
     noise = torch.stack(noise).to(policy.denoiser.device)
     x = noise[:, 0]
+    states = [x]
+    log_probs = [x.new_empty((num_trunks, 0))]
     for step in range(num_steps):
-        x = policy.step(x, torch.full((num_trunks,), step), conditioning).sample(noise[:, step + 1])
-    return x
+        gaussian = policy.step(x, torch.full((num_trunks,), step), conditioning)
+        x = gaussian.sample(noise[:, step + 1])
+        if keep_steps:
+            assert policy.chain.is_action(step), "only the last step of a chain may lack noise"
+            states.append(x)
+            log_probs.append(policy.log_prob(gaussian, x)[:, None])
+        else:
+            states = [x]
+    return Trajectories(
+        latents=torch.stack(states, dim=1)[:, None],
+        log_probs=torch.cat(log_probs, dim=1)[:, None],
+        step_index=torch.arange(num_steps if keep_steps else 0),
+        prompts=prompts,
+    )
 
 
 @torch.no_grad()

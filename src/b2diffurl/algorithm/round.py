@@ -20,7 +20,7 @@ from b2diffurl.algorithm.collapse import CollapseMonitor
 from b2diffurl.algorithm.interfaces import Schedule, Selector
 from b2diffurl.algorithm.policy import DenoisingPolicy
 from b2diffurl.algorithm.randomness import NoiseKey
-from b2diffurl.algorithm.records import PastRound, Scores, SelectedTrajectories, Selection, Trajectories
+from b2diffurl.algorithm.records import Credit, PastRound, Scores, SelectedTrajectories, Selection, Trajectories
 from b2diffurl.algorithm.rollout import RolloutChunk, sample_branches
 from b2diffurl.algorithm.update import Update, UpdateResult
 from b2diffurl.distributed import Ranks
@@ -51,6 +51,7 @@ class Strategy:
         num_rounds: S, rounds of the run.
         chunk_size: most trajectories that are sampled at once.
         seed: the run's seed.
+        train_trunk: whether trunks are trained too.
     """
 
     schedule: Schedule
@@ -59,6 +60,7 @@ class Strategy:
     num_rounds: int
     chunk_size: int
     seed: int
+    train_trunk: bool = False
 
     def interval_length(self, round_number: int, *, num_steps: int, past: Sequence[PastRound]) -> int:
         """Return the interval length of a round of this run, on a chain of `num_steps` steps."""
@@ -122,6 +124,7 @@ class RoundResult:
         advantages: the normalized rewards, not clipped.
         selection: the trajectories that were trained on.
         update: what the update did.
+        metrics: further numbers to log, by name.
     """
 
     round_number: int
@@ -132,6 +135,7 @@ class RoundResult:
     advantages: Float[Tensor, "G K"]
     selection: Selection
     update: UpdateResult
+    metrics: dict[str, float]
 
 
 def run_round(
@@ -173,45 +177,54 @@ def run_round(
         noise=NoiseKey(seed=strategy.seed, stream=round_number, first_trunk=shard.start),
         chunk_size=strategy.chunk_size,
         tau_last=strategy.schedule.tau_last,
+        keep_trunks=strategy.train_trunk,
     )
     with ranks.fail_together():
-        trajectories, own = _collect(chunks, scorer, round_number)
+        trajectories, trunks, own = _collect(chunks, scorer, round_number)
     sampled = Sampled.join(ranks.gather(own))
     state.monitor.check_scores(sampled.scores, round_number=round_number)
     # Normalized rewards (appendix D.1), then the best and the worst of each branch group (Eq. 5); only then clipped.
-    advantages = state.history.normalize(sampled.scores.rewards, prompts)
-    selection = strategy.selector.select(advantages, prompts)
-    clipped = state.history.normalizer.clip(advantages)
-    selected = _gather_selected(trajectories, clipped, selection, shard=shard, ranks=ranks)
+    credit = state.history.credit(sampled.scores.rewards, prompts, with_trunks=strategy.train_trunk)
+    selection = strategy.selector.select(credit.branches, prompts)
+    clipped = credit.clipped(state.history.normalizer.clip)
+    selected = _gather_selected(trajectories, clipped.branches, selection, shard=shard, ranks=ranks)
+    whole = _gather_trunks(trunks, clipped, shard=shard, ranks=ranks)
     # The objective on the interval of the selected trajectories (Eq. 6 for DDPO).
-    rate = update.config.optimization.learning_rate_factor(round_number, num_rounds=strategy.num_rounds)
-    updated = update.optimize(selected, seed=strategy.seed, round_number=round_number, learning_rate_factor=rate)
+    rate = update.learning_rate_factor(round_number, num_rounds=strategy.num_rounds)
+    updated = update.optimize(selected, whole, seed=strategy.seed, round_number=round_number, learning_rate_factor=rate)
     state.monitor.check_update(updated, round_number=round_number)
     state.past.append(PastRound(interval_length=interval_length, pair_fraction=len(selection.pairs) / len(prompts)))
-    num_trained_steps = selected.num_trained_steps
     return RoundResult(
-        round_number, interval_length, num_trained_steps, tuple(prompts), sampled, advantages, selection, updated
-    )
+        round_number, interval_length, selected.num_trained_steps, tuple(prompts), sampled, credit.branches, selection,
+        updated, credit.metrics,
+    )  # fmt: skip
 
 
-def _collect(chunks: Iterable[RolloutChunk], scorer: Scorer, round_number: int) -> tuple[Trajectories, Sampled]:
+def _collect(
+    chunks: Iterable[RolloutChunk], scorer: Scorer, round_number: int
+) -> tuple[Trajectories, Trajectories | None, Sampled]:
     """Submit every chunk to the scorer as soon as it is finished, so that scoring overlaps sampling."""
     started = time.perf_counter()
     parts: list[Trajectories] = []
+    trunks: list[Trajectories] = []
     num_evaluations = 0
     for chunk in chunks:
+        if chunk.trunks is not None:
+            _check_finite_log_probs(chunk.trunks, round_number)
+            trunks.append(chunk.trunks)
         _check_finite_log_probs(chunk.trajectories, round_number)
         scorer.submit(chunk)
         parts.append(chunk.trajectories)
         num_evaluations += chunk.num_evaluations
     sampled = time.perf_counter()
     scores = scorer.result()
-    return Trajectories.join(parts), Sampled(
+    outcome = Sampled(
         scores=scores,
         num_evaluations=num_evaluations,
         rollout_seconds=sampled - started,
         reward_seconds=time.perf_counter() - sampled,
     )
+    return Trajectories.join(parts), Trajectories.join(trunks) if trunks else None, outcome
 
 
 def _gather_selected(
@@ -242,7 +255,23 @@ def _gather_selected(
         prompts=tuple(prompt for part in parts for prompt in part[2]),
         advantages=advantages[group, branch],
         pairs=torch.searchsorted(flat, pairs),
+        weights=selection.weights,
     )
+
+
+def _gather_trunks(
+    trunks: Trajectories | None, credit: Credit, *, shard: range, ranks: Ranks
+) -> SelectedTrajectories | None:
+    """Give every rank all trunks, each with the weight of its K trajectories; None where no trunk has steps."""
+    if trunks is None or credit.trunks is None or not len(trunks.step_index):
+        return None
+    num_groups, num_branches = credit.branches.shape
+    every = Selection(
+        index=torch.stack([torch.arange(num_groups), torch.zeros(num_groups, dtype=torch.int64)], dim=1),
+        pairs=torch.zeros((0, 2, 2), dtype=torch.int64),
+        weights=torch.full((num_groups,), float(num_branches)),
+    )
+    return _gather_selected(trunks, credit.trunks[:, None], every, shard=shard, ranks=ranks)
 
 
 def _check_finite_log_probs(trajectories: Trajectories, round_number: int) -> None:

@@ -71,17 +71,22 @@ class All(Selector):
 
     def select(self, advantages: Float[Tensor, "G K"], prompts: Sequence[str]) -> Selection:
         """Select all."""
-        num_groups, num_branches = advantages.shape
-        values: list[float] = advantages.flatten().tolist()
-        candidates: dict[int | str, list[int]] = {}
-        for i in range(len(values)):
-            group = i // num_branches
-            candidates.setdefault(prompts[group] if num_branches == 1 else group, []).append(i)
-        pairs: list[tuple[int, int]] = []
-        for members in candidates.values():
-            ranked = sorted(members, key=lambda i: -values[i])
-            half = len(ranked) // 2
-            opposites = zip(ranked[:half], ranked[: -half - 1 : -1], strict=True)
-            pairs += [(i, j) for i, j in opposites if values[i] > values[j]]
-        index = torch.cartesian_prod(torch.arange(num_groups), torch.arange(num_branches))
-        return Selection(index=index, pairs=index[torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2)])
+        return select_all(advantages, prompts)
+
+
+def select_all(advantages: Float[Tensor, "G K"], prompts: Sequence[str]) -> Selection:
+    """Return every trajectory, with the pairs that `All` describes."""
+    num_groups, num_branches = advantages.shape
+    values: list[float] = advantages.flatten().tolist()
+    candidates: dict[int | str, list[int]] = {}
+    for i in range(len(values)):
+        group = i // num_branches
+        candidates.setdefault(prompts[group] if num_branches == 1 else group, []).append(i)
+    pairs: list[tuple[int, int]] = []
+    for members in candidates.values():
+        ranked = sorted(members, key=lambda i: -values[i])
+        half = len(ranked) // 2
+        opposites = zip(ranked[:half], ranked[: -half - 1 : -1], strict=True)
+        pairs += [(i, j) for i, j in opposites if values[i] > values[j]]
+    index = torch.cartesian_prod(torch.arange(num_groups), torch.arange(num_branches))
+    return Selection(index=index, pairs=index[torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2)])

@@ -1,11 +1,11 @@
 """One round's optimizer steps on the selected trajectories, inside a trust region.
 
-A training example is one selected trajectory, or a (better, worse) pair for an objective that needs pairs. Examples are
-shuffled and split into minibatches, one optimizer step each. Gradients are means over the real number of steps: nothing
-is dropped, padded or carried over.
+A training example is one selected trajectory, or a (better, worse) pair for an objective that needs pairs, or one trunk
+where trunks are trained. Examples are shuffled and split into minibatches, one optimizer step each. Gradients are means
+over the real number of steps: nothing is dropped, padded or carried over.
 
-Shapes: S selected trajectories, n trained steps, u examples of m trajectories in a minibatch, M single steps in one
-forward pass.
+Shapes: S selected trajectories, n steps of all trajectories, u examples of m trajectories in a minibatch, M single
+steps in one forward pass.
 """
 
 # Tensor.backward and Tensor.tolist have no types.
@@ -24,12 +24,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from b2diffurl.algorithm.interfaces import Objective
-from b2diffurl.algorithm.minibatches import minibatches, training_examples
+from b2diffurl.algorithm.minibatches import minibatches
 from b2diffurl.algorithm.policy import DenoisingPolicy
 from b2diffurl.algorithm.progress import NO_PROGRESS, Progress
 from b2diffurl.algorithm.randomness import minibatch_rng
 from b2diffurl.algorithm.records import SelectedTrajectories, StepBatch
 from b2diffurl.algorithm.replay import Replay
+from b2diffurl.algorithm.training_data import TrainingData
 from b2diffurl.algorithm.trust_region import Snapshot, TrustRegion
 from b2diffurl.config import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, settings
 from b2diffurl.distributed import Ranks
@@ -52,7 +53,7 @@ class Optimization:
         num_minibatches: optimizer steps per pass (ours: the reference fixes the minibatch size instead).
         micro_batch_size: single steps in one forward pass; changes memory and speed, and results by rounding only.
         step_weights: "equal", as in the paper, or "even" (ours): the loss of a step is divided by its log-prob's
-            sensitivity to the network (`DDIM.sensitivity`), with mean weight 1 over the interval, so that no step
+            sensitivity to the network (`DDIM.sensitivity`), with mean weight 1 over the trained steps, so that no step
             dominates the others.
     """
 
@@ -215,13 +216,24 @@ class Update:
         self.progress = progress
         self.parameters: list[Tensor] = [p for group in optimizer.param_groups for p in group["params"]]
 
+    def learning_rate_factor(self, round_number: int, *, num_rounds: int) -> float:
+        """Return the factor of the learning rate in a round (`Optimization.learning_rate_factor`)."""
+        return self.config.optimization.learning_rate_factor(round_number, num_rounds=num_rounds)
+
     def optimize(
-        self, selected: SelectedTrajectories, *, seed: int, round_number: int, learning_rate_factor: float = 1.0
+        self,
+        selected: SelectedTrajectories,
+        trunks: SelectedTrajectories | None = None,
+        *,
+        seed: int,
+        round_number: int,
+        learning_rate_factor: float = 1.0,
     ) -> UpdateResult:
         """Take the optimizer steps of a round; none if nothing was selected.
 
         Args:
             selected: the trajectories to train on.
+            trunks: trunks to train on besides, with steps of their own.
             seed: seed of the shuffling.
             round_number: the round, counted from 1.
             learning_rate_factor: factor of the learning rate in this round (`Optimization.learning_rate_factor`).
@@ -231,10 +243,9 @@ class Update:
         """
         started, region = time.perf_counter(), self.config.trust_region
         learning_rate = self._set_learning_rate(learning_rate_factor)
-        queue = self._minibatches(selected, seed, round_number)
-        replay = Replay(
-            self.policy, selected, micro_batch_size=self.config.optimization.micro_batch_size, ranks=self.ranks
-        )
+        data = TrainingData.join([selected] if trunks is None else [selected, trunks])
+        queue = self._minibatches(data, seed, round_number)
+        replay = Replay(self.policy, data, micro_batch_size=self.config.optimization.micro_batch_size, ranks=self.ranks)
         replay_error = self._replay_first(replay, queue)
         steps, snapshot = _Steps(), None
         for minibatch in queue:
@@ -271,10 +282,10 @@ class Update:
             seconds=time.perf_counter() - started,
         )
 
-    def _minibatches(self, selected: SelectedTrajectories, seed: int, round_number: int) -> list[Int[Tensor, "u m"]]:
+    def _minibatches(self, data: TrainingData, seed: int, round_number: int) -> list[Int[Tensor, "u m"]]:
         config, rng = self.config.optimization, minibatch_rng(seed, round_number)
-        examples = training_examples(selected, as_pairs=self.objective.needs.pairs)
-        self.progress.phase("update", examples.numel() * selected.num_trained_steps * config.num_inner_epochs)
+        examples = data.examples(as_pairs=self.objective.needs.pairs)
+        self.progress.phase("update", data.num_single_steps(examples) * config.num_inner_epochs)
         cut = minibatches(examples, num_epochs=config.num_inner_epochs, num_minibatches=config.num_minibatches, rng=rng)
         return list(cut)
 
@@ -288,8 +299,9 @@ class Update:
     def _accumulate_gradient(self, replay: Replay, minibatch: Int[Tensor, "u m"], round_number: int) -> _Pass:
         """Accumulate the gradient over this rank's shard of a minibatch."""
         done = _Pass()
-        step_index = replay.selected.step_index
-        num_losses = len(minibatch) * len(step_index)
+        data, step_index = replay.data, replay.data.step_index
+        num_steps = data.num_single_steps(minibatch)
+        num_losses = num_steps // minibatch.shape[1]
         weights = self._step_weights(step_index)
         for index, step in replay.micro_batches(minibatch):
             batch, kl_to_reference = self._step_batch(replay, index, step)
@@ -300,14 +312,15 @@ class Update:
                 break
             loss = self.objective.loss(batch)
             _check_finite(loss, "loss", step_index[step], round_number)
-            ((loss * weights[step[: len(loss)]].to(loss.device)).sum() / num_losses).backward()
+            weight = weights[step[: len(loss)]] * data.weights[index].view(-1, len(loss)).mean(dim=0)
+            ((loss * weight.to(loss.device)).sum() / num_losses).backward()
             done.ratio_max_error = max(done.ratio_max_error, float(log_ratio.exp().sub(1).abs().max()))
             with torch.no_grad():
                 metrics = {f"objective/{name}": values for name, values in self.objective.metrics(batch).items()}
             for name, values in (metrics | {"objective/loss": loss.detach()}).items():
                 done.add_mean(name, values, num_losses)
             if kl_to_reference is not None:
-                done.add_mean("policy/kl_to_reference", kl_to_reference, minibatch.numel() * len(step_index))
+                done.add_mean("policy/kl_to_reference", kl_to_reference, num_steps)
             self.progress.advance(len(index))
         return done
 
@@ -315,7 +328,7 @@ class Update:
         self, replay: Replay, index: Int[Tensor, " M"], step: Int[Tensor, " M"]
     ) -> tuple[StepBatch, Float[Tensor, " M"] | None]:
         """Return what the objective sees, with gradient, and the KL to the reference in nats per element."""
-        selected, is_mean = replay.selected, self.policy.log_prob_reduction == "mean"
+        data, is_mean = replay.data, self.policy.log_prob_reduction == "mean"
         reference = None
         if self.objective.needs.reference or self.config.log_kl_to_reference:
             # First, so that its memory is free again before the graph of the policy's pass is kept.
@@ -326,16 +339,16 @@ class Update:
         log_prob = self.policy.log_prob(gaussian, action)
         batch = StepBatch(
             log_prob=log_prob,
-            old_log_prob=selected.log_probs[index, step].to(action.device),
-            advantage=selected.advantages[index].to(log_prob),
+            old_log_prob=data.log_probs[index, step].to(action.device),
+            advantage=data.advantages[index].to(log_prob),
         )
         if reference and kl is not None and self.objective.needs.reference:
             batch = replace(
                 batch,
                 reference_log_prob=self.policy.log_prob(reference, action),
-                kl_to_reference=kl / selected.num_elements if is_mean else kl,
+                kl_to_reference=kl / data.num_elements if is_mean else kl,
             )
-        return batch, None if kl is None else kl.detach() / selected.num_elements
+        return batch, None if kl is None else kl.detach() / data.num_elements
 
     def _step_weights(self, step_index: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
         """Return the weight of each trained step's loss, with mean 1."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from b2diffurl.algorithm.gap import Gap
 from b2diffurl.algorithm.selection import BestWorst
 from b2diffurl.errors import UserError
 from b2diffurl.models import ModelSource
@@ -110,7 +111,7 @@ class RoundCost:
         most_update_evaluations: evaluations in the update if as many trajectories are selected as possible; a forward
             and backward pass counts as one, as do the reference and the measurement of the trust region, but not the
             up to five measurements of one minibatch that shrinking a step takes.
-        latent_bytes: stored latents of the trained steps.
+        latent_bytes: stored latents of the trained steps, and of the trunks where they are trained.
     """
 
     num_interval_steps: int
@@ -198,24 +199,27 @@ def round_cost(run: Run, shape: Shape, *, num_interval_steps: int) -> RoundCost:
     halves = 1 if run.sampler.guidance_scale == 1 else 2
     num_branches, num_trunks = run.rollout.num_branches, run.num_trunks
     num_trajectories, total = num_trunks * num_branches, run.sampler.num_inference_steps
-    selected = 2 * num_trunks if isinstance(run.selection, BestWorst) else num_trajectories
+    selected = 2 * num_trunks if isinstance(run.selection, BestWorst | Gap) else num_trajectories
     if run.objective.needs.pairs:
         selected = 2 * (selected // 2)
     passes = 2 if run.objective.needs.reference or run.logging.kl_to_reference else 1
     optimization = run.optimization
     members = 2 if run.objective.needs.pairs else 1
-    num_examples = selected // members
+    num_trunk_steps = total - num_interval_steps if run.rollout.train_trunk else 0
+    trained_trunks = num_trunks if num_trunk_steps else 0
+    num_examples = selected // members + trained_trunks
     last_minibatch = members * (num_examples // max(1, min(optimization.num_minibatches, num_examples)))
-    replayed_first = 0 if run.memory.base_dtype == "float32" else selected
-    trained = selected * optimization.num_inner_epochs * passes + replayed_first + last_minibatch
     num_trained_steps = num_interval_steps - run.schedule.tau_last
-    states = num_trajectories * (num_trained_steps + 1)
+    num_passes = optimization.num_inner_epochs * passes + (run.memory.base_dtype != "float32")
+    trained = (selected * num_trained_steps + trained_trunks * num_trunk_steps) * num_passes
+    measured = last_minibatch * max(num_trained_steps, num_trunk_steps)
+    states = num_trajectories * (num_trained_steps + 1) + trained_trunks * (num_trunk_steps + 1)
     return RoundCost(
         num_interval_steps=num_interval_steps,
         num_trained_steps=num_trained_steps,
         trunk_evaluations=halves * num_trunks * (total - num_interval_steps),
         branch_evaluations=halves * num_trajectories * num_interval_steps,
-        most_update_evaluations=halves * trained * num_trained_steps,
+        most_update_evaluations=halves * (trained + measured),
         latent_bytes=4 * states * shape.channels * shape.latent_size**2,
     )
 

@@ -29,6 +29,14 @@ METRIC_NOTES: dict[str, str] = {
         "Fraction of images (0 to 1) whose advantage is 0, because their prompt has too few rewards or rewards that "
         "are almost equal. Near 1, the round provides no training signal."
     ),
+    "advantage/shrinkage": (
+        "Weight (0 to 1) of the branch group's mean in the baseline of the advantage shrunk; the rest is the prompt's "
+        "mean. Near 0, trunks hardly differ in reward; near 1, they decide it."
+    ),
+    "selection/num_trunks": (
+        "Trunks trained besides the selected trajectories (rollout.train_trunk). 0 in rounds whose interval is the "
+        "whole chain."
+    ),
     "selection/num_trajectories": (
         "Trajectories selected for the update: the best and the worst of each branch group, if they pass the "
         "thresholds. 0 means a round without an update."

@@ -8,7 +8,7 @@ from typing import Annotated
 from annotated_types import Ge, Le, Lt
 from pydantic import Field
 
-from b2diffurl.algorithm.advantage import PromptHistory
+from b2diffurl.algorithm.advantage import Branch, PromptHistory
 from b2diffurl.algorithm.collapse import Collapse
 from b2diffurl.algorithm.objectives import DDPO, AnyObjective
 from b2diffurl.algorithm.rollout import Rollout
@@ -173,6 +173,8 @@ class Run:
                 f"optimization.warmup_rounds is {self.optimization.warmup_rounds} but num_rounds is {self.num_rounds}; "
                 "give fewer warm-up rounds than rounds."
             )
+        if self.rollout.train_trunk:
+            self._check_trunks()
 
     def _check_on_policy(self) -> None:
         updates = self.optimization.num_inner_epochs * self.optimization.num_minibatches
@@ -180,6 +182,28 @@ class Run:
             raise UserError(
                 f"objective {self.objective.use} is on-policy, one optimizer step per round, but optimization."
                 f"num_inner_epochs x num_minibatches is {updates}; set both to 1 (and prefer smaller rounds)."
+            )
+
+    def _check_trunks(self) -> None:
+        num_steps = self.sampler.num_inference_steps
+        lengths = [
+            self.schedule.interval_length(i, num_rounds=self.num_rounds, num_inference_steps=num_steps)
+            for i in range(1, self.num_rounds + 1)
+        ]
+        if min(lengths) >= num_steps:
+            raise UserError(
+                f"rollout.train_trunk is true but schedule {self.schedule.use} trains all {num_steps} steps in every "
+                "round, which leaves no trunk; give a schedule with shorter intervals, or no train_trunk."
+            )
+        if self.objective.needs.pairs:
+            raise UserError(
+                f"rollout.train_trunk is true but objective {self.objective.use} trains on pairs, and trunks have "
+                "none; give another objective, or no train_trunk."
+            )
+        if isinstance(self.advantage, Branch):
+            raise UserError(
+                "rollout.train_trunk is true but advantage branch is 0 on average over a branch group, and so for "
+                "every trunk; use advantage:shrunk."
             )
 
     @property

@@ -29,6 +29,7 @@ def round_metrics(result: RoundResult, *, reward_queries: int) -> Metrics:
         "advantage/zero_fraction": float((result.advantages == 0).float().mean()),
         "selection/num_trajectories": len(result.selection),
         "selection/num_pairs": len(result.selection.pairs),
+        **result.metrics,
         "objective/loss": None,
         **update.means,
         "policy/ratio_max_error": update.ratio_max_error,

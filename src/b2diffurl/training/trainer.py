@@ -86,6 +86,7 @@ class Trainer:
             num_rounds=run.num_rounds,
             chunk_size=run.rollout.chunk_size,
             seed=run.seed,
+            train_trunk=run.rollout.train_trunk,
         )
         self.evaluator = Evaluator(
             policy=self.policy,

@@ -1,0 +1,169 @@
+"""The shrunk baseline: between the mean of a branch group and the mean of its prompt (ours).
+
+Shapes: G branch groups of K trajectories, of which a prompt has N over this round and the past ones.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from b2diffurl.algorithm.advantage import PastRewards, ScaledDifferences
+from b2diffurl.config import NonNegativeInt, settings
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Anova:
+    """One-way analysis of variance of rewards: branch groups of equal size, nested in prompts.
+
+    Attributes:
+        sum_between: sum over all rewards of (mean of the group - mean of the prompt)^2.
+        sum_within: sum over all rewards of (reward - mean of the group)^2.
+        num_rewards: number of rewards.
+        free_between: degrees of freedom between groups, groups minus prompts.
+        free_within: degrees of freedom within groups, rewards minus groups.
+    """
+
+    sum_between: float
+    sum_within: float
+    num_rewards: int
+    free_between: int
+    free_within: int
+
+    @property
+    def weight(self) -> float:
+        """The shrinkage weight w of a group's mean, 0 to 1.
+
+        >>> Anova(sum_between=12.0, sum_within=6.0, num_rewards=6, free_between=2, free_within=3).weight
+        0.6666666666666667
+        """
+        if not (self.free_between and self.free_within) or self.sum_between <= 0:
+            return 0.0
+        between, within = self.sum_between / self.free_between, self.sum_within / self.free_within
+        return max(0.0, 1.0 - within / between)
+
+    def residual_std(self, weight: float) -> float:
+        """Standard deviation of all rewards around their baselines with this weight."""
+        return math.sqrt((self.sum_within + (1 - weight) ** 2 * self.sum_between) / self.num_rewards)
+
+
+def analyze(prompts: Iterable[Float[Tensor, "N K"]]) -> Anova:
+    """Return the analysis of variance of the rewards of several prompts, N groups of K each."""
+    between, within, num_rewards, num_groups, num_prompts = 0.0, 0.0, 0, 0, 0
+    for rewards in prompts:
+        means = rewards.mean(dim=1, keepdim=True)
+        between += rewards.shape[1] * float(((means - rewards.mean()) ** 2).sum())
+        within += float(((rewards - means) ** 2).sum())
+        num_rewards += rewards.numel()
+        num_groups += len(rewards)
+        num_prompts += 1
+    return Anova(
+        sum_between=between,
+        sum_within=within,
+        num_rewards=num_rewards,
+        free_between=num_groups - num_prompts,
+        free_within=num_rewards - num_groups,
+    )
+
+
+def edge_credit(
+    rewards: Float[Tensor, "G K"], history: Float[Tensor, " G"], *, weight: float
+) -> tuple[Float[Tensor, "G K"], Float[Tensor, " G"]]:
+    """Return the credit of every branch and of every trunk, before scaling.
+
+    Args:
+        rewards: rewards of the branches.
+        history: mean reward of each group's prompt.
+        weight: w.
+
+    Returns:
+        r - w * mean of the group - (1 - w) * history, and mean of the group - history.
+    """
+    means = rewards.mean(dim=1)
+    return rewards - (weight * means + (1 - weight) * history)[:, None], means - history
+
+
+@settings(table="advantage")
+class Shrunk(ScaledDifferences):
+    """(r - b) / std with the baseline b = w * mean of the branch group + (1 - w) * mean of the prompt (ours).
+
+    The mean of the group is the better baseline of an interval where trunks decide much of the reward, but it rests on
+    K rewards; the mean of the prompt (over this round and the last H) rests on many. The weight is that of empirical
+    Bayes shrinkage (James and Stein 1961; Efron and Morris 1973) under the one-way random-effects model reward = prompt
+    + group + member, whose variances come from the classical analysis of variance (Searle, Casella and McCulloch 1992,
+    chapter 3) over the same rounds, with groups nested in prompts:
+
+        w = s_b / (s_b + s_w / K),   s_w = MS_within,   s_b = max(0, (MS_between - MS_within) / K)
+
+    which equals max(0, 1 - MS_within / MS_between). A drift of the rewards over the rounds counts as variance between
+    groups, so that a history which no longer holds loses weight. The weight is 0 (the mean of the prompt alone) for
+    groups of one, and if no prompt has two groups; it is 1 if the members of a group never differ.
+
+    The standard deviation is that of r - b over all rewards of these rounds.
+
+    No member is left out of its group's mean. Its own share makes the expected gradient of the interval 1 - w / K of
+    the unbiased one: (K - 1) / K at w = 1, which is the leave-one-out factor. The member's share in the mean of the
+    prompt, one over the number of that prompt's rewards, adds a little to this, as for `PromptHistory`.
+
+    A trunk is credited with (mean of the group - mean of the prompt) / std, without shrinkage: its own noise decided
+    that difference, so that the mean of the group cannot be part of its baseline.
+
+    Attributes:
+        std_floor: rounds whose r - b have a smaller standard deviation give advantages 0; in the reward's unit.
+        max_advantage: advantages are clipped to plus and minus this.
+        use: name of the normalizer.
+        num_rounds: H, past rounds whose rewards count besides this round's; 8 as for `PromptHistory`.
+    """
+
+    use: Literal["shrunk"] = "shrunk"
+    num_rounds: NonNegativeInt = 8
+
+    @property
+    def num_past_rounds(self) -> int:
+        """H."""
+        return self.num_rounds
+
+    def normalize(
+        self, rewards: Float[Tensor, "G K"], prompts: Sequence[str], *, past: PastRewards
+    ) -> Float[Tensor, "G K"]:
+        """Compare every reward with its baseline."""
+        branches, _, std = self._credit(rewards, prompts, past)
+        return self.scaled(branches, std)
+
+    def normalize_trunks(
+        self, rewards: Float[Tensor, "G K"], prompts: Sequence[str], *, past: PastRewards
+    ) -> Float[Tensor, " G"]:
+        """Compare every group's mean with that of its prompt."""
+        _, trunks, std = self._credit(rewards, prompts, past)
+        return self.scaled(trunks, std)
+
+    def metrics(self, rewards: Float[Tensor, "G K"], prompts: Sequence[str], *, past: PastRewards) -> dict[str, float]:
+        """shrinkage: the weight w."""
+        return {"shrinkage": analyze(_by_prompt(rewards, prompts, past).values()).weight}
+
+    def _credit(
+        self, rewards: Float[Tensor, "G K"], prompts: Sequence[str], past: PastRewards
+    ) -> tuple[Float[Tensor, "G K"], Float[Tensor, " G"], Float[Tensor, ""]]:
+        by_prompt = _by_prompt(rewards, prompts, past)
+        anova = analyze(by_prompt.values())
+        history = torch.stack([by_prompt[prompt].mean() for prompt in prompts])
+        std = torch.tensor(anova.residual_std(anova.weight), dtype=rewards.dtype)
+        return *edge_credit(rewards, history, weight=anova.weight), std
+
+
+def _by_prompt(
+    rewards: Float[Tensor, "G K"], prompts: Sequence[str], past: PastRewards
+) -> dict[str, Float[Tensor, "N K"]]:
+    """Return all known rewards of this round's prompts, one row per branch group."""
+    groups: dict[str, list[Tensor]] = {}
+    num_branches = rewards.shape[1]
+    for prompt in dict.fromkeys(prompts):
+        earlier = [value for rewards_by_prompt in past for value in rewards_by_prompt.get(prompt, [])]
+        groups[prompt] = list(torch.tensor(earlier, dtype=rewards.dtype).view(-1, num_branches))
+    for prompt, members in zip(prompts, rewards, strict=True):
+        groups[prompt].append(members)
+    return {prompt: torch.stack(rows) for prompt, rows in groups.items()}
