@@ -105,7 +105,7 @@ def name_of(reward: Reward | Callable[..., Any]) -> str:
     'lambda'
 
     Raises:
-        UserError: it is no function, such as the name of a reward.
+        UserError: it is not a function, for example the name of a reward.
     """
     if not callable(reward):
         raise UserError(
