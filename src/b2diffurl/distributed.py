@@ -106,7 +106,7 @@ def check_device(device: torch.device | str) -> None:
     try:
         parsed = torch.device(device)
     except (RuntimeError, TypeError) as error:
-        raise UserError(f"device is {str(device)!r}, which is not a device of PyTorch; give cpu, cuda or mps.") from error
+        raise UserError(f"device is {str(device)!r}, not a device of PyTorch; give cpu, cuda or mps.") from error
     if parsed.type == "cuda":
         num = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if num <= (parsed.index or 0):

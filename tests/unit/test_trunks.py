@@ -226,13 +226,16 @@ class RecordingUpdate(Update):
     def optimize(
         self,
         selected: SelectedTrajectories,
-        *,
         trunks: SelectedTrajectories | None = None,
+        *,
         seed: int,
         round_number: int,
+        learning_rate_factor: float = 1.0,
     ) -> UpdateResult:
         self.trunks = trunks
-        return super().optimize(selected, trunks=trunks, seed=seed, round_number=round_number)
+        return super().optimize(
+            selected, trunks, seed=seed, round_number=round_number, learning_rate_factor=learning_rate_factor
+        )
 
 
 @dataclass

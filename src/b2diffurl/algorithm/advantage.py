@@ -175,6 +175,5 @@ class RewardHistory:
         return Credit(
             branches=branches.float(),
             trunks=None if trunks is None else trunks.float(),
-            metrics={f"advantage/{name}": value for name, value in metrics.items()}
-            | ({"selection/num_trunks": len(prompts)} if with_trunks else {}),
+            metrics={f"advantage/{name}": value for name, value in metrics.items()},
         )

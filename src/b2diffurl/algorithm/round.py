@@ -196,7 +196,7 @@ def run_round(
     state.past.append(PastRound(interval_length=interval_length, pair_fraction=len(selection.pairs) / len(prompts)))
     return RoundResult(
         round_number, interval_length, selected.num_trained_steps, tuple(prompts), sampled, credit.branches, selection,
-        updated, credit.metrics,
+        updated, _metrics(credit, whole),
     )  # fmt: skip
 
 
@@ -272,6 +272,13 @@ def _gather_trunks(
         weights=torch.full((num_groups,), float(num_branches)),
     )
     return _gather_selected(trunks, credit.trunks[:, None], every, shard=shard, ranks=ranks)
+
+
+def _metrics(credit: Credit, trunks: SelectedTrajectories | None) -> dict[str, float]:
+    """Return the metrics of the credit rule and, where trunks are trained, their number."""
+    if credit.trunks is None:
+        return credit.metrics
+    return credit.metrics | {"selection/num_trunks": float(0 if trunks is None else len(trunks))}
 
 
 def _check_finite_log_probs(trajectories: Trajectories, round_number: int) -> None:
