@@ -15,10 +15,9 @@ from annotated_types import Gt
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from b2diffurl.algorithm.interfaces import Normalizer
+from b2diffurl.algorithm.interfaces import Normalizer, check_groups
 from b2diffurl.algorithm.records import Credit
 from b2diffurl.config import NonNegativeInt, settings
-from b2diffurl.errors import UserError
 
 PastRewards = Sequence[dict[str, list[float]]]
 
@@ -118,11 +117,7 @@ class Branch(ScaledDifferences):
 
     def check(self, *, num_branches: int) -> None:
         """Raise UserError for groups of one, whose differences are all 0."""
-        if num_branches < 2:
-            raise UserError(
-                f"rollout.num_branches is {num_branches} but advantage branch needs at least 2; "
-                "give more branches, or use advantage:prompt-history."
-            )
+        check_groups("advantage branch", num_branches=num_branches, instead="advantage:prompt-history")
 
     def normalize(
         self,

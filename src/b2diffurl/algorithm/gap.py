@@ -10,10 +10,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from b2diffurl.algorithm.interfaces import Selector
+from b2diffurl.algorithm.interfaces import Selector, check_groups
 from b2diffurl.algorithm.records import Selection
 from b2diffurl.config import NonNegativeFloat, settings
-from b2diffurl.errors import UserError
 
 
 @settings(table="selection")
@@ -35,11 +34,7 @@ class Gap(Selector):
 
     def check(self, *, num_branches: int) -> None:
         """Raise UserError for groups of one, which have no differences."""
-        if num_branches < 2:
-            raise UserError(
-                f"rollout.num_branches is {num_branches} but selection gap needs at least 2; "
-                "give more branches, or use selection:all."
-            )
+        check_groups("selection gap", num_branches=num_branches, instead="selection:all")
 
     def select(self, advantages: Float[Tensor, "G K"], prompts: Sequence[str]) -> Selection:  # noqa: ARG002
         """Select best and worst of the groups that differ enough."""

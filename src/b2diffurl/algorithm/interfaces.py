@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from b2diffurl.algorithm.records import PastRound, Selection, StepBatch
+from b2diffurl.errors import UserError
 
 
 @runtime_checkable
@@ -126,3 +127,18 @@ class Objective(Protocol):
     def metrics(self, batch: StepBatch) -> dict[str, Tensor]:  # noqa: ARG002
         """Return numbers to log as objective/NAME, one per step or pair; the update averages over the round."""
         return {}
+
+
+def check_groups(component: str, *, num_branches: int, instead: str) -> None:
+    """Raise UserError if a component that compares the members of a branch group has groups of one.
+
+    Args:
+        component: kind and name, such as "selection gap".
+        num_branches: members of a branch group.
+        instead: the flag of a component that accepts groups of one.
+    """
+    if num_branches < 2:
+        raise UserError(
+            f"rollout.num_branches is {num_branches} but {component} needs at least 2; "
+            f"give more branches, or use {instead}."
+        )

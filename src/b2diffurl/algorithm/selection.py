@@ -14,10 +14,9 @@ from annotated_types import Gt, Lt
 from jaxtyping import Float
 from torch import Tensor
 
-from b2diffurl.algorithm.interfaces import Selector
+from b2diffurl.algorithm.interfaces import Selector, check_groups
 from b2diffurl.algorithm.records import Selection
 from b2diffurl.config import settings
-from b2diffurl.errors import UserError
 
 
 @settings(table="selection")
@@ -36,11 +35,7 @@ class BestWorst(Selector):
 
     def check(self, *, num_branches: int) -> None:
         """Raise UserError for groups of one, whose best and worst are the same trajectory."""
-        if num_branches < 2:
-            raise UserError(
-                f"rollout.num_branches is {num_branches} but selection best-worst needs at least 2; "
-                "give more branches, or use selection:all."
-            )
+        check_groups("selection best-worst", num_branches=num_branches, instead="selection:all")
 
     def select(self, advantages: Float[Tensor, "G K"], prompts: Sequence[str]) -> Selection:  # noqa: ARG002
         """Select best and worst of every group; the first of equal ones."""
