@@ -125,7 +125,8 @@ def _print_evaluation(console: Console, evaluation: Evaluation | None) -> None:
         return
     title = f"{evaluation.num_images} images of {evaluation.prompts}"
     table = Table("", "before", "after", "change", title=title)
-    for name, before in evaluation.before.items():
-        after = evaluation.after[name]
-        table.add_row(name, f"{before:.4f}", f"{after:.4f}", f"{after - before:+.4f}")
+    for name, after in evaluation.after.items():
+        before = evaluation.before.get(name)
+        values = ("", f"{after:.4f}", "") if before is None else (f"{before:.4f}", f"{after:.4f}", f"{after - before:+.4f}")
+        table.add_row(name, *values)
     console.print(table)

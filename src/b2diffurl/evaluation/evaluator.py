@@ -38,25 +38,27 @@ class Evaluator:
     ranks: Ranks = Ranks()  # noqa: RUF009 - frozen
     progress: Progress = field(default=NO_PROGRESS)
 
-    def evaluate(self, phase: str) -> dict[str, float]:
+    def evaluate(self, phase: str, *, num_images: int | None = None) -> dict[str, float]:
         """Return all metrics; those of held-out prompts have the prefix held_out_.
 
         Args:
             phase: its name for progress reporting.
+            num_images: images per prompt list, the first ones; by default all.
         """
-        metrics = self._evaluate(self.prompts, phase)
+        num_images = self.num_images if num_images is None else num_images
+        metrics = self._evaluate(self.prompts, phase, num_images)
         if self.held_out:
-            others = self._evaluate(self.held_out, f"{phase}, held out")
+            others = self._evaluate(self.held_out, f"{phase}, held out", num_images)
             metrics |= {f"held_out_{name}": value for name, value in others.items()}
         return metrics
 
-    def _evaluate(self, prompts: Sequence[str], phase: str) -> dict[str, float]:
-        shard = self.ranks.shard(self.num_images)
+    def _evaluate(self, prompts: Sequence[str], phase: str, num_images: int) -> dict[str, float]:
+        shard = self.ranks.shard(num_images)
         self.progress.phase(phase, len(shard))
         own = generate_images(
             self.policy,
             prompts,
-            num_images=self.num_images,
+            num_images=num_images,
             noise=NoiseKey(seed=self.seed, stream=EVALUATION_STREAM),
             shard=shard,
             chunk_size=self.chunk_size,

@@ -135,8 +135,8 @@ def small_charts(run: RunRecord) -> list[Chart]:
 
 
 def score_charts(run: RunRecord) -> list[Chart]:
-    """Plot every score evaluated during training over reward queries; the first point is before training."""
-    before = run.evaluation.before if run.evaluation else {}
+    """Plot every score evaluated during training over reward queries, with those before and after training."""
+    before, after = (run.evaluation.before, run.evaluation.after) if run.evaluation else ({}, {})
     queries, charts = run.series("reward_queries"), list[Chart]()
     for metric in run.metric_names():
         name, points = metric.removeprefix("evaluation/"), _points(run, metric)
@@ -145,6 +145,8 @@ def score_charts(run: RunRecord) -> list[Chart]:
         curve = [(queries[index], value) for index, value in points.items()]
         if math.isfinite(before.get(name, math.nan)):
             curve.insert(0, (0.0, before[name]))
+        if math.isfinite(after.get(name, math.nan)) and curve[-1][0] < queries[-1]:
+            curve.append((queries[-1], after[name]))
         score = score_of(name)
         plot = partial(_plot_line, xs=[x for x, _ in curve], ys=[y for _, y in curve])
         title, latest = score.label if score else name, format_number(curve[-1][1])

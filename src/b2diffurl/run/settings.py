@@ -62,7 +62,10 @@ class Logging:
         samples_every_rounds: rounds between preview images; they are also generated before and after training.
         num_samples: number of preview images, of prompts spread over the list, always from the same noise.
         num_evaluation_images: number of images that are evaluated before and after training; 0 for none.
+        evaluate_before: whether the images before training are evaluated too.
         evaluate_every_rounds: rounds between evaluations during training; 0 for none.
+        num_interim_images: number of images of an evaluation during training, at most num_evaluation_images; 0 for as
+            many as those.
         kl_to_reference: log the exact KL to the reference under every objective: one more forward pass per step,
             without gradient. DPOK and DPO need that pass anyway and always log it.
     """
@@ -72,7 +75,9 @@ class Logging:
     samples_every_rounds: PositiveInt = 10
     num_samples: PositiveInt = 16
     num_evaluation_images: NonNegativeInt = 0
+    evaluate_before: bool = True
     evaluate_every_rounds: NonNegativeInt = 0
+    num_interim_images: NonNegativeInt = 0
     kl_to_reference: bool = False
 
     def __post_init__(self) -> None:
@@ -80,6 +85,11 @@ class Logging:
             raise UserError(
                 f"logging.evaluate_every_rounds is {self.evaluate_every_rounds} but num_evaluation_images is 0; "
                 "give the number of images to evaluate."
+            )
+        if self.num_interim_images > self.num_evaluation_images:
+            raise UserError(
+                f"logging.num_interim_images is {self.num_interim_images} but num_evaluation_images is "
+                f"{self.num_evaluation_images}; give at most as many."
             )
 
 

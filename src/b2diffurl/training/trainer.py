@@ -126,7 +126,8 @@ class Trainer:
         try:
             if self.rounds_done == 0:
                 self._save_previews(0)
-                self._evaluate("before")
+                if self.run.logging.evaluate_before:
+                    self._evaluate("before")
             while self.rounds_done < self.run.num_rounds:
                 result = self._round(self.rounds_done + 1)
                 self._log(result, metrics_lines, lines)
@@ -186,8 +187,9 @@ class Trainer:
         metrics |= {f"interval/{name}": value for name, value in growth.items()}
         every = run.logging.evaluate_every_rounds
         is_last = result.round_number == run.num_rounds
-        if every and self.evaluator.num_images and (is_last or result.round_number % every == 0):
-            metrics |= {f"evaluation/{name}": value for name, value in self.evaluator.evaluate("evaluate").items()}
+        if every and self.evaluator.num_images and result.round_number % every == 0 and not is_last:
+            scores = self.evaluator.evaluate("evaluate", num_images=run.logging.num_interim_images or None)
+            metrics |= {f"evaluation/{name}": value for name, value in scores.items()}
         if metrics_lines is not None and lines is not None:
             metrics_lines.append([metrics])
             lines.append(score_lines(result))
