@@ -1,0 +1,130 @@
+"""Train the runs of a study that have no result yet, each in its own process. An interrupted run continues."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+
+from b2diffurl.analysis.plan import interval_lengths, model_shape, round_cost
+from b2diffurl.analysis.study.results import Result, make_result, read_result, result_file, write_result
+from b2diffurl.analysis.study.spec import Cell, settings_hash
+from b2diffurl.config import read_toml, to_toml
+from b2diffurl.errors import UserError
+from b2diffurl.reporting.text import format_duration
+from b2diffurl.run.directory import RunDirectory
+from b2diffurl.run.settings import Run
+
+OnMessage = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Runner:
+    """Trains the runs of a study.
+
+    Attributes:
+        output: folder of the run folders, which all studies share.
+        results: folder of the results, which all studies share.
+        device: device of the models.
+        num_jobs: number of runs trained at the same time; they share the processor's threads.
+        on_message: called with one line when a run starts or ends.
+    """
+
+    output: Path
+    results: Path
+    device: str = "cpu"
+    num_jobs: int = 1
+    on_message: OnMessage = lambda _: None
+
+    def run(self, cells: Sequence[Cell]) -> dict[str, Result]:
+        """Train what has no result, and return the results by key; a run that failed has none.
+
+        Raises:
+            UserError: an existing result or run folder has other settings.
+        """
+        results = {cell.key: read_result(result_file(self.results, cell), cell) for cell in cells}
+        missing = list({cell.key: cell for cell in cells if results[cell.key] is None}.values())
+        clock = _Clock(missing, on_message=self.on_message)
+        with ThreadPoolExecutor(self.num_jobs) as pool:
+            for cell, result in zip(missing, pool.map(lambda cell: self._run(cell, clock), missing), strict=True):
+                results[cell.key] = result
+        return {key: result for key, result in results.items() if result is not None}
+
+    def directory(self, cell: Cell) -> RunDirectory:
+        """Return the run folder of a cell."""
+        return RunDirectory(self.output / cell.key)
+
+    def _run(self, cell: Cell, clock: "_Clock") -> Result | None:
+        directory = self.directory(cell)
+        if directory.is_started():
+            _check_same(cell, directory)
+        if not directory.is_ended():
+            clock.start(cell)
+            code = self._train(cell, directory)
+            if not directory.is_ended():
+                self.on_message(f"{cell.arm}, seed {cell.seed}: ended with code {code}, see {_log_file(directory)}")
+                return None
+        result = make_result(cell, directory)
+        write_result(result_file(self.results, cell), result)
+        clock.done(cell)
+        return result
+
+    def _train(self, cell: Cell, directory: RunDirectory) -> int:
+        settings = directory.path.with_suffix(".toml")
+        settings.parent.mkdir(parents=True, exist_ok=True)
+        settings.write_text(to_toml(cell.run), encoding="utf-8")
+        command = [sys.executable, "-m", "b2diffurl.cli", "train", str(settings), "--output", str(directory.path)]
+        command += ["--device", self.device]
+        if directory.is_started():
+            command.append("--resume")
+        threads = max(1, (os.cpu_count() or 1) // self.num_jobs)
+        environment = {"OMP_NUM_THREADS": str(threads)} | os.environ
+        with _log_file(directory).open("a", encoding="utf-8") as log:
+            return subprocess.run(command, stdout=log, stderr=log, env=environment, check=False).returncode
+
+
+def _log_file(directory: RunDirectory) -> Path:
+    return directory.path.with_suffix(".log")
+
+
+def _check_same(cell: Cell, directory: RunDirectory) -> None:
+    present = read_toml(directory.run_file, Run)
+    if settings_hash(present) != settings_hash(cell.run) or present.seed != cell.seed:
+        raise UserError(f"{directory.path} holds a run with other settings; delete it, or give another output.")
+
+
+class _Clock:
+    """Tells how many runs are done, and estimates the time left from their network evaluations."""
+
+    def __init__(self, cells: Sequence[Cell], *, on_message: OnMessage) -> None:
+        self._costs = {cell.key: network_evaluations(cell.run) for cell in cells}
+        self._num_done, self._cost_done = 0, 0
+        self._on_message = on_message
+        self._started = time.monotonic()
+        self._lock = Lock()
+
+    def start(self, cell: Cell) -> None:
+        self._on_message(f"{cell.condition} {cell.arm}, seed {cell.seed}: started".strip())
+
+    def done(self, cell: Cell) -> None:
+        with self._lock:
+            self._num_done += 1
+            self._cost_done += self._costs[cell.key]
+            left = sum(self._costs.values()) - self._cost_done
+            seconds = (time.monotonic() - self._started) * left / max(1, self._cost_done)
+            text = f"; about {format_duration(seconds)} left" if left else ""
+            self._on_message(
+                f"{cell.condition} {cell.arm}, seed {cell.seed}: done, "
+                f"{self._num_done} of {len(self._costs)}{text}".strip()
+            )
+
+
+def network_evaluations(run: Run) -> int:
+    """Return the network evaluations of a run, at most; without evaluations of images."""
+    shape = model_shape(run.model)
+    costs = [round_cost(run, shape, num_interval_steps=length) for length in interval_lengths(run)]
+    return sum(cost.rollout_evaluations + cost.most_update_evaluations for cost in costs)

@@ -1,0 +1,339 @@
+"""What a study compares: arms under conditions, over seeds. One TOML file, of which this module makes complete runs."""
+
+import copy
+import hashlib
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from itertools import product
+from pathlib import Path
+from typing import Annotated, Any, Literal, cast
+
+from annotated_types import Ge
+
+from b2diffurl.config import NonNegativeInt, PositiveInt, from_tables, read_toml, settings, to_tables
+from b2diffurl.errors import UserError
+from b2diffurl.run.recipes import recipe
+from b2diffurl.run.settings import Run
+
+Tables = dict[str, Any]
+BASE = "base"  # the arm that claims compare with to measure a gain: the model before training
+_STUDIES = Path(__file__).parent / "studies"
+_UNCOUNTED_LOGGING = ("checkpoint_every_rounds", "num_checkpoints", "samples_every_rounds", "num_samples",
+                      "evaluate_before")  # fmt: skip
+
+
+@settings
+class Claim:
+    """A sentence that paired differences or ratios over seeds decide: it holds, does not hold, or is not decided.
+
+    Attributes:
+        text: the sentence.
+        arm: the arm that it is about.
+        against: the arm that it is compared with; "base" is the model before training.
+        metric: an evaluation metric, or reward_queries, network_evaluations or seconds.
+        kind: whether arm - against or arm / against is compared with the bound.
+        at_least: the claim holds if the whole interval is at or above this.
+        at_most: the claim holds if the whole interval is at or below this.
+        condition: the condition; "" for the only one.
+        at: metric and value, such as {scene_accuracy = 0.8}: both arms are compared where they first reach it, by
+            linear interpolation between evaluations; at the end if it is not given.
+    """
+
+    text: str
+    arm: str
+    against: str
+    metric: str
+    kind: Literal["difference", "ratio"] = "difference"
+    at_least: float = -math.inf
+    at_most: float = math.inf
+    condition: str = ""
+    at: dict[str, float] = field(default_factory=dict[str, float])
+
+    def __post_init__(self) -> None:
+        if (self.at_least > -math.inf) == (self.at_most < math.inf):
+            raise UserError(f"claims: {self.text!r} needs at_least or at_most; give one of them.")
+        if len(self.at) > 1:
+            raise UserError(f"claims: {self.text!r} has several metrics in at; give one.")
+
+
+@settings
+class Published:
+    """A value that the paper reports.
+
+    Attributes:
+        arm: the arm as this study names it.
+        metric: the metric as this study names it.
+        value: the number.
+        condition: the condition as this study names it.
+        source: where it is reported.
+    """
+
+    arm: str
+    metric: str
+    value: float
+    condition: str = ""
+    source: str
+
+
+@settings
+class Scale:
+    """Another size of the same study, such as Stable Diffusion on a GPU.
+
+    Attributes:
+        recipe: recipe of every arm, instead of the study's and of the arms' own.
+        num_images: images that are scored in a run.
+        evaluate_every_images: scored images between evaluations during training; 0 for none.
+        conditions: replaces the study's conditions if it is not empty.
+    """
+
+    recipe: str
+    num_images: PositiveInt
+    evaluate_every_images: NonNegativeInt = 0
+    conditions: dict[str, Tables] = field(default_factory=dict[str, Tables])
+
+
+@settings
+class Samples:
+    """A grid of images: a row per prompt and a group of columns per arm, of equal noise.
+
+    Attributes:
+        prompts: the prompts.
+        images_per_prompt: images of each prompt and arm.
+        seed: seed of the noise, and of the runs whose adapters are used.
+    """
+
+    prompts: tuple[str, ...]
+    images_per_prompt: PositiveInt = 4
+    seed: NonNegativeInt = 10
+
+
+@settings
+class StudyFile:
+    """A study as its TOML file gives it.
+
+    Settings of arms and conditions are those of a run.toml; a table with another `use` replaces the recipe's, any other
+    is merged with it. A condition's settings precede those of the arms.
+
+    Attributes:
+        title: the study's title.
+        text: what it shows, and which figure or table of the paper it repeats.
+        recipe: recipe of the arms and conditions that give none.
+        num_images: images that are scored in a run: the number of rounds follows from it.
+        evaluation_images: images of the evaluations before and after training.
+        interim_images: images of the evaluations during training.
+        evaluate_every_images: scored images between evaluations during training; 0 for none.
+        seeds: seeds of every arm.
+        arms: settings by arm.
+        conditions: settings by condition, such as a prompt template; empty for one condition.
+        grid: values by setting, such as "optimization.learning_rate"; every arm is trained with each combination.
+        baseline: the arm that the table compares the others with; the first if it is "".
+        claims: sentences to decide.
+        published: what the paper reports.
+        samples: a grid of images, or nothing.
+        scales: other sizes by name.
+    """
+
+    title: str
+    text: str
+    recipe: str = "emoji-b2-paper"
+    num_images: PositiveInt = 1536
+    evaluation_images: PositiveInt = 1440
+    interim_images: PositiveInt = 360
+    evaluate_every_images: NonNegativeInt = 0
+    seeds: tuple[Annotated[int, Ge(0)], ...] = (10, 11, 12)
+    arms: dict[str, Tables]
+    conditions: dict[str, Tables] = field(default_factory=dict[str, Tables])
+    grid: dict[str, tuple[Any, ...]] = field(default_factory=dict[str, tuple[Any, ...]])
+    baseline: str = ""
+    claims: tuple[Claim, ...] = ()
+    published: tuple[Published, ...] = ()
+    samples: Samples | None = None
+    scales: dict[str, Scale] = field(default_factory=dict[str, Scale])
+
+    def at_scale(self, name: str) -> "StudyFile":
+        """Return the study at another of its sizes; "" for its own.
+
+        Raises:
+            UserError: there is no such size.
+        """
+        if not name:
+            return self
+        if name not in self.scales:
+            raise UserError(f"scale is {name!r}; give one of: {', '.join(self.scales) or 'none, this study has no'}.")
+        scale = self.scales[name]
+        without = {arm: {key: v for key, v in tables.items() if key != "recipe"} for arm, tables in self.arms.items()}
+        return replace(
+            self, recipe=scale.recipe, num_images=scale.num_images, arms=without, grid={},
+            evaluate_every_images=scale.evaluate_every_images, conditions=scale.conditions or self.conditions,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cell:
+    """One run of a study.
+
+    Attributes:
+        condition: its condition; "" if the study has one only.
+        arm: its arm, with the values of the grid.
+        run: the complete run, with its seed.
+    """
+
+    condition: str
+    arm: str
+    run: Run
+
+    @property
+    def seed(self) -> int:
+        """The run's seed."""
+        return self.run.seed
+
+    @property
+    def key(self) -> str:
+        """Name of the run's files: the hash of its settings without the seed, and the seed.
+
+        Cells of several studies with equal settings have equal keys, so that their run is done once.
+        """
+        return f"{settings_hash(self.run)[:12]}-seed{self.seed}"
+
+
+def study_names() -> tuple[str, ...]:
+    """Return the names of the studies in the package."""
+    return tuple(sorted(file.stem for file in _STUDIES.glob("*.toml")))
+
+
+def read_study(name: str) -> StudyFile:
+    """Read a study by name or path.
+
+    Raises:
+        UserError: there is no such study, or its file is invalid.
+    """
+    if not name.endswith(".toml"):
+        if name not in study_names():
+            raise UserError(f"study is {name!r}; give a TOML file or one of: {', '.join(study_names())}.")
+        return read_toml(_STUDIES / f"{name}.toml", StudyFile)
+    return read_toml(Path(name), StudyFile)
+
+
+def make_cells(study: StudyFile, seeds: Sequence[int] = ()) -> list[Cell]:
+    """Return all runs of a study, seed by seed, so that arms alternate in time.
+
+    Args:
+        study: the study.
+        seeds: instead of the study's own; empty for these.
+
+    Raises:
+        UserError: settings of an arm or a condition are invalid, or the images do not make whole rounds.
+    """
+    cells: list[Cell] = []
+    first_of: set[tuple[str, int]] = set()
+    arms = list(_arms(study))
+    for seed in seeds or study.seeds:
+        for condition, condition_tables in (study.conditions or {"": {}}).items():
+            for arm, tables in arms:
+                run = _make_run(study, [condition_tables, tables], where=f"{condition} {arm}".strip(), seed=seed)
+                is_first = (condition, seed) not in first_of  # its images before training serve all arms
+                first_of.add((condition, seed))
+                run = replace(run, logging=replace(run.logging, evaluate_before=is_first))
+                cells.append(Cell(condition=condition, arm=arm, run=run))
+    return cells
+
+
+def _arms(study: StudyFile) -> Iterator[tuple[str, Tables]]:
+    """Yield every arm with every combination of the grid's values."""
+    for arm, tables in study.arms.items():
+        for values in product(*study.grid.values()):
+            merged, name = tables, arm
+            for path, value in zip(study.grid, values, strict=True):
+                merged = merge(merged, _nested(path.split("."), value))
+                name += f", {path.split('.')[-1]} {value}"
+            yield name, merged
+
+
+def _nested(keys: Sequence[str], value: Any) -> Tables:
+    return {keys[0]: _nested(keys[1:], value) if len(keys) > 1 else value}
+
+
+def merge(tables: Tables, changes: Mapping[str, Any]) -> Tables:
+    """Return tables with changes: nested tables are merged, but one with another `use` replaces the old one.
+
+    >>> merge({"a": {"use": "x", "b": 1}, "c": 1}, {"a": {"use": "y"}, "c": 2})
+    {'a': {'use': 'y'}, 'c': 2}
+    >>> merge({"a": {"use": "x", "b": 1}}, {"a": {"d": 2}})
+    {'a': {'use': 'x', 'b': 1, 'd': 2}}
+    """
+    merged = copy.deepcopy(tables)
+    for key, change in changes.items():
+        old = merged.get(key)
+        is_same_kind = isinstance(old, dict) and isinstance(change, dict) and change.get("use") in (None, old.get("use"))  # pyright: ignore[reportUnknownMemberType]
+        merged[key] = merge(cast("Tables", old), cast("Tables", change)) if is_same_kind else change
+    return merged
+
+
+def _make_run(study: StudyFile, changes: Sequence[Tables], *, where: str, seed: int) -> Run:
+    tables: Tables = {}
+    for change in changes:
+        tables = merge(tables, change)
+    base = recipe(str(tables.pop("recipe", study.recipe)))
+    try:
+        run = from_tables(merge(to_tables(base), tables | {"seed": seed}), Run)
+    except UserError as error:
+        raise UserError(f"arm {where!r}: {error}") from error
+    per_round = run.reward_queries_per_round
+    if study.num_images % per_round:
+        raise UserError(
+            f"num_images is {study.num_images}, which is not a multiple of the {per_round} reward queries per round of "
+            f"arm {where!r}; give one."
+        )
+    num_rounds = study.num_images // per_round
+    every = max(1, study.evaluate_every_images // per_round) if study.evaluate_every_images else 0
+    logging = replace(
+        run.logging,
+        num_evaluation_images=study.evaluation_images,
+        num_interim_images=min(study.interim_images, study.evaluation_images) if every else 0,
+        evaluate_every_rounds=every,
+        samples_every_rounds=num_rounds,
+    )
+    return replace(run, num_rounds=num_rounds, logging=logging)
+
+
+def changed_settings(value: Any) -> Tables:
+    """Return the settings that differ from their defaults, and those without a default, as nested tables."""
+    assert is_dataclass(value)
+    tables: Tables = {}
+    for item in fields(value):
+        current = getattr(value, item.name)
+        default = item.default
+        if is_dataclass(current) and not isinstance(current, type):
+            changed = changed_settings(current)
+            if type(current) is not type(default) and hasattr(current, "use"):
+                changed = {"use": current.use} | changed  # pyright: ignore[reportAttributeAccessIssue]
+            if changed:
+                tables[item.name] = changed
+        elif current != default:
+            tables[item.name] = current
+    return tables
+
+
+def settings_hash(run: Run) -> str:
+    """Return the SHA-256 of what decides a run's numbers: its changed settings without recipe, seed and file settings.
+
+    A new setting with a default does not change it.
+    """
+    tables = changed_settings(run)
+    logging = {key: value for key, value in tables.pop("logging", {}).items() if key not in _UNCOUNTED_LOGGING}
+    for label in ("recipe", "seed"):
+        tables.pop(label, None)
+    content = json.dumps({"run": tables, "logging": logging}, sort_keys=True, default=str)
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+def slug(name: str) -> str:
+    """Return a name as part of a file name.
+
+    >>> slug("B², learning_rate 0.001")
+    'b2-learning_rate-0.001'
+    """
+    return re.sub(r"[^a-z0-9._]+", "-", name.replace("²", "2").lower()).strip("-")
