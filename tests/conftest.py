@@ -14,7 +14,7 @@ from b2diffurl.algorithm.schedule import Backward
 from b2diffurl.algorithm.update import Optimization
 from b2diffurl.models import LoRA
 from b2diffurl.models.text_to_image import TextToImageModel
-from b2diffurl.run.recipes import emoji_quickstart
+from b2diffurl.run.recipes import emoji_b2_paper
 from b2diffurl.run.settings import Logging, Run, Sampler
 
 
@@ -47,7 +47,7 @@ def small_run() -> Callable[..., Run]:
 
     def make(**changes: object) -> Run:
         base = replace(
-            emoji_quickstart(),
+            emoji_b2_paper(),
             num_rounds=2,
             reward_queries_per_round=16,
             sampler=Sampler(num_inference_steps=6, guidance_scale=1.0),

@@ -78,6 +78,9 @@ def refuse(capsys: pytest.CaptureFixture[str], *words: str) -> str:
         (["evaluate", "emoji", "--json", "nowhere/numbers.json"], ["nowhere/numbers.json"]),
         (["evaluate", "emoji", "--num-images", "0"], ["num_images is 0"]),
         (["study", "no-such-study", "--output", "out"], ["'no-such-study'", "quickstart"]),
+        (["study", "alignment", "--scale", "sd3"], ["'sd3'", "sd14"]),
+        (["study", "alignment", "--num-images", "1000"], ["num_images is 1000", "256"]),
+        (["study", "alignment", "--num-jobs", "0"], ["num_jobs is 0"]),
     ],
 )
 def test_user_errors_are_one_sentence(

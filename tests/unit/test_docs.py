@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import b2diffurl
-from b2diffurl.analysis.study import STUDIES
+from b2diffurl.analysis.study.spec import make_cells, read_study, study_names
 from b2diffurl.cli import _COMMANDS, _HELP, main
 from b2diffurl.run.recipes import RECIPES
 from b2diffurl.run.resolve import resolve
@@ -34,10 +34,14 @@ def test_doctests_hold(name: str) -> None:
     assert doctest.testmod(importlib.import_module(name)).failed == 0
 
 
-@pytest.mark.parametrize("name", STUDIES)
-def test_every_study_has_valid_arms(name: str) -> None:
-    for run in STUDIES[name]().values():
-        resolve(run)
+@pytest.mark.parametrize("name", study_names())
+def test_every_study_has_valid_arms_at_every_scale(name: str) -> None:
+    study = read_study(name)
+    for scale in ("", *study.scales):
+        cells = make_cells(study.at_scale(scale), seeds=[0])
+        assert len({cell.key for cell in cells}) == len(cells)
+    for cell in make_cells(study, seeds=[0]):
+        resolve(cell.run)
 
 
 def commands_of_the_readme() -> list[str]:
@@ -52,7 +56,7 @@ def test_the_readme_names_every_command() -> None:
 def test_the_help_names_every_recipe_and_study() -> None:
     recipes, studies = re.search(r"^recipes: (.*)^studies: (.*?)\n\n", _HELP, re.DOTALL | re.MULTILINE).groups()  # pyright: ignore[reportOptionalMemberAccess]
     assert re.split(r",\s+", recipes.strip()) == list(RECIPES)
-    assert re.split(r",\s+", studies.strip()) == list(STUDIES)
+    assert re.split(r",\s+", studies.strip()) == list(study_names())
 
 
 @pytest.fixture

@@ -1,56 +1,258 @@
-"""Tables of a study from run directories; the runs themselves are trained by `b2diffurl study`."""
+"""Studies: cells and their hashes, results, comparisons and claims, without training; see integration/test_study.py."""
 
 import json
+import math
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from b2diffurl.analysis.study import evaluation_points, run_study
+from b2diffurl.algorithm.advantage import Branch
+from b2diffurl.algorithm.schedule import Backward
+from b2diffurl.analysis.study.compare import Comparison, ratio_interval, value_at
+from b2diffurl.analysis.study.results import (
+    Point,
+    Result,
+    evaluation_points,
+    read_result,
+    result_file,
+    write_result,
+)
+from b2diffurl.analysis.study.runner import Runner
+from b2diffurl.analysis.study.spec import (
+    Cell,
+    Claim,
+    StudyFile,
+    changed_settings,
+    make_cells,
+    merge,
+    read_study,
+    settings_hash,
+)
+from b2diffurl.analysis.study.tables import study_text, write_tables
+from b2diffurl.config import from_tables, to_tables, to_toml
+from b2diffurl.errors import UserError
 from b2diffurl.run.directory import RunDirectory
+from b2diffurl.run.recipes import RECIPES, recipe
+from b2diffurl.run.settings import Run
+
+ARMS = {"ours": {"advantage": {"use": "branch"}}, "DDPO": {"rollout": {"num_branches": 1}, "schedule": {"use": "full"},
+        "selection": {"use": "all"}}}  # fmt: skip
 
 
-def finished_run(folder: Path, *, accuracy: float) -> None:
+def make_study(**changes: object) -> StudyFile:
+    return replace(StudyFile(title="t", text="x", arms=ARMS, seeds=(0, 1, 2), num_images=512), **changes)  # pyright: ignore[reportArgumentType]
+
+
+def point(queries: int, accuracy: float, entropy: float = 1.0, seconds: float = 1.0) -> Point:
+    return Point(reward_queries=queries, network_evaluations=2 * queries, seconds=seconds, num_images=10,
+                 scores={"scene_accuracy": accuracy, "style_entropy": entropy})  # fmt: skip
+
+
+def result(cell: Cell, *points: Point, stopped: str = "") -> Result:
+    return Result(settings_sha256=settings_hash(cell.run), settings={}, seed=cell.seed, commit="abc", environment={},
+                  points=points, rounds={}, stopped=stopped)  # fmt: skip
+
+
+def comparison(study: StudyFile, values: dict[str, Sequence[Sequence[Point]]]) -> Comparison:
+    """A comparison with the evaluations of every arm and seed."""
+    cells = make_cells(study)
+    results = {
+        cell.key: result(cell, *values[cell.arm][cell.seed]) for cell in cells if cell.seed < len(values[cell.arm])
+    }
+    return Comparison(cells, results)
+
+
+def test_arms_are_a_recipe_with_changes_and_seeds_alternate_them() -> None:
+    cells = make_cells(make_study())
+    assert [(cell.seed, cell.arm) for cell in cells[:3]] == [(0, "ours"), (0, "DDPO"), (1, "ours")]
+    ours, ddpo = cells[0].run, cells[1].run
+    assert ours.advantage == Branch()
+    assert ours.schedule == Backward(tau_first=14)
+    assert ours.num_rounds == 2
+    assert ddpo.schedule.use == "full"
+    assert ddpo.rollout.num_branches == 1
+
+
+def test_only_the_first_arm_of_a_seed_evaluates_the_images_before_training() -> None:
+    cells = make_cells(make_study(conditions={"a": {}, "b": {"num_rounds": 3}}))
+    assert [cell.run.logging.evaluate_before for cell in cells[:4]] == [True, False, True, False]
+
+
+def test_a_grid_multiplies_the_arms() -> None:
+    study = make_study(grid={"optimization.learning_rate": (1e-3, 2e-3)}, seeds=(0,))
+    assert {(cell.arm, cell.run.optimization.learning_rate) for cell in make_cells(study)} == {
+        ("ours, learning_rate 0.001", 1e-3), ("ours, learning_rate 0.002", 2e-3),
+        ("DDPO, learning_rate 0.001", 1e-3), ("DDPO, learning_rate 0.002", 2e-3),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_changed_settings_rebuild_the_run(name: str) -> None:
+    run = recipe(name)
+    assert from_tables(json.loads(json.dumps(changed_settings(run))), Run) == run
+
+
+def test_the_hash_depends_on_what_moves_numbers_only() -> None:
+    run = recipe("emoji-b2-paper")
+    same = replace(run, recipe="other", seed=7, logging=replace(run.logging, num_samples=3, evaluate_before=False))
+    assert settings_hash(same) == settings_hash(run)
+    assert settings_hash(replace(run, num_rounds=17)) != settings_hash(run)
+    assert settings_hash(replace(run, advantage=Branch())) != settings_hash(run)
+    assert settings_hash(replace(run, logging=replace(run.logging, num_evaluation_images=1))) != settings_hash(run)
+
+
+def test_merging_replaces_a_component_and_merges_a_table() -> None:
+    tables = to_tables(recipe("emoji-b2-paper"))
+    merged = merge(tables, {"schedule": {"use": "full"}, "optimization": {"learning_rate": 0.5}})
+    assert merged["schedule"] == {"use": "full"}
+    assert merged["optimization"] == tables["optimization"] | {"learning_rate": 0.5}
+    assert tables["schedule"]["use"] == "backward"
+
+
+def test_an_invalid_arm_is_named() -> None:
+    with pytest.raises(UserError, match="arm 'ours': advantage"):
+        make_cells(make_study(arms={"ours": {"advantage": {"use": "branch", "typo": 1}}}))
+
+
+def finished_run(directory: RunDirectory, cell: Cell, *, accuracy: float) -> None:
     """Write the files of a finished run that a study reads."""
-    (folder / "lora").mkdir(parents=True)
-    names = ("clip_score", "scene_accuracy", "style_entropy", "inception_score")
-    before, after = dict.fromkeys(names, 0.5), dict.fromkeys(names, accuracy)
-    (folder / "evaluation.json").write_text(json.dumps({"before": before, "after": after}), encoding="utf-8")
-    phases = {"reward/mean": 0.5, "time/rollout_s": 1.0, "time/reward_s": 0.5, "time/update_s": 2.0}
-    lines = [
-        {"reward_queries": 256, **phases},
-        {"reward_queries": 512, **phases, **{f"evaluation/{name}": accuracy for name in names}},
-    ]
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    directory.lora.mkdir(parents=True)
+    directory.run_file.write_text(to_toml(cell.run), encoding="utf-8")
+    content = {"before": {"scene_accuracy": 0.5}, "after": {"scene_accuracy": accuracy}, "num_images": 1440}
+    (directory.path / "evaluation.json").write_text(json.dumps(content), encoding="utf-8")
+    costs = {"time/rollout_s": 1.0, "time/reward_s": 0.5, "time/update_s": 2.0, "network/rollout_evaluations": 10,
+             "network/update_evaluations": 5, "reward/mean": 0.5}  # fmt: skip
+    lines = [{"round": 1, "reward_queries": 256, **costs, "evaluation/scene_accuracy": 0.6},
+             {"round": 2, "reward_queries": 512, **costs}]  # fmt: skip
+    directory.metrics_file.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
 
 
-def test_points_have_reward_queries_and_seconds_of_training(tmp_path: Path) -> None:
-    finished_run(tmp_path / "run", accuracy=0.8)
-    points = evaluation_points(RunDirectory(tmp_path / "run"))
-    assert [(point.reward_queries, point.seconds) for point in points] == [(0, 0.0), (512, 7.0)]
-    assert [point.scores["scene_accuracy"] for point in points] == [0.5, 0.8]
+def test_points_have_the_costs_of_training_without_evaluation(tmp_path: Path) -> None:
+    cell, directory = make_cells(make_study())[0], RunDirectory(tmp_path / "run")
+    finished_run(directory, cell, accuracy=0.8)
+    points = evaluation_points(directory)
+    assert [(p.reward_queries, p.network_evaluations, p.seconds, p.num_images) for p in points] == [
+        (0, 0, 0.0, 1440), (256, 15, 3.5, 1440), (512, 30, 7.0, 1440),
+    ]  # fmt: skip
+    assert [p.scores["scene_accuracy"] for p in points] == [0.5, 0.6, 0.8]
 
 
-def test_finished_runs_are_skipped_and_the_table_has_every_seed(tmp_path: Path) -> None:
-    for seed, accuracy in ((0, 0.7), (1, 0.9)):
-        finished_run(tmp_path / "emoji-quickstart" / f"seed{seed}", accuracy=accuracy)
-    messages: list[str] = []
-    table = run_study("quickstart", output=tmp_path, seeds=(0, 1), num_jobs=1, on_message=messages.append)
-    assert messages == []
-    assert "| emoji-quickstart | 512 | 7 | 0.800 ± 0.100 |" in table
-    assert "| emoji-quickstart | 1 | 0.500 -> 0.900 |" in table
-    assert (tmp_path / "table.md").read_text(encoding="utf-8") == table
+def test_finished_runs_become_results_and_are_not_repeated(tmp_path: Path) -> None:
+    study = make_study(seeds=(0,))
+    cells = make_cells(study)
+    runner = Runner(output=tmp_path / "runs", results=tmp_path / "results")
+    for cell in cells:
+        finished_run(runner.directory(cell), cell, accuracy=0.8)
+    results = runner.run(cells)
+    assert len(results) == 2
+    for cell in cells:  # the result alone is enough
+        runner.directory(cell).run_file.unlink()
+    assert runner.run(cells) == results
+    assert read_result(result_file(tmp_path / "results", cells[0]), cells[0]) == results[cells[0].key]
 
 
-def test_a_stopped_run_is_skipped_and_the_table_has_its_cause(tmp_path: Path) -> None:
-    folder = tmp_path / "emoji-quickstart" / "seed0"
-    folder.mkdir(parents=True)
-    (folder / "stopped.json").write_text('{"round": 2, "cause": "the reward failed"}', encoding="utf-8")
-    table = run_study("quickstart", output=tmp_path, seeds=(0,), num_jobs=1)
-    assert "| emoji-quickstart | stopped |  | the reward failed |" in table
+def test_a_run_folder_with_other_settings_is_refused(tmp_path: Path) -> None:
+    cells = make_cells(make_study(seeds=(0,)))
+    runner = Runner(output=tmp_path / "runs", results=tmp_path / "results")
+    finished_run(runner.directory(cells[0]), cells[1], accuracy=0.8)
+    with pytest.raises(UserError, match="other settings"):
+        runner.run(cells[:1])
 
 
-@pytest.mark.slow
-def test_a_study_trains_its_runs(tmp_path: Path) -> None:
-    """Train a whole quickstart in its own process, which takes minutes."""
-    table = run_study("quickstart", output=tmp_path, seeds=(0,), num_jobs=1)
-    assert "| emoji-quickstart | 0 | " in table
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"format": 1}'])
+def test_a_damaged_result_is_named(tmp_path: Path, content: str) -> None:
+    cell = make_cells(make_study())[0]
+    file = result_file(tmp_path, cell)
+    file.parent.mkdir(parents=True)
+    file.write_text(content, encoding="utf-8")
+    with pytest.raises(UserError, match="delete it to repeat the run"):
+        read_result(file, cell)
+
+
+def test_results_are_written_and_read_back(tmp_path: Path) -> None:
+    cell = make_cells(make_study())[0]
+    written = result(cell, point(0, 0.5), point(512, 0.75))
+    write_result(tmp_path / "a" / "b.json", written)
+    assert read_result(tmp_path / "a" / "b.json", cell) == written
+
+
+# Comparisons
+
+
+def test_a_metric_is_read_where_another_first_reaches_a_value() -> None:
+    points = [point(0, 0.5, 1.4), point(256, 0.7, 1.2), point(512, 0.9, 0.8), point(768, 0.6, 0.7)]
+    assert value_at(points, "style_entropy", where="scene_accuracy", reaches=0.8) == pytest.approx(1.0)
+    assert value_at(points, "reward_queries", where="scene_accuracy", reaches=0.6) == pytest.approx(128)
+    assert value_at(points, "style_entropy", where="scene_accuracy", reaches=0.4) == 1.4
+    assert value_at(points, "style_entropy", where="scene_accuracy", reaches=0.95) is None
+
+
+def test_ratios_have_the_interval_of_their_logarithms() -> None:
+    interval = ratio_interval([1.0, 2.0, 4.0], [2.0, 4.0, 4.0])
+    assert interval.mean == pytest.approx(math.exp((2 * math.log(0.5) + 0) / 3))
+    assert interval.low < interval.mean < interval.high
+
+
+def claim(**changes: object) -> Claim:
+    base = Claim(text="better", arm="ours", against="DDPO", metric="scene_accuracy", at_least=0.0)
+    return replace(base, **changes)  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize(
+    ("ours", "verdict"),
+    [((0.8, 0.81, 0.82), "holds"), ((0.5, 0.51, 0.52), "does not hold"), ((0.6, 0.9, 0.7), "not decided")],
+)
+def test_a_claim_is_decided_by_the_paired_interval(ours: Sequence[float], verdict: str) -> None:
+    ddpo = (0.7, 0.71, 0.72)
+    values = {"ours": [[point(512, x)] for x in ours], "DDPO": [[point(512, x)] for x in ddpo]}
+    assert comparison(make_study(), values).decide(claim()).verdict == verdict
+
+
+def test_seeds_that_one_arm_lacks_do_not_count() -> None:
+    values = {"ours": [[point(512, 0.8)], [point(512, 0.9)]], "DDPO": [[point(512, 0.7)]]}
+    decision = comparison(make_study(), values).decide(claim())
+    assert (decision.num_seeds, decision.verdict) == (1, "not decided")
+    assert comparison(make_study(), {"ours": [], "DDPO": []}).decide(claim()).verdict == "no data"
+
+
+def test_gains_are_measured_from_the_images_before_training() -> None:
+    values = {
+        "ours": [[point(0, 0.5 + s / 100), point(512, 0.8 + s / 100)] for s in range(3)],
+        "DDPO": [[point(512, 0.7)] for _ in range(3)],
+    }
+    shown = comparison(make_study(), values)
+    decision = shown.decide(claim(against="base", at_least=0.29))
+    assert decision.verdict == "holds"
+    assert decision.interval is not None
+    assert decision.interval.mean == pytest.approx(0.3)
+    assert [points[0].reward_queries for points in shown.seeds("", "DDPO").values()] == [0, 0, 0]
+
+
+def test_stopped_runs_are_named_and_not_averaged() -> None:
+    study = make_study(seeds=(0,))
+    cells = make_cells(study)
+    results = {cells[0].key: result(cells[0], point(256, 0.9), stopped="round 2: collapse"),
+               cells[1].key: result(cells[1], point(512, 0.7))}  # fmt: skip
+    text = study_text(study, Comparison(cells, results), command="b2diffurl study x")
+    assert "stopped: ours 0, round 2: collapse" in text
+    assert "0.900" not in text
+
+
+def test_the_page_has_means_intervals_claims_and_what_is_missing(tmp_path: Path) -> None:
+    study = make_study(claims=(claim(),), baseline="DDPO")
+    values = {"ours": [[point(512, x)] for x in (0.8, 0.82)], "DDPO": [[point(512, x)] for x in (0.7, 0.71, 0.75)]}
+    text = write_tables(study, comparison(study, values), tmp_path, command="b2diffurl study x")
+    assert "| ours | 2 | 512 | 1,024 | 1 | 0.810 ± 0.127 |" in text
+    assert "| ours | 2 | +0.105 (+0.041 to +0.169)" in text
+    assert "| **holds** |" in text
+    assert "1 of the runs have no result" in text
+    assert (tmp_path / "curves.png").stat().st_size > 1000
+    assert (tmp_path / "cells.csv").read_text(encoding="utf-8").count("\n") == 6
+
+
+def test_the_studies_of_the_paper_have_its_published_values() -> None:
+    table1 = {(item.condition, item.arm): item.value for item in read_study("diversity").published}
+    assert table1["template 1", "B² (paper)"] == 1.3127
+    assert len(table1) == 9

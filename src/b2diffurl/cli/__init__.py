@@ -35,15 +35,16 @@ Fine-tune text-to-image diffusion models by reinforcement learning (B²-DiffuRL)
   probe RECIPE|run.toml   measure where in the chain the reward is decided, to choose the first interval
   sample MODEL            generate images, with or without an adapter
   evaluate MODEL          evaluate a model: alignment and diversity
-  study NAME              train several runs and compare them in one table
+  study NAME|FILE.toml    compare methods over seeds; the paper's figures and tables are studies
   check reward X          check whether a reward fulfills its contract
   serve-reward X          serve a reward over HTTP, for runs on other machines
   show RECIPE|run.toml    print the complete run as TOML
 
-recipes: emoji-quickstart, emoji-ddpo, emoji-policy-gradient, emoji-dpok, emoji-dpo, paper-template1-clip,
-         paper-template1-bert, paper-template2-clip, paper-template2-bert, paper-template3-clip,
-         paper-template3-bert, sd15-custom-prompts, sdxl-clip
-studies: quickstart, b2-against-ddpo, b2-against-ddpo-grid, objectives
+recipes: emoji-b2-paper, emoji-quickstart, emoji-ddpo, emoji-policy-gradient, emoji-dpok, emoji-dpo,
+         paper-template1-clip, paper-template1-bert, paper-template2-clip, paper-template2-bert,
+         paper-template3-clip, paper-template3-bert, sd15-custom-prompts, sdxl-clip
+studies: ablation, alignment, compatibility, cost, diversity, evidence, generalization, hacking, quickstart,
+         samples, sweep
 
 Begin with: b2diffurl train emoji-quickstart --output runs/first
 """

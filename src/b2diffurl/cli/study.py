@@ -1,34 +1,91 @@
-"""`b2diffurl study NAME`: train several runs and compare them in one table."""
+"""`b2diffurl study NAME|FILE.toml`: compare arms over seeds in one table."""
 
-from dataclasses import dataclass
+import shlex
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import tyro
 
-from b2diffurl.analysis.study import run_study
+from b2diffurl.analysis.study.compare import Comparison
+from b2diffurl.analysis.study.cost import plan_text
+from b2diffurl.analysis.study.runner import Runner
+from b2diffurl.analysis.study.samples import save_samples
+from b2diffurl.analysis.study.spec import make_cells, read_study
+from b2diffurl.analysis.study.tables import write_tables
 from b2diffurl.cli.common import check_output, parse
+from b2diffurl.distributed import check_device
+from b2diffurl.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
 class StudyCommand:
-    """Train the runs of a study and print its table; finished runs are not repeated.
+    """Train the runs of a study and compare them; runs whose results exist are not repeated.
 
     Attributes:
-        name: name of the study.
-        output: folder of the study.
-        seeds: seeds of every arm.
+        name: name of a study, or a TOML file.
+        output: folder of the run folders, which all studies share; keep it outside the repository.
+        results: folder of the results: small files that are meant to be committed.
+        seeds: seeds of every arm; empty for the study's own.
+        num_images: images that are scored in a run, instead of the study's; 0 for these.
+        scale: another size that the study offers, such as sd14; "" for its own.
+        device: device of the models, such as cpu or cuda.
         num_jobs: number of runs at a time.
+        plan: only print the runs, their cost and the time that they will take.
+        only_table: train nothing; write the table of the results that exist.
     """
 
     name: tyro.conf.Positional[str]
-    output: Path
-    seeds: tuple[int, ...] = (0, 1, 2)
+    output: Path = Path("runs/studies")
+    results: Path = Path("results")
+    seeds: tuple[int, ...] = ()
+    num_images: int = 0
+    scale: str = ""
+    device: str = "cpu"
     num_jobs: int = 1
+    plan: bool = False
+    only_table: bool = False
 
 
 def study(words: list[str]) -> int:
     """Train a study's runs and print its table."""
     flags = parse(StudyCommand, words, prog="b2diffurl study")
+    if flags.num_jobs < 1:
+        raise UserError(f"num_jobs is {flags.num_jobs}; give 1 or more.")
+    check_device(flags.device)
+    spec = read_study(flags.name).at_scale(flags.scale)
+    if flags.num_images:
+        spec = replace(spec, num_images=flags.num_images)
+    cells = make_cells(spec, flags.seeds)
+    runner = Runner(
+        output=flags.output, results=flags.results, device=flags.device, num_jobs=flags.num_jobs, on_message=_print
+    )
+    if flags.plan:
+        print(plan_text(cells, runner))
+        return 0
+    check_output(flags.results, setting="results")
     check_output(flags.output)
-    print(run_study(flags.name, output=flags.output, seeds=flags.seeds, num_jobs=flags.num_jobs, on_message=print))
-    return 0
+    results = runner.existing(cells) if flags.only_table else runner.run(cells)
+    comparison = Comparison(cells, results)
+    name = "-".join(filter(None, (Path(flags.name).stem, flags.scale)))
+    name += f"-{flags.num_images}" if flags.num_images else ""
+    command = shlex.join(["b2diffurl", "study", *_without_places(words)])
+    print(write_tables(spec, comparison, flags.results / name, command=command), end="")
+    if spec.samples is not None and not flags.only_table:
+        save_samples(spec, cells, runner, flags.results / name / "samples.png")
+    return 0 if not comparison.num_missing or flags.only_table else 1
+
+
+def _without_places(words: list[str]) -> list[str]:
+    """Leave out the flags that do not change the numbers."""
+    kept: list[str] = []
+    remaining = iter(words)
+    for word in remaining:
+        if word in ("--output", "--results", "--num-jobs"):
+            next(remaining, None)
+        elif word != "--only-table" and not word.startswith(("--output=", "--results=", "--num-jobs=")):
+            kept.append(word)
+    return kept
+
+
+def _print(message: str) -> None:
+    print(message, flush=True)

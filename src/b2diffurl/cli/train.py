@@ -127,6 +127,8 @@ def _print_evaluation(console: Console, evaluation: Evaluation | None) -> None:
     table = Table("", "before", "after", "change", title=title)
     for name, after in evaluation.after.items():
         before = evaluation.before.get(name)
-        values = ("", f"{after:.4f}", "") if before is None else (f"{before:.4f}", f"{after:.4f}", f"{after - before:+.4f}")
+        values = (
+            ("", f"{after:.4f}", "") if before is None else (f"{before:.4f}", f"{after:.4f}", f"{after - before:+.4f}")
+        )
         table.add_row(name, *values)
     console.print(table)

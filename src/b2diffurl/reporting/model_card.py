@@ -6,7 +6,7 @@ from typing import Any
 
 from b2diffurl.models.model_source import EMOJI, is_checkpoint, is_hub_id, public_name
 from b2diffurl.reporting.citations import Citation, citations_of
-from b2diffurl.reporting.plots import save_reward_curves
+from b2diffurl.reporting.plots import save_reward_curve
 from b2diffurl.rewards import parse_reward
 from b2diffurl.run.records import Evaluation
 from b2diffurl.run.settings import Run
@@ -25,7 +25,7 @@ def write_card(
         evaluation: scores before and after training, if there are any.
         rounds: metrics of each round.
     """
-    save_reward_curves({run.recipe: [rounds]}, directory / _CURVE_FILE)
+    save_reward_curve(rounds, directory / _CURVE_FILE, title=run.recipe)
     (directory / "README.md").write_text(model_card(run, evaluation), encoding="utf-8")
 
 

@@ -61,35 +61,21 @@ def save_panels(
     figure.savefig(file, dpi=120)
 
 
-def save_reward_curves(variants: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]], file: Path) -> None:
-    """Plot the mean reward of each variant over its seeds, with the range of the seeds as a band.
-
-    Variants whose names begin with the same word share a panel.
+def save_reward_curve(rounds: Sequence[Mapping[str, Any]], file: Path, *, title: str) -> None:
+    """Plot the mean reward of a run over its reward queries.
 
     Args:
-        variants: by name, the metrics of each round for each seed.
+        rounds: the metrics of each round.
         file: image file to write.
+        title: title of the plot.
     """
-    titles = list(dict.fromkeys(name.split(" ")[0] for name in variants))
 
-    def plot(axes: "Axes", *, title: str) -> None:
-        for name, seeds in variants.items():
-            if name.split(" ")[0] == title and seeds:
-                _plot_seeds(axes, seeds, label=name.removeprefix(title).strip() or name)
-        axes.set(title=title, xlabel="reward queries", ylabel="" if title != titles[0] else "mean training reward")
-        if len(variants) > 1:
-            axes.legend(fontsize=8)
+    def plot(axes: "Axes") -> None:
+        queries, rewards = smoothed_rewards(rounds)
+        axes.plot(queries, rewards, marker="o" if len(queries) == 1 else "")
+        axes.set(title=title, xlabel="reward queries", ylabel="mean training reward")
 
-    save_panels([partial(plot, title=title) for title in titles], file, panel_inches=(3.2, 3.2), share_y=True)
-
-
-def _plot_seeds(axes: "Axes", seeds: Sequence[Sequence[Mapping[str, Any]]], *, label: str) -> None:
-    curves = [smoothed_rewards(rounds) for rounds in seeds]
-    queries = min((queries for queries, _ in curves), key=len)
-    by_point = list(zip(*(rewards[: len(queries)] for _, rewards in curves), strict=True))
-    means = [sum(rewards) / len(rewards) for rewards in by_point]
-    (line,) = axes.plot(queries, means, label=label, marker="o" if len(queries) == 1 else "")
-    axes.fill_between(queries, [*map(min, by_point)], [*map(max, by_point)], color=line.get_color(), alpha=0.15)
+    save_panels([plot], file, panel_inches=(3.2, 3.2))
 
 
 def smoothed_rewards(rounds: Sequence[Mapping[str, Any]]) -> tuple[list[int], list[float]]:

@@ -129,9 +129,13 @@ def make_result(cell: Cell, directory: RunDirectory) -> Result:
         commit=current_commit(),
         environment=directory.read().environment | {"processor": _processor()},
         points=tuple(evaluation_points(directory)),
-        rounds={name: [metrics.get(name) for metrics in rounds] for name in _kept_metrics(rounds)},
+        rounds={name: [_float(metrics.get(name)) for metrics in rounds] for name in _kept_metrics(rounds)},
         stopped="" if stop is None else f"round {stop.round}: {stop.cause}",
     )
+
+
+def _float(value: float | None) -> float | None:
+    return None if value is None else float(value)
 
 
 def _kept_metrics(rounds: Sequence[Mapping[str, Any]]) -> list[str]:

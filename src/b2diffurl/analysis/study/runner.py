@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from threading import Lock
 
@@ -46,19 +47,29 @@ class Runner:
         Raises:
             UserError: an existing result or run folder has other settings.
         """
-        results = {cell.key: read_result(result_file(self.results, cell), cell) for cell in cells}
-        missing = list({cell.key: cell for cell in cells if results[cell.key] is None}.values())
+        results = self.existing(cells)
+        missing = list({cell.key: cell for cell in cells if cell.key not in results}.values())
         clock = _Clock(missing, on_message=self.on_message)
         with ThreadPoolExecutor(self.num_jobs) as pool:
-            for cell, result in zip(missing, pool.map(lambda cell: self._run(cell, clock), missing), strict=True):
-                results[cell.key] = result
+            for cell, result in zip(missing, pool.map(partial(self._run, clock=clock), missing), strict=True):
+                if result is not None:
+                    results[cell.key] = result
+        return results
+
+    def existing(self, cells: Sequence[Cell]) -> dict[str, Result]:
+        """Return the results that exist, by key.
+
+        Raises:
+            UserError: a result has other settings.
+        """
+        results = {cell.key: read_result(result_file(self.results, cell), cell) for cell in cells}
         return {key: result for key, result in results.items() if result is not None}
 
     def directory(self, cell: Cell) -> RunDirectory:
         """Return the run folder of a cell."""
         return RunDirectory(self.output / cell.key)
 
-    def _run(self, cell: Cell, clock: "_Clock") -> Result | None:
+    def _run(self, cell: Cell, *, clock: "_Clock") -> Result | None:
         directory = self.directory(cell)
         if directory.is_started():
             _check_same(cell, directory)

@@ -267,8 +267,11 @@ def merge(tables: Tables, changes: Mapping[str, Any]) -> Tables:
     merged = copy.deepcopy(tables)
     for key, change in changes.items():
         old = merged.get(key)
-        is_same_kind = isinstance(old, dict) and isinstance(change, dict) and change.get("use") in (None, old.get("use"))  # pyright: ignore[reportUnknownMemberType]
-        merged[key] = merge(cast("Tables", old), cast("Tables", change)) if is_same_kind else change
+        if isinstance(old, dict) and isinstance(change, dict):
+            inner, changed = cast("Tables", old), cast("Tables", change)
+            merged[key] = merge(inner, changed) if changed.get("use") in (None, inner.get("use")) else changed
+        else:
+            merged[key] = change
     return merged
 
 
@@ -308,8 +311,8 @@ def changed_settings(value: Any) -> Tables:
         default = item.default
         if is_dataclass(current) and not isinstance(current, type):
             changed = changed_settings(current)
-            if type(current) is not type(default) and hasattr(current, "use"):
-                changed = {"use": current.use} | changed  # pyright: ignore[reportAttributeAccessIssue]
+            if current != default and hasattr(current, "use"):
+                changed = {"use": str(getattr(current, "use"))} | changed  # noqa: B009 - typed as Any
             if changed:
                 tables[item.name] = changed
         elif current != default:

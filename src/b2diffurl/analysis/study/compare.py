@@ -1,0 +1,155 @@
+"""What a study says: means with intervals, paired differences, and whether claims hold."""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from b2diffurl.analysis.study.results import Point, Result
+from b2diffurl.analysis.study.spec import BASE, Cell, Claim
+from b2diffurl.evaluation.statistics import Interval, paired_difference, t_interval
+
+Verdict = Literal["holds", "does not hold", "not decided", "no data"]
+Seeds = Mapping[int, Sequence[Point]]  # the evaluations of an arm by seed
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Decision:
+    """What the data say about a claim.
+
+    Attributes:
+        claim: the claim.
+        verdict: whether the interval lies on the right side of the bound, on the wrong one, or on both.
+        interval: mean over seeds of the differences or ratios, with the 95 % interval; None without data.
+        num_seeds: number of seeds that both arms have.
+    """
+
+    claim: Claim
+    verdict: Verdict
+    interval: Interval | None
+    num_seeds: int
+
+
+class Comparison:
+    """The results of a study, by condition, arm and seed.
+
+    Args:
+        cells: the runs of the study.
+        results: results by key.
+    """
+
+    def __init__(self, cells: Sequence[Cell], results: Mapping[str, Result]) -> None:
+        self.results: dict[tuple[str, str, int], Result] = {
+            (cell.condition, cell.arm, cell.seed): results[cell.key] for cell in cells if cell.key in results
+        }
+        self.conditions = list(dict.fromkeys(cell.condition for cell in cells))
+        self.arms = list(dict.fromkeys(cell.arm for cell in cells))
+        self.num_missing = sum(cell.key not in results for cell in cells)
+
+    def seeds(self, condition: str, arm: str) -> dict[int, list[Point]]:
+        """Return the evaluations of an arm by seed; runs that were stopped have none at the end and are left out.
+
+        The arm "base" has one evaluation per seed, that before training.
+        """
+        if arm == BASE:
+            return self._base(condition)
+        base = self._base(condition)
+        return {
+            result.seed: [*(base.get(result.seed, []) if _lacks_start(result) else []), *result.points]
+            for (of_condition, of_arm, _), result in self.results.items()
+            if (of_condition, of_arm) == (condition, arm) and result.points and not result.stopped
+        }
+
+    def _base(self, condition: str) -> dict[int, list[Point]]:
+        starts: dict[int, list[Point]] = {}
+        for (of_condition, _, seed), result in self.results.items():
+            if of_condition == condition and result.points and not _lacks_start(result):
+                starts.setdefault(seed, [result.points[0]])
+        return starts
+
+    def metrics(self) -> list[str]:
+        """Return the names of all evaluation metrics, in the order of the first result."""
+        names = (name for result in self.results.values() for point in result.points for name in point.scores)
+        return list(dict.fromkeys(names))
+
+    def decide(self, claim: Claim) -> Decision:
+        """Decide a claim."""
+        values = self.paired(claim.arm, claim.against, condition=claim.condition, metric=claim.metric, at=claim.at)
+        if not values:
+            return Decision(claim=claim, verdict="no data", interval=None, num_seeds=0)
+        ours, others = [ours for ours, _ in values], [other for _, other in values]
+        estimate = paired_difference if claim.kind == "difference" else ratio_interval
+        interval = estimate(ours, others)
+        return Decision(claim=claim, verdict=_verdict(claim, interval), interval=interval, num_seeds=len(values))
+
+    def paired(
+        self, arm: str, against: str, *, condition: str, metric: str, at: Mapping[str, float]
+    ) -> list[tuple[float, float]]:
+        """Return a metric of two arms for every seed that both have."""
+        first, second = self.seeds(condition, arm), self.seeds(condition, against)
+        pairs = [(_read(first[seed], metric, at), _read(second[seed], metric, at)) for seed in first if seed in second]
+        return [(ours, other) for ours, other in pairs if ours is not None and other is not None]
+
+
+def _lacks_start(result: Result) -> bool:
+    return result.points[0].reward_queries > 0
+
+
+def _read(points: Sequence[Point], metric: str, at: Mapping[str, float]) -> float | None:
+    """Return a metric at the end, or where another one first reaches a value."""
+    for name, value in at.items():
+        return value_at(points, metric, where=name, reaches=value)
+    return points[-1].value(metric)
+
+
+def value_at(points: Sequence[Point], metric: str, *, where: str, reaches: float) -> float | None:
+    """Return a metric where another one first reaches a value, by linear interpolation; None if it never does.
+
+    Args:
+        points: evaluations, oldest first.
+        metric: the metric that is read.
+        where: the metric that reaches the value, from below.
+        reaches: the value.
+    """
+    previous: tuple[float, float] | None = None
+    for point in points:
+        level, value = point.value(where), point.value(metric)
+        if level is None or value is None:
+            continue
+        if level >= reaches:
+            if previous is None or level == previous[0]:
+                return value
+            share = (reaches - previous[0]) / (level - previous[0])
+            return previous[1] + share * (value - previous[1])
+        previous = (level, value)
+    return None
+
+
+def ratio_interval(a: Sequence[float], b: Sequence[float]) -> Interval:
+    """Estimate the ratio a / b over pairs: the geometric mean, with the t interval of the logarithms.
+
+    >>> ratio_interval([2.0, 2.0], [4.0, 4.0])
+    Interval(mean=0.5, low=0.5, high=0.5)
+    """
+    logs = t_interval([math.log(x / y) for x, y in zip(a, b, strict=True)])
+    return Interval(mean=math.exp(logs.mean), low=math.exp(logs.low), high=math.exp(logs.high))
+
+
+def _verdict(claim: Claim, interval: Interval) -> Verdict:
+    lowest, highest = claim.at_least, claim.at_most
+    if interval.low >= lowest and interval.high <= highest:
+        return "holds"
+    if interval.high < lowest or interval.low > highest:
+        return "does not hold"
+    return "not decided"
+
+
+def summary(values: Iterable[float | None], text: Callable[[float], str]) -> str:
+    """Return the mean of the values with half the width of its 95 % interval, as text."""
+    known = [value for value in values if value is not None]
+    if not known:
+        return "-"
+    interval = t_interval(known)
+    if len(known) == 1:
+        return text(interval.mean)
+    return f"{text(interval.mean)} ± {text((interval.high - interval.low) / 2)}"

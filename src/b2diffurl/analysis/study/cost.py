@@ -1,0 +1,93 @@
+"""What a study will cost on this machine, before anything is trained."""
+
+import time
+from collections.abc import Sequence
+
+import torch
+
+from b2diffurl.algorithm.randomness import EVALUATION_STREAM, NoiseKey
+from b2diffurl.analysis.plan import interval_lengths, model_shape, round_cost
+from b2diffurl.analysis.study.runner import Runner
+from b2diffurl.analysis.study.spec import Cell
+from b2diffurl.evaluation.generate import generate_images
+from b2diffurl.models import EMOJI, ModelSource
+from b2diffurl.models.text_to_image import TextToImageModel
+from b2diffurl.prompts.lists import read_prompts
+from b2diffurl.reporting.text import count, format_duration
+from b2diffurl.run.settings import Run
+from b2diffurl.training.trainer import bind_policy
+
+_IMAGES = 32
+_TRAINED_COST = 2.1  # a forward and backward pass over a forward pass, measured on the embedded model
+
+
+def plan_text(cells: Sequence[Cell], runner: Runner) -> str:
+    """Return one line per arm and condition: runs, images, network evaluations, time; and the sum of what is missing.
+
+    The time is that of one run on one core, from the seconds of a network evaluation measured now; only the embedded
+    models are measured, because others may have to be downloaded.
+    """
+    existing = runner.existing(cells)
+    missing = list({cell.key: cell for cell in cells if cell.key not in existing}.values())
+    seconds_each = _seconds_per_evaluation(cells[0].run) if cells[0].run.model.startswith(EMOJI) else None
+    lines = ["| arm | runs | missing | images per run | network evaluations per run | time per run |"]
+    lines.append("|" + " --- |" * 6)
+    for name in dict.fromkeys((cell.condition, cell.arm) for cell in cells):
+        runs = [cell for cell in cells if (cell.condition, cell.arm) == name]
+        run = runs[0].run
+        rollout, update, evaluation = _evaluations(run)
+        num_missing = sum(cell.key not in existing for cell in runs)
+        lines.append(
+            f"| {' '.join(filter(None, name))} | {len(runs)} | {num_missing} | "
+            f"{run.num_rounds * run.reward_queries_per_round:,} | {rollout + update:,} + {evaluation:,} to evaluate | "
+            f"{_duration(run, seconds_each)} |"
+        )
+    if seconds_each is not None:
+        total = sum(_seconds(cell.run, seconds_each) for cell in missing) / runner.num_jobs
+        lines += ["", f"{count(len(missing), 'run')} to train: about {format_duration(total)} with "
+                  f"{count(runner.num_jobs, 'job')}."]  # fmt: skip
+    return "\n".join(lines)
+
+
+def _evaluations(run: Run) -> tuple[int, int, int]:
+    """Network evaluations of sampling, of updates at most, and of evaluations."""
+    shape = model_shape(run.model)
+    costs = [round_cost(run, shape, num_interval_steps=length) for length in interval_lengths(run)]
+    logging = run.logging
+    images = (1 + logging.evaluate_before) * logging.num_evaluation_images
+    if logging.evaluate_every_rounds:
+        interim = logging.num_interim_images or logging.num_evaluation_images
+        images += interim * ((run.num_rounds - 1) // logging.evaluate_every_rounds)
+    lists = 2 if run.held_out_prompts or run.held_out_fraction else 1
+    halves = 1 if run.sampler.guidance_scale == 1 else 2
+    return (
+        sum(cost.rollout_evaluations for cost in costs),
+        sum(cost.most_update_evaluations for cost in costs),
+        lists * halves * images * run.sampler.num_inference_steps,
+    )
+
+
+def _seconds(run: Run, seconds_each: float) -> float:
+    rollout, update, evaluation = _evaluations(run)
+    return seconds_each * (rollout + _TRAINED_COST * update + evaluation)
+
+
+def _duration(run: Run, seconds_each: float | None) -> str:
+    return "not measured" if seconds_each is None else format_duration(_seconds(run, seconds_each))
+
+
+def _seconds_per_evaluation(run: Run) -> float:
+    """Measure the seconds of a network evaluation of one latent, on one thread, in a batch of 32."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        model = TextToImageModel.load(ModelSource(run.model), device="cpu", memory=run.memory)
+        model.add_lora(run.lora, seed=run.seed)
+        policy = bind_policy(model, run)
+        prompts, noise = read_prompts(run.prompts), NoiseKey(seed=0, stream=EVALUATION_STREAM)
+        generate_images(policy, prompts, num_images=1, noise=noise)
+        started = time.perf_counter()
+        generate_images(policy, prompts, num_images=_IMAGES, noise=noise)
+        return (time.perf_counter() - started) / (_IMAGES * run.sampler.num_inference_steps)
+    finally:
+        torch.set_num_threads(threads)

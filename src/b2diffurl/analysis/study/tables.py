@@ -1,0 +1,181 @@
+"""A study's results as files: table.md, cells.csv and curves.png."""
+
+import csv
+import io
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from b2diffurl.analysis.study.compare import Comparison, Decision, summary
+from b2diffurl.analysis.study.results import Point
+from b2diffurl.analysis.study.spec import BASE, StudyFile
+from b2diffurl.evaluation.statistics import Interval, paired_difference
+from b2diffurl.reporting.plots import save_panels
+from b2diffurl.run import files
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_COSTS = ("reward_queries", "network_evaluations", "seconds")
+_MAX_DIFFERENCE_METRICS = 4
+
+
+def write_tables(study: StudyFile, comparison: Comparison, folder: Path, *, command: str) -> str:
+    """Write table.md, cells.csv and curves.png, and return the text of table.md.
+
+    Args:
+        study: the study.
+        comparison: its results.
+        folder: folder of the files.
+        command: the command that makes them, for the text.
+    """
+    files.make_directory(folder)
+    text = study_text(study, comparison, command=command)
+    files.write_text(folder / "table.md", text)
+    files.write_text(folder / "cells.csv", _csv(comparison))
+    if comparison.results:
+        _save_curves(comparison, folder / "curves.png")
+    return text
+
+
+def study_text(study: StudyFile, comparison: Comparison, *, command: str) -> str:
+    """Return the study's page: the tables by condition, paired differences, claims, what the paper reports."""
+    commits = sorted({result.commit for result in comparison.results.values() if result.commit})
+    machines = sorted({result.environment.get("processor", "") for result in comparison.results.values()} - {""})
+    lines = [f"# {study.title}", "", study.text, "", f"`{command}`", ""]
+    lines += [
+        "Mean over seeds ± half the width of the 95 % interval (Student's t). "
+        f"{study.evaluation_images:,} images per evaluation before and after training.",
+        "",
+        f"Commit: {', '.join(commits) or 'unknown'}. Processor: {', '.join(machines) or 'unknown'}.",
+        "",
+    ]
+    if comparison.num_missing:
+        lines += [f"**Incomplete: {comparison.num_missing} of the runs have no result yet.**", ""]
+    for condition in comparison.conditions:
+        lines += [f"## {condition}", ""] if condition else []
+        lines += [*_arms_table(comparison, condition), ""]
+        lines += [*_differences(study, comparison, condition), ""]
+    stopped = [(key, result) for key, result in comparison.results.items() if result.stopped]
+    lines += [f"- stopped: {' '.join(map(str, key)).strip()}, {result.stopped}" for key, result in stopped]
+    if study.claims:
+        lines += ["", "## Claims", "", *claims_table([comparison.decide(claim) for claim in study.claims]), ""]
+    if study.published:
+        rows = [[item.condition, item.arm, item.metric, f"{item.value:g}", item.source] for item in study.published]
+        lines += ["## Published values", "", *_markdown([["", "arm", "metric", "value", "source"], *rows]), ""]
+    return "\n".join(lines).rstrip("\n") + "\n"
+
+
+def _arms_table(comparison: Comparison, condition: str) -> list[str]:
+    metrics = comparison.metrics()
+    rows = [["arm", "seeds", "images", "network evaluations", "seconds", *metrics]]
+    for arm in (BASE, *comparison.arms):
+        seeds = comparison.seeds(condition, arm)
+        if not seeds:
+            continue
+        last = [points[-1] for points in seeds.values()]
+        costs = [f"{_mean(last, name):,.0f}" for name in _COSTS]
+        rows.append([arm, str(len(seeds)), *costs, *(summary(_column(last, name), _number) for name in metrics)])
+    return _markdown(rows)
+
+
+def _differences(study: StudyFile, comparison: Comparison, condition: str) -> list[str]:
+    baseline = study.baseline or comparison.arms[0]
+    metrics = comparison.metrics()[:_MAX_DIFFERENCE_METRICS]
+    rows = [[f"minus {baseline}, paired by seed", "seeds", *metrics]]
+    for arm in comparison.arms:
+        cells: list[str] = []
+        count = 0
+        for metric in metrics:
+            pairs = comparison.paired(arm, baseline, condition=condition, metric=metric, at={})
+            count = len(pairs)
+            cells.append(_interval(paired_difference([a for a, _ in pairs], [b for _, b in pairs])) if pairs else "-")
+        if arm != baseline and count:
+            rows.append([arm, str(count), *cells])
+    return _markdown(rows) if len(rows) > 1 else []
+
+
+def claims_table(decisions: Sequence[Decision]) -> list[str]:
+    """Return one row per claim, as lines of Markdown."""
+    rows = [["claim", "measured", "bound", "seeds", "verdict"]]
+    for decision in decisions:
+        claim = decision.claim
+        place = "".join(f" at {name} {value:g}" for name, value in claim.at.items())
+        sign = "-" if claim.kind == "difference" else "/"
+        bound = f"at least {claim.at_least:g}" if claim.at_least > float("-inf") else f"at most {claim.at_most:g}"
+        measured = "-" if decision.interval is None else _interval(decision.interval)
+        what = f"{claim.metric}{place}: {claim.arm} {sign} {claim.against}"
+        rows.append([f"{claim.text} ({what})", measured, bound, str(decision.num_seeds), f"**{decision.verdict}**"])
+    return _markdown(rows)
+
+
+def _csv(comparison: Comparison) -> str:
+    """Return one line per evaluation."""
+    metrics = comparison.metrics()
+    content = io.StringIO()
+    writer = csv.writer(content, lineterminator="\n")
+    writer.writerow(["condition", "arm", "seed", *_COSTS, "images", *metrics])
+    for condition in comparison.conditions:
+        for arm in (BASE, *comparison.arms):
+            for seed, points in sorted(comparison.seeds(condition, arm).items()):
+                for point in points:
+                    costs = [point.value(name) for name in _COSTS]
+                    scores = [point.scores.get(name, "") for name in metrics]
+                    writer.writerow([condition, arm, seed, *costs, point.num_images, *scores])
+    return content.getvalue()
+
+
+def _save_curves(comparison: Comparison, file: Path) -> None:
+    """Plot each metric over the images scored, then diversity over alignment; the band is the range of the seeds."""
+    metrics = comparison.metrics()
+    pairs = [("reward_queries", name) for name in metrics[:3]]
+    if {"scene_accuracy", "style_entropy"} <= set(metrics):
+        pairs.append(("scene_accuracy", "style_entropy"))
+    panels = [
+        partial(_plot, comparison=comparison, condition=condition, x=x, y=y)
+        for condition in comparison.conditions
+        for x, y in pairs
+    ]
+    save_panels(panels, file, panel_inches=(3.6, 3.4))
+
+
+def _plot(axes: "Axes", *, comparison: Comparison, condition: str, x: str, y: str) -> None:
+    for arm in comparison.arms:
+        curves = list(comparison.seeds(condition, arm).values())
+        if not curves:
+            continue
+        length = min(map(len, curves))
+        by_point = list(zip(*(points[:length] for points in curves), strict=True))
+        xs = [_mean(points, x) for points in by_point]
+        ys = [_mean(points, y) for points in by_point]
+        (line,) = axes.plot(xs, ys, marker="o", markersize=3, label=arm)
+        if x == "reward_queries":
+            known = [[value for value in _column(points, y) if value is not None] for points in by_point]
+            axes.fill_between(xs, [*map(min, known)], [*map(max, known)], color=line.get_color(), alpha=0.12)
+    axes.set(xlabel=x.replace("_", " "), ylabel=y.replace("_", " "), title=condition)
+    axes.legend(fontsize=7)
+
+
+def _column(points: Sequence[Point], name: str) -> list[float | None]:
+    return [point.value(name) for point in points]
+
+
+def _mean(points: Sequence[Point], name: str) -> float:
+    known = [value for value in _column(points, name) if value is not None]
+    return sum(known) / max(1, len(known))
+
+
+def _number(value: float) -> str:
+    return f"{value:.3f}"
+
+
+def _interval(interval: Interval) -> str:
+    if interval.low == -float("inf") or interval.high == float("inf"):
+        return f"{interval.mean:+.3f}"
+    return f"{interval.mean:+.3f} ({interval.low:+.3f} to {interval.high:+.3f})"
+
+
+def _markdown(rows: Sequence[Sequence[str]]) -> list[str]:
+    lines = [rows[0], ["---"] * len(rows[0]), *rows[1:]]
+    return ["| " + " | ".join(line) + " |" for line in lines]

@@ -1,0 +1,67 @@
+"""A study of the embedded model: trained in processes of its own, killed, resumed to the same table."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from b2diffurl.cli import main
+
+STUDY = """
+title = "tiny"
+text = "Two arms of two rounds."
+num_images = 16
+evaluation_images = 6
+interim_images = 3
+evaluate_every_images = 8
+seeds = [0]
+
+[conditions.""]
+reward_queries_per_round = 8
+prompts = "prompts.txt"
+sampler = { num_inference_steps = 4 }
+schedule = { tau_first = 3 }
+
+[arms.paper]
+
+[arms.ours]
+schedule = { tau_last = 1 }
+advantage = { use = "branch" }
+"""
+
+
+def without_times(folder: Path) -> list[str]:
+    """The lines of cells.csv without the seconds."""
+    lines = (folder / "results" / "tiny" / "cells.csv").read_text(encoding="utf-8").splitlines()
+    return [",".join(cell for place, cell in enumerate(line.split(",")) if place != 5) for line in lines]
+
+
+def test_a_killed_study_resumes_to_the_same_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folders = [tmp_path / name for name in ("whole", "killed")]
+    for folder in folders:
+        folder.mkdir()
+        (folder / "tiny.toml").write_text(STUDY, encoding="utf-8")
+        (folder / "prompts.txt").write_text("a bear riding a bike\na cat playing chess\n", encoding="utf-8")
+    words = ["study", "tiny.toml"]
+    monkeypatch.chdir(folders[1])
+    with subprocess.Popen([sys.executable, "-m", "b2diffurl.cli", *words], start_new_session=True) as process:
+        metrics = folders[1] / "runs" / "studies"
+        while not any(file.stat().st_size for file in metrics.glob("*/metrics.jsonl")):
+            assert process.poll() is None
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGKILL)
+    assert main(words) == 0
+    monkeypatch.chdir(folders[0])
+    assert main(words) == 0
+    whole, killed = without_times(folders[0]), without_times(folders[1])
+    assert whole == killed
+    assert len(whole) == 1 + 1 + 3 + 3  # header, base, before training, after one round and at the end of each arm
+    monkeypatch.chdir(folders[1])
+    before = (folders[1] / "results" / "tiny" / "table.md").read_text(encoding="utf-8")
+    assert main([*words, "--only-table"]) == 0
+    assert (folders[1] / "results" / "tiny" / "table.md").read_text(encoding="utf-8") == before
+    assert main([*words, "--plan"]) == 0
