@@ -40,6 +40,7 @@ def without_times(folder: Path) -> list[str]:
     return [",".join(cell for place, cell in enumerate(line.split(",")) if place != 5) for line in lines]
 
 
+@pytest.mark.slow
 def test_a_killed_study_resumes_to_the_same_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folders = [tmp_path / name for name in ("whole", "killed")]
     for folder in folders:
@@ -48,7 +49,7 @@ def test_a_killed_study_resumes_to_the_same_table(tmp_path: Path, monkeypatch: p
         (folder / "prompts.txt").write_text("a bear riding a bike\na cat playing chess\n", encoding="utf-8")
     words = ["study", "tiny.toml"]
     monkeypatch.chdir(folders[1])
-    with subprocess.Popen([sys.executable, "-m", "b2diffurl.cli", *words], start_new_session=True) as process:
+    with subprocess.Popen([sys.executable, "-m", "b2diffurl.cli", *words], process_group=0) as process:
         metrics = folders[1] / "runs" / "studies"
         while not any(file.stat().st_size for file in metrics.glob("*/metrics.jsonl")):
             assert process.poll() is None

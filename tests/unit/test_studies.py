@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -55,7 +55,7 @@ def result(cell: Cell, *points: Point, stopped: str = "") -> Result:
                   points=points, rounds={}, stopped=stopped)  # fmt: skip
 
 
-def comparison(study: StudyFile, values: dict[str, Sequence[Sequence[Point]]]) -> Comparison:
+def comparison(study: StudyFile, values: Mapping[str, Sequence[Sequence[Point]]]) -> Comparison:
     """A comparison with the evaluations of every arm and seed."""
     cells = make_cells(study)
     results = {

@@ -134,7 +134,7 @@ def make_result(cell: Cell, directory: RunDirectory) -> Result:
     )
 
 
-def _float(value: float | None) -> float | None:
+def _float(value: Any) -> float | None:
     return None if value is None else float(value)
 
 

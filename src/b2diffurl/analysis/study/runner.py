@@ -109,7 +109,7 @@ def _check_same(cell: Cell, directory: RunDirectory) -> None:
 
 
 class _Clock:
-    """Tells how many runs are done, and estimates the time left from their network evaluations."""
+    """Reports how many runs are done, and estimates the time left from their network evaluations."""
 
     def __init__(self, cells: Sequence[Cell], *, on_message: OnMessage) -> None:
         self._costs = {cell.key: network_evaluations(cell.run) for cell in cells}

@@ -1,16 +1,21 @@
-"""A grid of images of a study's arms: a row per prompt, a group of columns per arm, all of equal noise."""
+"""A grid of images of a study's arms: a panel per arm, a row per prompt, all of equal noise."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from PIL import Image, ImageDraw
+import torch
 
 from b2diffurl.analysis.sample import Generation, sample
 from b2diffurl.analysis.study.runner import Runner
 from b2diffurl.analysis.study.spec import BASE, Cell, Samples, StudyFile
-from b2diffurl.images import to_pil
+from b2diffurl.reporting.plots import save_panels
 
-_SIDE, _GAP, _HEADER = 96, 6, 18
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_INCHES_PER_IMAGE = 0.9
 
 
 def save_samples(study: StudyFile, cells: Sequence[Cell], runner: Runner, file: Path) -> None:
@@ -32,10 +37,16 @@ def save_samples(study: StudyFile, cells: Sequence[Cell], runner: Runner, file: 
         return
     columns = [(BASE, _generate(trained[0], samples, runner, lora=None))]
     columns += [(cell.arm, _generate(cell, samples, runner, lora=runner.directory(cell).lora)) for cell in trained]
-    _grid(columns, samples).save(file)
+    width, height = samples.images_per_prompt, len(samples.prompts)
+    panels = [
+        partial(_show, images=images, title=arm, prompts=samples.prompts if place == 0 else ())
+        for place, (arm, images) in enumerate(columns)
+    ]
+    save_panels(panels, file, panel_inches=(width * _INCHES_PER_IMAGE + 0.4, height * _INCHES_PER_IMAGE + 0.3))
 
 
-def _generate(cell: Cell, samples: Samples, runner: Runner, *, lora: Path | None) -> list[Image.Image]:
+def _generate(cell: Cell, samples: Samples, runner: Runner, *, lora: Path | None) -> torch.Tensor:
+    """Generate the images of an arm as one image, a row per prompt."""
     sampler = cell.run.sampler
     generation = Generation(
         num_inference_steps=sampler.num_inference_steps, eta=sampler.eta, guidance_scale=sampler.guidance_scale,
@@ -43,20 +54,14 @@ def _generate(cell: Cell, samples: Samples, runner: Runner, *, lora: Path | None
     )  # fmt: skip
     prompts = [prompt for prompt in samples.prompts for _ in range(samples.images_per_prompt)]
     images = sample(cell.run.model, prompts, lora=lora, seed=samples.seed, generation=generation).images
-    return [to_pil(image).resize((_SIDE, _SIDE), Image.Resampling.LANCZOS) for image in images]
+    _, channels, height, width = images.shape
+    rows, columns = len(samples.prompts), samples.images_per_prompt
+    by_place = images.view(rows, columns, channels, height, width)
+    return by_place.permute(2, 0, 3, 1, 4).reshape(channels, rows * height, columns * width)
 
 
-def _grid(columns: Sequence[tuple[str, list[Image.Image]]], samples: Samples) -> Image.Image:
-    """Place the images; the arm stands above its columns, the prompt above its row."""
-    num_each = samples.images_per_prompt
-    group = num_each * _SIDE + _GAP
-    row = _SIDE + _HEADER
-    grid = Image.new("RGB", (len(columns) * group, _HEADER + len(samples.prompts) * row), "white")
-    draw = ImageDraw.Draw(grid)
-    for place, (arm, images) in enumerate(columns):
-        draw.text((place * group + 4, 3), arm, fill="black")
-        for index, image in enumerate(images):
-            grid.paste(image, (place * group + index % num_each * _SIDE, _HEADER + index // num_each * row + _HEADER))
-    for index, prompt in enumerate(samples.prompts):
-        draw.text((4, _HEADER + index * row + 3), prompt, fill="black")
-    return grid
+def _show(axes: "Axes", *, images: torch.Tensor, title: str, prompts: Sequence[str]) -> None:
+    axes.imshow(images.permute(1, 2, 0).clamp(0, 1).numpy())
+    axes.set(title=title, xticks=[], yticks=[])
+    side = images.shape[1] / max(1, len(prompts))
+    axes.set_yticks([side * (row + 0.5) for row in range(len(prompts))], [p.replace(" ", "\n", 2) for p in prompts])

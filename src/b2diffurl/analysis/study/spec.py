@@ -68,7 +68,7 @@ class Published:
         metric: the metric as this study names it.
         value: the number.
         condition: the condition as this study names it.
-        source: where it is reported.
+        source: the table or figure that reports it.
     """
 
     arm: str
