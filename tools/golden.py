@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import load_file
 
 STORED = Path(__file__).parents[1] / "tests" / "golden" / "rounds.json"
-RECIPES = ("emoji-quickstart", "emoji-ddpo", "emoji-policy-gradient", "emoji-dpok", "emoji-dpo")
+RECIPES = ("emoji-b2-paper", "emoji-quickstart", "emoji-ddpo", "emoji-policy-gradient", "emoji-dpok", "emoji-dpo")
 PROMPTS = (
     "a bear riding a bike", "a cat playing chess", "a fox washing dishes", "a duck riding a bike",
     "a cow playing chess", "a bee washing dishes",
