@@ -113,25 +113,27 @@ class _Clock:
 
     def __init__(self, cells: Sequence[Cell], *, on_message: OnMessage) -> None:
         self._costs = {cell.key: network_evaluations(cell.run) for cell in cells}
-        self._num_done, self._cost_done = 0, 0
+        self._left = sum(self._costs.values())
+        self._trained: set[str] = set()
+        self._num_done = 0
         self._on_message = on_message
         self._started = time.monotonic()
         self._lock = Lock()
 
     def start(self, cell: Cell) -> None:
+        self._trained.add(cell.key)
         self._on_message(f"{cell.condition} {cell.arm}, seed {cell.seed}: started".strip())
 
     def done(self, cell: Cell) -> None:
         with self._lock:
             self._num_done += 1
-            self._cost_done += self._costs[cell.key]
-            left = sum(self._costs.values()) - self._cost_done
-            seconds = (time.monotonic() - self._started) * left / max(1, self._cost_done)
-            text = f"; about {format_duration(seconds)} left" if left else ""
-            self._on_message(
-                f"{cell.condition} {cell.arm}, seed {cell.seed}: done, "
-                f"{self._num_done} of {len(self._costs)}{text}".strip()
-            )
+            self._left -= self._costs[cell.key]
+            text = f"{cell.condition} {cell.arm}, seed {cell.seed}: done, {self._num_done} of {len(self._costs)}"
+            if cell.key in self._trained and self._left:
+                trained = sum(self._costs[key] for key in self._trained)
+                seconds = (time.monotonic() - self._started) * self._left / trained
+                text += f"; about {format_duration(seconds)} left"
+            self._on_message(text.strip())
 
 
 def network_evaluations(run: Run) -> int:
