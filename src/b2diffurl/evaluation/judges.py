@@ -112,19 +112,27 @@ def choose_judge(judge: str, *, model: str, prompts: Sequence[str], reward: str)
     return JudgeChoice(kind="clip", clip=judge)
 
 
-def load_judge(choice: JudgeChoice, *, reward: Reward | None = None, device: torch.device | str = "cpu") -> Judge:
+def load_judge(
+    choice: JudgeChoice,
+    *,
+    reward: Reward | None = None,
+    others: Sequence[Reward] = (),
+    device: torch.device | str = "cpu",
+) -> Judge:
     """Load a judge.
 
     Args:
         choice: any but "none".
-        reward: a loaded reward; if it is or contains the same CLIP, that one is used and not loaded twice.
+        reward: the run's loaded reward; if it is or contains the same CLIP, that one is used and not loaded twice.
+        others: other loaded rewards, whose CLIP is used likewise.
         device: device of the models.
     """
     assert choice.kind != "none"
     if choice.kind == "reward":
         assert reward is not None
         return RewardJudge(reward)
-    clip = _clip_of(reward, choice.clip) or _load_clip(choice.clip, device)
+    shared = [clip for loaded in (reward, *others) if (clip := _clip_of(loaded, choice.clip))]
+    clip = shared[0] if shared else _load_clip(choice.clip, device)
     return EmojiJudge(clip) if choice.kind == "emoji" else CLIPJudge(clip)
 
 

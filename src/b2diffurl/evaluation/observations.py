@@ -3,7 +3,7 @@
 Shapes: B images, D features.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -59,17 +59,23 @@ class Observations:
             return [float(value) for value in pairwise_distances(self.features, self.groups)]
         return None
 
-    def resampled(self, prompts: Sequence[int]) -> "Observations":
-        """Return the observations of some prompts, each with all its images; one that is given twice counts as two."""
-        rows = [(self.groups == prompt).nonzero().flatten() for prompt in prompts]
-        index = torch.cat(rows)
-        return replace(
-            self,
-            groups=torch.arange(len(rows)).repeat_interleave(torch.tensor([len(images) for images in rows])),
-            scores={name: values[index] for name, values in self.scores.items()},
-            labels={name: values[index] for name, values in self.labels.items()},
-            features=None if self.features is None else self.features[index],
-        )
+    def resampled(self, resamples: Iterable[Sequence[int]]) -> "Iterator[Observations]":
+        """Give the observations of each resample: of some prompts, each with all its images.
+
+        Args:
+            resamples: numbers of prompts; one that is there twice counts as two prompts.
+        """
+        rows = [(self.groups == prompt).nonzero().flatten() for prompt in range(int(self.groups.max()) + 1)]
+        for prompts in resamples:
+            chosen = [rows[prompt] for prompt in prompts]
+            index = torch.cat(chosen)
+            yield replace(
+                self,
+                groups=torch.arange(len(chosen)).repeat_interleave(torch.tensor([len(images) for images in chosen])),
+                scores={name: values[index] for name, values in self.scores.items()},
+                labels={name: values[index] for name, values in self.labels.items()},
+                features=None if self.features is None else self.features[index],
+            )
 
 
 def group_by_prompt(prompts: Sequence[str]) -> Int[Tensor, " B"]:

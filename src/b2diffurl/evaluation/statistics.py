@@ -14,6 +14,7 @@ Shapes: P prompts, R resamples.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -129,6 +130,7 @@ def bootstrap_interval(
     return Interval(mean=estimate, low=estimate - half, high=estimate + half)
 
 
+@cache
 def t_quantile(confidence: float, *, degrees: int) -> float:
     """Return the t for which |T| <= t has probability `confidence`, T of Student's distribution.
 
