@@ -18,7 +18,7 @@ Length = Annotated[int, Ge(1)]
 
 
 @settings(table="schedule")
-class Interval(Schedule):
+class ScheduleWithEnd(Schedule):
     """What all schedules here share: the end of the interval.
 
     Attributes:
@@ -29,7 +29,7 @@ class Interval(Schedule):
 
 
 @settings(table="schedule")
-class GrowingInterval(Interval):
+class GrowingInterval(ScheduleWithEnd):
     """An interval that grows from tau_first steps.
 
     Attributes:
@@ -98,7 +98,7 @@ class Backward(GrowingInterval):
 
 
 @settings(table="schedule")
-class Full(Interval):
+class Full(ScheduleWithEnd):
     """An interval of all T steps in every round, as plain DDPO has.
 
     Attributes:
@@ -125,7 +125,7 @@ class Full(Interval):
 
 
 @settings(table="schedule")
-class Table(Interval):
+class Table(ScheduleWithEnd):
     """Interval lengths given by a table.
 
     Attributes:

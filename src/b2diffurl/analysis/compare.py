@@ -41,7 +41,7 @@ class Evaluated:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Comparison:
+class AdapterComparison:
     """Several variants of a model on the same prompts and noise.
 
     Attributes:
@@ -103,7 +103,7 @@ def compare(
     seed: int = 0,
     generation: Generation = Generation(),  # noqa: B008 - frozen
     on_progress: Callable[[int], None] = lambda _: None,
-) -> Comparison:
+) -> AdapterComparison:
     """Evaluate a model without an adapter, and with each of several, from the same prompts and noise.
 
     Args:
@@ -136,7 +136,7 @@ def summarize(
     metrics: tuple[str, ...],
     evaluation: EvaluationSettings,
     seed: int,
-) -> Comparison:
+) -> AdapterComparison:
     """Compute metrics, intervals and differences to the first variant from observations.
 
     Args:
@@ -167,7 +167,7 @@ def summarize(
                 observations=observed,
             )
         )
-    return Comparison(metrics=metrics, prompts=prompts, evaluated=tuple(evaluated))
+    return AdapterComparison(metrics=metrics, prompts=prompts, evaluated=tuple(evaluated))
 
 
 def best_known(metrics: Sequence[str], topic: str) -> str | None:

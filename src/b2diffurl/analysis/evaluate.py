@@ -100,7 +100,7 @@ def variants(loras: Sequence[Path], *, scales: Sequence[float] = (1.0,)) -> tupl
     Raises:
         UserError: an adapter or a scale is repeated.
 
-    >>> [variant.label for variant in variants([Path("runs/a/lora"), Path("runs/b/lora")], scales=(0.5, 1))]
+    >>> [variant.label for variant in variants([Path("runs/a/lora"), Path("runs/b/lora")], scales=(0.5, 1.0))]
     ['base', 'a x 0.5', 'a', 'b x 0.5', 'b']
     """
     for setting, values in (("lora", [str(lora) for lora in loras]), ("adapter_scales", scales)):

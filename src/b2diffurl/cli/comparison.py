@@ -3,12 +3,12 @@
 import math
 from collections.abc import Sequence
 
-from b2diffurl.analysis.compare import Comparison, Evaluated
+from b2diffurl.analysis.compare import AdapterComparison, Evaluated
 from b2diffurl.evaluation.statistics import Interval
 from b2diffurl.reporting.text import MISSING
 
 
-def metric_lines(comparison: Comparison, metrics: Sequence[str]) -> list[str]:
+def metric_lines(comparison: AdapterComparison, metrics: Sequence[str]) -> list[str]:
     """Give one table per metric: a row per variant, "*" where the interval of the difference excludes 0."""
     rows: list[tuple[str, ...]] = []
     for name in metrics:
@@ -21,7 +21,7 @@ def metric_lines(comparison: Comparison, metrics: Sequence[str]) -> list[str]:
     return _aligned(rows)
 
 
-def curve_lines(comparison: Comparison, metrics: Sequence[str]) -> list[str]:
+def curve_lines(comparison: AdapterComparison, metrics: Sequence[str]) -> list[str]:
     """Give the metrics along the scale of each adapter."""
     rows: list[tuple[str, ...]] = [("adapter", "scale", *metrics)]
     for adapter, points in comparison.curves().items():
@@ -32,7 +32,7 @@ def curve_lines(comparison: Comparison, metrics: Sequence[str]) -> list[str]:
     return ["", *_aligned(rows)]
 
 
-def worst_lines(comparison: Comparison, metric: str, *, num: int) -> list[str]:
+def worst_lines(comparison: AdapterComparison, metric: str, *, num: int) -> list[str]:
     """Give the prompts with the lowest values of a metric, by variant."""
     worst = comparison.worst(metric, num=num)
     rows: list[tuple[str, ...]] = [(f"lowest {metric}", "value", "prompt")]

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from b2diffurl.analysis.compare import Comparison, best_known, check_metric, summarize
+from b2diffurl.analysis.compare import AdapterComparison, best_known, check_metric, summarize
 from b2diffurl.analysis.evaluate import BASE, EvaluationSettings, Variant, observe, variants
 from b2diffurl.cli.common import check_file, parse, prepare
 from b2diffurl.cli.comparison import curve_lines, metric_lines, worst_lines
@@ -140,7 +140,7 @@ def _axis(name: str, metrics: tuple[str, ...], topic: str) -> str:
     return name or best_known(metrics, topic) or (metrics[0] if topic == "alignment" else "")
 
 
-def _show(comparison: Comparison, shown: Shown, flags: EvaluateCommand) -> None:
+def _show(comparison: AdapterComparison, shown: Shown, flags: EvaluateCommand) -> None:
     evaluation, metrics = flags.evaluation, comparison.metrics
     print(
         f"{count(evaluation.num_images, 'image')} of {count(len(comparison.prompts), 'prompt')} each, same noise; "
