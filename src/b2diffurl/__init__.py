@@ -17,6 +17,7 @@ from b2diffurl.errors import RunStopped, UserError
 
 if TYPE_CHECKING:
     from b2diffurl.algorithm.interfaces import Objective
+    from b2diffurl.analysis.compare import compare
     from b2diffurl.analysis.evaluate import evaluate
     from b2diffurl.analysis.sample import sample
     from b2diffurl.rewards.interface import Reward
@@ -31,6 +32,7 @@ __all__ = [
     "RunStopped",
     "UserError",
     "__version__",
+    "compare",
     "evaluate",
     "recipes",
     "sample",
@@ -42,6 +44,7 @@ _LAZY = {
     "Objective": "b2diffurl.algorithm.interfaces",
     "Reward": "b2diffurl.rewards.interface",
     "Run": "b2diffurl.run.settings",
+    "compare": "b2diffurl.analysis.compare",
     "evaluate": "b2diffurl.analysis.evaluate",
     "recipes": "b2diffurl.run",
     "sample": "b2diffurl.analysis.sample",

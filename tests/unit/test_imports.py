@@ -34,7 +34,18 @@ def test_imports_stay_cheap(statement: str, absent: set[str]) -> None:
 
 
 def test_the_public_names_are_listed_and_each_is_there() -> None:
-    names = {"train", "sample", "evaluate", "Run", "recipes", "Objective", "Reward", "UserError", "RunStopped"}
+    names = {
+        "train",
+        "sample",
+        "evaluate",
+        "compare",
+        "Run",
+        "recipes",
+        "Objective",
+        "Reward",
+        "UserError",
+        "RunStopped",
+    }
     assert {name for name in dir(b2diffurl) if name != "__version__"} == names == {*b2diffurl.__all__} - {"__version__"}
     assert all(getattr(b2diffurl, name) is not None for name in names)
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):

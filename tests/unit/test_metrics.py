@@ -1,11 +1,18 @@
-"""Inception Score and entropy: closed forms."""
+"""Inception Score, entropy, Vendi score and pairwise distance: closed forms and slow twins."""
 
 import math
 
 import pytest
 import torch
 
-from b2diffurl.evaluation.metrics import entropy, inception_score
+from b2diffurl.evaluation.metrics import (
+    entropy,
+    inception_score,
+    mean_pairwise_distance,
+    pairwise_distances,
+    vendi_score,
+)
+from tests.reference import diversity as slow
 
 
 @pytest.mark.parametrize("num_classes", [1, 2, 10])
@@ -56,3 +63,47 @@ def test_entropy_is_that_of_the_fractions(labels: list[int], expected: float) ->
     assert entropy(labels) == pytest.approx(expected)
     assert entropy(torch.tensor(labels)) == pytest.approx(expected)
     assert not str(entropy(labels)).startswith("-")
+
+
+def features(num: int, width: int, *, seed: int = 0) -> torch.Tensor:
+    return torch.randn(num, width, generator=torch.Generator().manual_seed(seed)) + 0.7
+
+
+@pytest.mark.parametrize("num", [1, 2, 7])
+def test_vendi_counts_orthogonal_images_and_not_copies(num: int) -> None:
+    """Lengths do not matter, and a second copy of every image changes no eigenvalue."""
+    orthogonal = torch.eye(num, 9) * torch.arange(1.0, num + 1)[:, None]
+    assert vendi_score(orthogonal) == pytest.approx(num)
+    assert vendi_score(orthogonal.repeat(3, 1)) == pytest.approx(num)
+    assert vendi_score(features(1, 5).repeat(num, 1)) == pytest.approx(1)
+
+
+def test_vendi_of_two_images_by_hand() -> None:
+    """Eigenvalues of [[1, c], [c, 1]] / 2: (1 + c) / 2 and (1 - c) / 2."""
+    c = math.cos(0.7)
+    found = vendi_score(torch.tensor([[1.0, 0.0], [c, math.sin(0.7)]]))
+    assert found == pytest.approx(math.exp(-sum(v * math.log(v) for v in ((1 + c) / 2, (1 - c) / 2))))
+
+
+@pytest.mark.parametrize(("num", "width"), [(4, 9), (9, 4), (12, 12)])
+def test_diversity_equals_the_slow_twins(num: int, width: int) -> None:
+    x, groups = features(num, width), torch.arange(num) % 3
+    rows = x.double().tolist()
+    assert vendi_score(x) == pytest.approx(slow.vendi_score(rows))
+    assert mean_pairwise_distance(x, groups) == pytest.approx(slow.mean_pairwise_distance(rows, groups.tolist()))
+    assert inception_score(x) == pytest.approx(slow.inception_score(rows))
+    assert entropy(groups) == pytest.approx(slow.entropy(groups.tolist()))
+
+
+def test_distances_are_those_within_groups() -> None:
+    """Groups of equal images: 0. Orthogonal, opposite: 1, 2. Each group counts the same, whatever its size."""
+    x = torch.tensor([[1.0, 0.0], [2.0, 0.0], [1.0, 0.0], [0.0, 3.0], [0.0, 1.0], [0.0, -1.0]])
+    groups = torch.tensor([0, 0, 1, 1, 2, 2])
+    assert pairwise_distances(x, groups).tolist() == pytest.approx([0, 1, 2])
+    assert mean_pairwise_distance(torch.cat([x, x[:1]]), torch.tensor([0, 0, 1, 1, 2, 2, 0])) == pytest.approx(1)
+
+
+def test_a_group_of_one_image_has_no_distance() -> None:
+    x, groups = features(3, 4), torch.tensor([0, 1, 0])
+    assert math.isnan(float(pairwise_distances(x, groups)[1]))
+    assert mean_pairwise_distance(x, groups) == pytest.approx(1 - slow.cosine(x[0].tolist(), x[2].tolist()))

@@ -1,6 +1,7 @@
 """Generate images with a model and, optionally, an adapter: the function behind `b2diffurl sample`."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -83,35 +84,104 @@ def sample(
         UserError: an argument is invalid, or the model, the adapter or the prompts cannot be found, or the
             images are not finite.
     """
-    texts = read_prompts([prompts] if isinstance(prompts, str) else prompts)
-    sampler = generation.sampler(model)
-    total = len(texts) if num_images is None else num_images
-    if total < 1:
-        raise UserError(f"num_images is {total}; give 1 or more.")
-    check_device(generation.device)
-    source = ModelSource(model)
-    source.check_chain(num_inference_steps=sampler.num_inference_steps, eta=sampler.eta)
-    if lora is not None:
-        check_lora(Path(lora))
-    check_prompts(source.tokenizers, texts)
-    policy = TextToImageModel.load(
-        source, device=generation.device, memory=generation.memory, negative_prompt=sampler.negative_prompt
+    adapters = () if lora is None else (Path(lora),)
+    generator = ImageGenerator.load(
+        model, prompts, loras=adapters, num_images=num_images, seed=seed, generation=generation
     )
-    if lora is not None:
-        policy.load_lora(Path(lora))
-    generated = generate_images(
-        DenoisingPolicy(
-            denoiser=policy,
-            chain=policy.ddim(num_inference_steps=sampler.num_inference_steps, eta=sampler.eta),
-            guidance_scale=sampler.guidance_scale,
-        ),
-        texts,
-        num_images=total,
-        noise=NoiseKey(seed=seed, stream=EVALUATION_STREAM),
-        on_progress=on_progress,
-    )
-    if not bool(torch.isfinite(generated.images).all()):
-        raise UserError(
-            f"model {model!r} generated images with NaN; check its weights and the adapter's, or use float32."
+    return generator.generate(lora=adapters[0] if adapters else None, on_progress=on_progress)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageGenerator:
+    """A loaded model that generates images of the same prompts from the same noise with any adapter.
+
+    Attributes:
+        model: the model.
+        policy: the model, its chain and guidance.
+        prompts: the prompts, in turn.
+        num_images: number of images.
+        seed: seed of the noise.
+    """
+
+    model: TextToImageModel
+    policy: DenoisingPolicy
+    prompts: tuple[str, ...]
+    num_images: int
+    seed: int
+
+    @classmethod
+    def load(
+        cls,
+        model: str,
+        prompts: str | Sequence[str],
+        *,
+        loras: Sequence[Path] = (),
+        num_images: int | None = None,
+        seed: int = 0,
+        generation: Generation = Generation(),  # noqa: B008 - frozen
+    ) -> "ImageGenerator":
+        """Check all arguments, then load the model; see `sample`.
+
+        Args:
+            model: as for `sample`.
+            prompts: as for `sample`.
+            loras: adapter directories that `generate` will be called with.
+            num_images: as for `sample`.
+            seed: as for `sample`.
+            generation: as for `sample`.
+
+        Raises:
+            UserError: as for `sample`.
+        """
+        texts = read_prompts([prompts] if isinstance(prompts, str) else prompts)
+        sampler = generation.sampler(model)
+        total = len(texts) if num_images is None else num_images
+        if total < 1:
+            raise UserError(f"num_images is {total}; give 1 or more.")
+        check_device(generation.device)
+        source = ModelSource(model)
+        source.check_chain(num_inference_steps=sampler.num_inference_steps, eta=sampler.eta)
+        for lora in loras:
+            check_lora(lora)
+        check_prompts(source.tokenizers, texts)
+        loaded = TextToImageModel.load(
+            source, device=generation.device, memory=generation.memory, negative_prompt=sampler.negative_prompt
         )
-    return generated
+        for lora in loras if len(loras) > 1 else ():  # refuse the last one now, not after the images of the others
+            loaded.load_lora(lora)
+        policy = DenoisingPolicy(
+            denoiser=loaded,
+            chain=loaded.ddim(num_inference_steps=sampler.num_inference_steps, eta=sampler.eta),
+            guidance_scale=sampler.guidance_scale,
+        )
+        return cls(model=loaded, policy=policy, prompts=texts, num_images=total, seed=seed)
+
+    def generate(
+        self, *, lora: Path | None = None, scale: float = 1.0, on_progress: Callable[[int], None] = lambda _: None
+    ) -> GeneratedImages:
+        """Generate the images with an adapter, or without one.
+
+        Args:
+            lora: adapter directory; None for the pretrained model.
+            scale: factor of what the adapter adds to its layers.
+            on_progress: called with the number of images that have been completed since the last call.
+
+        Raises:
+            UserError: the adapter does not fit the model, or the images are not finite.
+        """
+        if lora is None:
+            self.model.remove_lora()
+        else:
+            self.model.load_lora(lora)
+            if scale != 1:
+                self.model.scale_lora(scale)
+        noise = NoiseKey(seed=self.seed, stream=EVALUATION_STREAM)
+        generated = generate_images(
+            self.policy, self.prompts, num_images=self.num_images, noise=noise, on_progress=on_progress
+        )
+        if not bool(torch.isfinite(generated.images).all()):
+            raise UserError(
+                f"model {self.model.name!r} generated images with NaN; check its weights and the adapter's, or use "
+                "float32."
+            )
+        return generated

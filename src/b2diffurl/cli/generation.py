@@ -3,7 +3,6 @@
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
 import tyro
@@ -20,14 +19,12 @@ class GenerationFlags:
     Attributes:
         model: "emoji", a local diffusers directory, a .safetensors checkpoint file, or a hub id.
         prompts: a named list such as template1-test, a .txt, .json or .toml file, or one or more prompts.
-        lora: adapter folder of a run.
         seed: seed of the noise.
         generation: sampler, precision and device.
     """
 
     model: tyro.conf.Positional[str]
     prompts: tuple[str, ...] = ("template1-train",)
-    lora: Path | None = None
     seed: int = 0
     generation: Annotated[Generation, tyro.conf.arg(name="")] = Generation()  # noqa: RUF009 - frozen
 

@@ -23,10 +23,12 @@ class SampleCommand(GenerationFlags):
 
     Attributes:
         output: folder for the images, created if it does not exist.
+        lora: adapter folder of a run.
         num_images: number of images; by default one per prompt.
     """
 
     output: Annotated[Path, tyro.conf.arg()]
+    lora: Path | None = None
     num_images: int | None = None
 
 

@@ -13,9 +13,10 @@ Shapes: B images of 3 x H x W in [0, 1].
 """
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -24,7 +25,7 @@ from torch import Tensor
 from b2diffurl.emoji.oracle import SceneOracle, Verdict, load_oracle
 from b2diffurl.emoji.world import ACTIVITIES, ANIMALS, parse_prompt
 from b2diffurl.errors import UserError
-from b2diffurl.evaluation.metrics import entropy, inception_score
+from b2diffurl.evaluation.observations import Observations, group_by_prompt
 from b2diffurl.models import EMOJI
 from b2diffurl.rewards import WeightedSum, parse_reward, score_images
 from b2diffurl.rewards.clip import VIT_H_14, CLIPScore
@@ -37,18 +38,23 @@ NO_JUDGE_NOTE = (
 )
 
 
-@runtime_checkable
-class Judge(Protocol):
-    """Evaluates images; higher alignment and diversity metrics are better."""
+class Judge(ABC):
+    """Observes images, and computes metrics from the observations; higher alignment and diversity are better.
 
-    @property
-    def metrics(self) -> tuple[str, ...]:
-        """Names of the metrics."""
-        ...
+    Attributes:
+        metrics: names of the metrics.
+    """
+
+    metrics: tuple[str, ...]
+
+    @abstractmethod
+    def observe(self, images: Float[Tensor, "B 3 H W"], prompts: Sequence[str]) -> Observations:
+        """Observe B images, one prompt per image; the observations give every metric."""
 
     def __call__(self, images: Float[Tensor, "B 3 H W"], prompts: Sequence[str]) -> dict[str, float]:
         """Compute all metrics of B images, one prompt per image."""
-        ...
+        observed = self.observe(images, prompts)
+        return {name: observed.metric(name) for name in self.metrics}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -106,19 +112,27 @@ def choose_judge(judge: str, *, model: str, prompts: Sequence[str], reward: str)
     return JudgeChoice(kind="clip", clip=judge)
 
 
-def load_judge(choice: JudgeChoice, *, reward: Reward | None = None, device: torch.device | str = "cpu") -> Judge:
+def load_judge(
+    choice: JudgeChoice,
+    *,
+    reward: Reward | None = None,
+    others: Sequence[Reward] = (),
+    device: torch.device | str = "cpu",
+) -> Judge:
     """Load a judge.
 
     Args:
         choice: any but "none".
         reward: the run's loaded reward; if it is or contains the same CLIP, that one is used and not loaded twice.
+        others: other loaded rewards, whose CLIP is used likewise.
         device: device of the models.
     """
     assert choice.kind != "none"
     if choice.kind == "reward":
         assert reward is not None
         return RewardJudge(reward)
-    clip = _clip_of(reward, choice.clip) or _load_clip(choice.clip, device)
+    shared = [clip for loaded in (reward, *others) if (clip := _clip_of(loaded, choice.clip))]
+    clip = shared[0] if shared else _load_clip(choice.clip, device)
     return EmojiJudge(clip) if choice.kind == "emoji" else CLIPJudge(clip)
 
 
@@ -135,8 +149,8 @@ def _full_name(name: str) -> str:
     return f"clip:{VIT_H_14}" if name == "clip" else name
 
 
-class EmojiJudge:
-    """The scene oracle, which is never a reward, and the embedded CLIP.
+class EmojiJudge(Judge):
+    """The scene oracle, which is never a reward, and the embedded CLIP; Inception Score on the oracle's features.
 
     Args:
         clip: gives clip_score.
@@ -148,18 +162,21 @@ class EmojiJudge:
         self._clip = clip
         self._oracle: SceneOracle = load_oracle()
 
-    def __call__(self, images: Float[Tensor, "B 3 H W"], prompts: Sequence[str]) -> dict[str, float]:
-        """Compute all metrics; Inception Score on the oracle's features."""
+    def observe(self, images: Float[Tensor, "B 3 H W"], prompts: Sequence[str]) -> Observations:
+        """Observe CLIPScore, whether the scene is right, the most likely style, and the oracle's features."""
         verdict = self._oracle.judge(images)
-        return {
-            "clip_score": float(self._clip(images, prompts).mean()),
-            "scene_accuracy": float(scene_is_right(verdict, prompts).float().mean()),
-            "style_entropy": entropy(verdict.style.argmax(-1)),
-            "inception_score": inception_score(verdict.features),
-        }
+        return Observations(
+            groups=group_by_prompt(prompts),
+            scores={
+                "clip_score": self._clip(images, prompts),
+                "scene_accuracy": scene_is_right(verdict, prompts).float(),
+            },
+            labels={"style_entropy": verdict.style.argmax(-1)},
+            features=verdict.features,
+        )
 
 
-class CLIPJudge:
+class CLIPJudge(Judge):
     """CLIPScore, and Inception Score on the unnormalized CLIP image embedding as in the paper's Table 1.
 
     Args:
@@ -171,15 +188,16 @@ class CLIPJudge:
     def __init__(self, clip: CLIPScore) -> None:
         self._clip = clip
 
-    def __call__(self, images: Float[Tensor, "B 3 H W"], prompts: Sequence[str]) -> dict[str, float]:
-        """Compute both metrics."""
-        return {
-            "clip_score": float(self._clip(images, prompts).mean()),
-            "inception_score": inception_score(self._clip.embed_images(images, unit=False)),
-        }
+    def observe(self, images: Float[Tensor, "B 3 H W"], prompts: Sequence[str]) -> Observations:
+        """Observe CLIPScore and the embedding."""
+        return Observations(
+            groups=group_by_prompt(prompts),
+            scores={"clip_score": self._clip(images, prompts)},
+            features=self._clip.embed_images(images, unit=False).cpu(),
+        )
 
 
-class RewardJudge:
+class RewardJudge(Judge):
     """The mean of the run's own reward.
 
     Args:
@@ -191,9 +209,10 @@ class RewardJudge:
     def __init__(self, reward: Reward) -> None:
         self._reward = reward
 
-    def __call__(self, images: Float[Tensor, "B 3 H W"], prompts: Sequence[str]) -> dict[str, float]:
-        """Compute the mean reward."""
-        return {"reward": float(score_images(self._reward, images, prompts, require_finite=False).scores.mean())}
+    def observe(self, images: Float[Tensor, "B 3 H W"], prompts: Sequence[str]) -> Observations:
+        """Observe the reward."""
+        scored = score_images(self._reward, images, prompts, require_finite=False)
+        return Observations(groups=group_by_prompt(prompts), scores={"reward": scored.scores})
 
 
 def is_emoji_world(prompts: Sequence[str]) -> bool:

@@ -3,13 +3,29 @@
 Runs are paired by seed: the same seed gives two runs the same prompts and the same noise, so the difference within a
 seed varies less than either run. With a few seeds the t distribution is the right one if differences are about normal;
 it makes the interval wide, as it must be: 12.7 standard errors for two seeds, 4.3 for three, 2.3 for ten.
+<<<<<<< HEAD
+=======
+
+The images of a prompt resemble each other, so the bootstrap resamples prompts and keeps the images of each together.
+It gives a standard error, and the interval is the estimate -+ t standard errors: a resample contains some prompts
+twice, which lowers every diversity metric, so percentiles of the resamples would miss the estimate.
+
+Shapes: P prompts, R resamples.
+>>>>>>> wt-eval
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+<<<<<<< HEAD
 
 import numpy as np
+=======
+from functools import cache
+
+import numpy as np
+from jaxtyping import Float, Int
+>>>>>>> wt-eval
 
 from b2diffurl.errors import UserError
 
@@ -81,6 +97,51 @@ def t_interval(values: Sequence[float], *, confidence: float = 0.95) -> Interval
     return Interval(mean=mean, low=mean - half, high=mean + half)
 
 
+<<<<<<< HEAD
+=======
+def resample_prompts(num_prompts: int, *, num_resamples: int, seed: int = 0) -> Int[np.ndarray, "R P"]:
+    """Sample prompts with replacement: the numbers of the P prompts of each of R resamples.
+
+    Metrics of several models on the same resamples are paired, as their noise is.
+
+    Args:
+        num_prompts: P, 1 or more.
+        num_resamples: R, 2 or more.
+        seed: seed of the resamples.
+    """
+    return np.random.default_rng(seed).integers(num_prompts, size=(num_resamples, num_prompts))
+
+
+def bootstrap_interval(
+    estimate: float, resampled: Float[np.ndarray, " R"], *, num_prompts: int, confidence: float = 0.95
+) -> Interval:
+    """Estimate a metric's uncertainty over prompts: estimate -+ t s sqrt(P / (P - 1)), P - 1 degrees of freedom.
+
+    s is the standard deviation over the resamples. For a mean over prompts with equally many images, this is the
+    `t_interval` of the prompts' means as R grows: the factor undoes the bias of a bootstrap of few prompts. The
+    interval is symmetric, so its ends can lie outside the metric's range.
+
+    Args:
+        estimate: the metric on all prompts, or the difference of two models' metrics.
+        resampled: the same on each of `resample_prompts`.
+        num_prompts: P.
+        confidence: probability that the interval contains the metric, between 0 and 1.
+
+    Returns:
+        The estimate and its interval; with one prompt the interval is unbounded.
+
+    Raises:
+        UserError: the confidence is out of range.
+    """
+    quantile = t_quantile(confidence, degrees=max(1, num_prompts - 1))
+    if num_prompts == 1:
+        return Interval(mean=estimate, low=-math.inf, high=math.inf)
+    half = quantile * float(np.std(resampled, ddof=1)) * math.sqrt(num_prompts / (num_prompts - 1))
+    return Interval(mean=estimate, low=estimate - half, high=estimate + half)
+
+
+@cache
+>>>>>>> wt-eval
 def t_quantile(confidence: float, *, degrees: int) -> float:
     """Return the t for which |T| <= t has probability `confidence`, T of Student's distribution.
 

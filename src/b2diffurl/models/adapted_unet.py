@@ -100,13 +100,24 @@ class AdaptedUNet:
             self.unet, directory, adapter=_ADAPTER, pipeline=self._pipeline_class, model=public_name(self.name)
         )
 
+    def remove_lora(self) -> None:
+        """Remove the adapter, if there is one: the model is the pretrained one again."""
+        if _ADAPTER in getattr(self.unet, "peft_config", {}):
+            self.unet.delete_adapters(_ADAPTER)
+
+    def scale_lora(self, scale: float) -> None:
+        """Multiply what the loaded adapter adds to its layers: 1 as trained, 0 the pretrained model."""
+        self.unet.set_adapters(_ADAPTER, scale)
+        self.unet.requires_grad_(False)
+
     def load_lora(self, directory: Path) -> None:
-        """Load an adapter written by `save_lora` or by any trainer for diffusers.
+        """Load an adapter written by `save_lora` or by any trainer for diffusers; it replaces the one before.
 
         Raises:
             UserError: the directory has no adapter, or one of another model.
         """
         check_lora(directory)
+        self.remove_lora()
         try:
             loaded = self._pipeline_class.lora_state_dict(
                 directory, local_files_only=True, return_lora_metadata=True, unet_config=self.unet.config

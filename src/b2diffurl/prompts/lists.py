@@ -102,6 +102,15 @@ def load_prompt_list(source: str, *, setting: str = "prompts") -> PromptList:
 
 
 def read_prompts(words: Sequence[str]) -> tuple[str, ...]:
+    """Read prompts given as a named list, a file, or the prompts themselves, without metadata; see `read_prompt_list`.
+
+    >>> read_prompts(["a cat", "a dog"])
+    ('a cat', 'a dog')
+    """
+    return read_prompt_list(words).prompts
+
+
+def read_prompt_list(words: Sequence[str]) -> PromptList:
     """Read prompts given as a named list, a file, or the prompts themselves.
 
     Args:
@@ -109,15 +118,14 @@ def read_prompts(words: Sequence[str]) -> tuple[str, ...]:
 
     Raises:
         UserError: a prompt is empty, or the file is invalid.
-
-    >>> read_prompts(["a cat", "a dog"])
-    ('a cat', 'a dog')
     """
     if not words or not all(word.strip() for word in words):
         raise UserError("prompts is empty; give a named list, a .txt file, or prompts in quotes.")
     first = words[0]
     is_source = first in named_lists() or first.endswith((".txt", ".json", ".toml")) or Path(first).exists()
-    return load_prompts(first) if len(words) == 1 and is_source else tuple(words)
+    if len(words) == 1 and is_source:
+        return load_prompt_list(first)
+    return PromptList(prompts=tuple(words), metadata={})
 
 
 def _items(path: Path) -> Any:

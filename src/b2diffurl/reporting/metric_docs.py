@@ -129,6 +129,15 @@ METRIC_NOTES: dict[str, str] = {
         "features, and their average over all images. At least 1 (all images alike); higher is more diverse. Only "
         "scores of the same judge are comparable."
     ),
+    "vendi_score": (
+        "Effective number of different images: the exponential of the entropy of the eigenvalues of their "
+        "similarities, the cosines of the judge's features. 1: all images alike; higher is more diverse. It grows with "
+        "the number of images."
+    ),
+    "pairwise_distance": (
+        "1 minus the cosine of the judge's features, averaged over the pairs of images of a prompt and then over "
+        "prompts, 0 to 2. Diversity within prompts; higher is more diverse."
+    ),
 }
 """One or more plain sentences for every metric that a run logs or an evaluation reports."""
 
@@ -156,6 +165,8 @@ SCORES: dict[str, Score] = {
     "reward": Score(label="Reward", topic="alignment"),
     "style_entropy": Score(label="Style entropy", topic="diversity"),
     "inception_score": Score(label="Inception Score", topic="diversity"),
+    "vendi_score": Score(label="Vendi score", topic="diversity"),
+    "pairwise_distance": Score(label="Pairwise distance", topic="diversity"),
 }
 """The known evaluation metrics, in display order."""
 _HELD_OUT = "held_out_"

@@ -14,6 +14,7 @@ from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from b2diffurl.evaluation.statistics import Interval
 from b2diffurl.reporting.metric_docs import reward_term, score_of
 from b2diffurl.reporting.text import format_duration, format_number
 from b2diffurl.run.records import RunRecord
@@ -99,6 +100,37 @@ def smoothed_rewards(rounds: Sequence[Mapping[str, Any]]) -> tuple[list[int], li
             means.append(sum(num * mean for num, mean in window) / num_images)
             window = []
     return queries, means
+
+
+def save_trade_off(
+    curves: Mapping[str, Sequence[tuple[str, Interval, Interval]]], file: Path, *, x_label: str, y_label: str
+) -> None:
+    """Plot one metric against another along the scale of each adapter, with the intervals of both.
+
+    Args:
+        curves: by adapter, the points in order: label, horizontal and vertical value.
+        file: image file to write.
+        x_label: name of the horizontal metric.
+        y_label: name of the vertical metric.
+    """
+
+    def plot(axes: "Axes") -> None:
+        for name, points in curves.items():
+            xs, ys = [x for _, x, _ in points], [y for _, _, y in points]
+            errors = [[_half_length(interval) for interval in intervals] for intervals in (xs, ys)]
+            axes.errorbar([x.mean for x in xs], [y.mean for y in ys], xerr=errors[0], yerr=errors[1], label=name,
+                          marker="o", markersize=4, linewidth=1.5, elinewidth=0.7)  # fmt: skip
+            for label, x, y in points:
+                axes.annotate(label, (x.mean, y.mean), textcoords="offset points", xytext=(5, 5), fontsize=8)
+        axes.set(xlabel=x_label, ylabel=y_label)
+        axes.legend(fontsize=8)
+
+    save_panels([plot], file, panel_inches=(5.2, 4.0))
+
+
+def _half_length(interval: Interval) -> float:
+    half = (interval.high - interval.low) / 2
+    return half if math.isfinite(half) else 0.0
 
 
 def large_charts(run: RunRecord) -> list[Chart]:
