@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from b2diffurl.algorithm.adaptive import Adaptive
-from b2diffurl.algorithm.advantage import Batch, Branch
+from b2diffurl.algorithm.advantage import Batch, Branch, PromptHistory
 from b2diffurl.algorithm.interfaces import Needs, Objective
 from b2diffurl.algorithm.objectives import DDPO, DPO, DPOK, CustomObjective, PolicyGradient
 from b2diffurl.algorithm.rollout import Rollout
@@ -269,3 +269,17 @@ def test_an_adaptive_schedule_without_branch_groups_is_refused() -> None:
 def test_every_schedule_that_is_longer_than_the_chain_is_refused(schedule: Any, field: str) -> None:
     message = refusal({"sampler": Sampler(num_inference_steps=10), "schedule": schedule})
     assert message.startswith(f"schedule.{field} is 11 but sampler.num_inference_steps is 10; ")
+
+
+@pytest.mark.parametrize(
+    ("limit", "pos", "neg", "name"),
+    [
+        (5.0, 6.0, -6.0, "pos_threshold"),
+        (0.3, 0.5, -0.2, "pos_threshold"),
+        (0.4, 0.2, -0.5, "neg_threshold"),
+    ],
+)
+def test_thresholds_beyond_the_clip_are_refused(limit: float, pos: float, neg: float, name: str) -> None:
+    selection = BestWorst(pos_threshold=pos, neg_threshold=neg)
+    with pytest.raises(UserError, match=rf"^selection\.{name} is .* but advantage\.max_advantage is {limit}, .*\.$"):
+        replace(recipe("emoji-quickstart"), advantage=PromptHistory(max_advantage=limit), selection=selection)
