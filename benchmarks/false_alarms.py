@@ -42,7 +42,7 @@ RUN_LENGTH, REAL_RUN_LENGTH = 100, 12
 REAL_QUERIES, REAL_STEPS, REAL_LEARNING_RATE = 16, 5, 1e-12
 
 
-def brightness(images: Tensor, prompts: Sequence[str]) -> Tensor:  # noqa: ARG001
+def brightness(images: Tensor, prompts: Sequence[str]) -> Tensor:
     """Return the mean pixel value of each image."""
     return images.mean(dim=(1, 2, 3))
 
@@ -79,13 +79,13 @@ def score_base_images(num_groups: int, *, seed: int) -> dict[str, list[list[floa
 
 def count_alarms(rewards: Tensor, contrasts: Tensor, *, num_prompts: int, queries: int, num_rounds: int) -> int:
     """Return the number of alarms in resampled rounds; row i of both tensors has the prompt i modulo `num_prompts`."""
-    rng = np.random.default_rng(queries)
+    rng, per_prompt = np.random.default_rng(queries), len(rewards) // num_prompts
     prompts = [str(number) for number in range(num_prompts)]
-    groups = {prompt: np.arange(int(prompt), len(rewards), num_prompts) for prompt in prompts}
     monitor, rounds_left, alarms = CollapseMonitor(config=Collapse()), RUN_LENGTH, 0
     for number in range(num_rounds):
         taken = sample_prompts(prompts, queries // NUM_BRANCHES, rng=prompt_rng(0, number))
-        index = torch.from_numpy(np.array([rng.choice(groups[prompt]) for prompt in taken]))
+        group = rng.integers(per_prompt, size=len(taken))  # of the prompt's branch groups, with replacement
+        index = torch.from_numpy(np.array([int(prompt) for prompt in taken]) + num_prompts * group)
         rounds_left -= 1
         try:
             monitor.check_scores(Scores(rewards=rewards[index], contrast=contrasts[index]), round_number=number + 1)

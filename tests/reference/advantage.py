@@ -55,9 +55,7 @@ def branch_advantages(rewards: Sequence[float], *, num_branches: int, std_floor:
     return _in_standard_deviations(differences, std_floor, rewards)
 
 
-def _in_standard_deviations(
-    differences: Sequence[float], std_floor: float, rewards: Sequence[float]
-) -> list[float]:
+def _in_standard_deviations(differences: Sequence[float], std_floor: float, rewards: Sequence[float]) -> list[float]:
     """For differences whose mean is 0."""
     std = math.sqrt(math.fsum(value**2 for value in differences) / len(differences))
     largest = max(abs(reward) for reward in rewards)

@@ -169,7 +169,13 @@ def test_a_history_through_json_goes_on_as_before() -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("num_rounds", -1), ("std_floor", 0.0), ("std_floor", float("nan")), ("std_floor", float("inf")), ("max_advantage", -5.0)],
+    [
+        ("num_rounds", -1),
+        ("std_floor", 0.0),
+        ("std_floor", float("nan")),
+        ("std_floor", float("inf")),
+        ("max_advantage", -5.0),
+    ],
 )
 def test_settings_out_of_range_are_refused(name: str, value: float) -> None:
     with pytest.raises(UserError, match=rf"^advantage\.{name} is {value}; give .*\.$"):

@@ -6,6 +6,7 @@ The three kinds of source (diffusers directory, hub id, checkpoint file) give th
 # diffusers types its configs as dicts, and the components of its pipelines not at all.
 # pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
 
+import threading
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +28,7 @@ from b2diffurl.models.model_source import SUPPORTED, ModelSource
 from b2diffurl.models.scheduler import ddim_scheduler
 from b2diffurl.models.text import StableDiffusionText, StableDiffusionXLText, TextEncoder
 
+_LOADING = threading.Lock()  # the libraries' loaders patch torch for a moment, which other threads would see
 StockPipeline = StableDiffusionPipeline | StableDiffusionXLPipeline
 _CLASSES: dict[str, type[StockPipeline]] = {
     "StableDiffusionPipeline": StableDiffusionPipeline,
@@ -78,9 +80,10 @@ def load_components(source: ModelSource | str, *, device: torch.device | str, me
     load = _from_file if source.is_checkpoint else _from_directory
     components = {**_LEFT_OUT[source.index["_class_name"]], **_tokenizers(source)}
     check_device(device)
-    with loading(f"model {source.name!r}"):
+    with _LOADING, loading(f"model {source.name!r}"):
         pipe = load(source, dtype, components)
         _check_unet(pipe, source.name)
+        _check_weights(pipe, source.name)
         pipe.to(device, silence_dtype_warnings=True)
     return ModelComponents(
         unet=pipe.unet,
@@ -146,6 +149,14 @@ def _check_unet(pipe: Any, model: str) -> None:
         )
     if config.time_cond_proj_dim is not None:
         raise UserError(f"model {model!r} is distilled with guidance as an input; use its undistilled base.")
+
+
+def _check_weights(pipe: Any, model: str) -> None:
+    for part in ("unet", "vae", "text_encoder", "text_encoder_2"):
+        module: torch.nn.Module | None = getattr(pipe, part, None)
+        for name, weight in module.named_parameters() if module is not None else ():
+            if not bool(torch.isfinite(weight).all()):
+                raise UserError(f"model {model!r} has a weight that is not finite, {part}.{name}; use another copy.")
 
 
 def _text(pipe: Any) -> TextEncoder:
