@@ -16,7 +16,7 @@ from b2diffurl.algorithm.collapse import Collapse
 from b2diffurl.algorithm.rollout import Rollout
 from b2diffurl.algorithm.schedule import Full
 from b2diffurl.cli import main
-from b2diffurl.config import to_toml
+from b2diffurl.config import read_toml, to_toml
 from b2diffurl.errors import RunStopped
 from b2diffurl.run.settings import Logging, Run
 
@@ -62,18 +62,18 @@ def test_a_run_that_gets_more_rounds_equals_one_that_was_planned_so(
     """By the command line. The file of the reward changes in between: one warning, in run.log and the report."""
     reward = tmp_path / "my.py"
     reward.write_text(REWARD.format(expression="images.mean(dim=(1, 2, 3))"), encoding="utf-8")
-    run = tiny(small_run, prompts_file, num_rounds=4, reward=f"{reward}:f")
+    run = tiny(small_run, prompts_file, num_rounds=2, reward=f"{reward}:f")
     whole = b2diffurl.train(run, output=tmp_path / "whole")
     secrets = ("hf_SECRET-of-this-test", "key-SECRET-of-this-test")
     for name, value in zip(("HF_TOKEN", "OPENAI_API_KEY"), secrets, strict=True):
         monkeypatch.setenv(name, value)
-    (tmp_path / "short.toml").write_text(to_toml(replace(run, num_rounds=2)), encoding="utf-8")
+    (tmp_path / "short.toml").write_text(to_toml(replace(run, num_rounds=1)), encoding="utf-8")
     parts = tmp_path / "parts"
     assert main(["train", str(tmp_path / "short.toml"), "--output", str(parts)]) == 0
     reward.write_text(reward.read_text(encoding="utf-8") + "# the same\n", encoding="utf-8")
     capsys.readouterr()
-    assert main(["train", str(parts / "run.toml"), "--resume", "--num-rounds", "4"]) == 0
-    changed = f"the source file of reward {reward}:f changed between rounds 2 and 3"
+    assert main(["train", str(parts / "run.toml"), "--resume", "--num-rounds", "2"]) == 0
+    changed = f"the source file of reward {reward}:f changed between rounds 1 and 2"
     assert capsys.readouterr().out.count(changed) == 1
     assert metrics_of(parts) == metrics_of(whole)
     ours, theirs = (load_file(f / "lora" / "pytorch_lora_weights.safetensors") for f in (whole, parts))
@@ -82,18 +82,21 @@ def test_a_run_that_gets_more_rounds_equals_one_that_was_planned_so(
     assert log.count(changed) == 1
     assert (parts / "report.html").read_text(encoding="utf-8").count(changed) == 1
     assert all(TIME.match(line) or line.startswith("    ") for line in log.splitlines())
-    assert len(re.findall(r" begins with round [13]\n", log)) == 2
-    assert "2 rounds of 4 reward queries into" in log
+    assert len(re.findall(r" begins with round [12]\n", log)) == 2
+    assert "1 rounds of 4 reward queries into" in log
     assert "adapter  " in log
     assert_harmless(parts, secrets)
-    capsys.readouterr()
-    assert main(["train", str(parts / "run.toml"), "--resume"]) == 0  # the new number is in run.toml
-    assert main(["train", str(parts / "run.toml"), "--resume", "--num-rounds", "3"]) == 2
-    assert "num_rounds is 3 but" in capsys.readouterr().err
+    assert read_toml(parts / "run.toml", Run).num_rounds == 2
+    assert main(["train", str(parts / "run.toml"), "--resume", "--num-rounds", "1"]) == 2
+    assert "num_rounds is 1 but" in capsys.readouterr().err
+    broken = tmp_path / "broken.py"
+    broken.write_text("1 / 0\n", encoding="utf-8")
+    assert main(["train", str(parts / "run.toml"), "--resume", "--reward", f"{broken}:f"]) == 2
+    assert f'File "{broken}", line 1' in (parts / "run.log").read_text(encoding="utf-8")
 
 
 def test_a_run_that_trains_nothing_warns_once(tmp_path: Path, small_run: MakeRun, prompts_file: Path) -> None:
-    run = tiny(small_run, prompts_file, num_rounds=5)
+    run = tiny(small_run, prompts_file, num_rounds=4)
     messages: list[str] = []
     output = b2diffurl.train(run, output=tmp_path / "run", reward=constant, on_message=messages.append)
     assert messages == [

@@ -1,6 +1,7 @@
 """`b2diffurl train RECIPE|run.toml`: fine-tune a model."""
 
 import os
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
@@ -19,6 +20,7 @@ from b2diffurl.errors import UserError
 from b2diffurl.models.hub import check_push, push_to_hub
 from b2diffurl.run.directory import RunDirectory
 from b2diffurl.run.disk import check_disk_space
+from b2diffurl.run.log import RunLog
 from b2diffurl.run.records import Evaluation
 from b2diffurl.run.resolve import ResolvedRun, resolve
 from b2diffurl.run.settings import Run
@@ -59,7 +61,8 @@ def train(words: list[str]) -> int:
     flags = parse(TrainCommand, words[1:], prog=f"b2diffurl train {name}", default=default)
     output = flags.output or Path("runs") / f"{flags.run.recipe}-seed{flags.run.seed}"
     _check_surroundings(flags, output)
-    resolved = resolve(flags.run)
+    with RunLog(RunDirectory(output)).recording() if flags.resume else nullcontext():
+        resolved = resolve(flags.run)  # it imports user code, whose tracebacks run.log keeps
     check_disk_space(output, resolved)
     if not resolved.model.is_hub:  # otherwise it would download the tokenizers
         resolved.check_prompt_lengths()

@@ -45,7 +45,7 @@ class AdaptedUNet:
         """Add a new adapter to the UNet's attention; it changes nothing until it is trained.
 
         Raises:
-            UserError: a target name is no layer's.
+            UserError: a target name matches no layer.
         """
         check_targets(self.unet, lora)
         config = LoraConfig(
@@ -143,7 +143,7 @@ def adapted_layers(unet: torch.nn.Module, lora: LoRA) -> dict[str, list[torch.nn
 
 
 def check_targets(unet: torch.nn.Module, lora: LoRA) -> None:
-    """Refuse an adapter of which a target name is no layer's.
+    """Refuse an adapter of which a target name matches no layer.
 
     Raises:
         UserError: which name.
@@ -151,8 +151,8 @@ def check_targets(unet: torch.nn.Module, lora: LoRA) -> None:
     for target, layers in adapted_layers(unet, lora).items():
         if not layers:
             raise UserError(
-                f"lora.target_modules has {target!r}, which is no layer of this UNet; give names such as to_q, to_k, "
-                "to_v and to_out.0."
+                f"lora.target_modules has {target!r}, which matches no layer of this UNet; give names such as to_q, "
+                "to_k, to_v and to_out.0."
             )
 
 

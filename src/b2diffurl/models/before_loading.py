@@ -31,7 +31,7 @@ def check_model(
 
     Raises:
         UserError: the scheduler is not supported, has too few timesteps, or adds no noise in the whole interval; or a
-            target name of the adapter is no layer's.
+            target name of the adapter matches no layer.
     """
     check_chain(source, num_inference_steps=num_inference_steps, eta=eta, interval_length=interval_length)
     unet = _empty_unet(source) if lora is not None else None

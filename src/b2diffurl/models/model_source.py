@@ -114,7 +114,7 @@ class ModelSource:
 
         Raises:
             UserError: the scheduler is not supported, has too few timesteps, or adds no noise in the whole interval; or
-                a target name of the adapter is no layer's.
+                a target name of the adapter matches no layer.
         """
         from b2diffurl.models.before_loading import check_model  # imports diffusers
 

@@ -6,7 +6,6 @@ The three kinds of source (diffusers directory, hub id, checkpoint file) give th
 # diffusers types its configs as dicts, and the components of its pipelines not at all.
 # pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
 
-import threading
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +27,6 @@ from b2diffurl.models.model_source import SUPPORTED, ModelSource
 from b2diffurl.models.scheduler import ddim_scheduler
 from b2diffurl.models.text import StableDiffusionText, StableDiffusionXLText, TextEncoder
 
-_LOADING = threading.Lock()  # the libraries' loaders patch torch for a moment, which other threads would see
 StockPipeline = StableDiffusionPipeline | StableDiffusionXLPipeline
 _CLASSES: dict[str, type[StockPipeline]] = {
     "StableDiffusionPipeline": StableDiffusionPipeline,
@@ -80,7 +78,7 @@ def load_components(source: ModelSource | str, *, device: torch.device | str, me
     load = _from_file if source.is_checkpoint else _from_directory
     components = {**_LEFT_OUT[source.index["_class_name"]], **_tokenizers(source)}
     check_device(device)
-    with _LOADING, loading(f"model {source.name!r}"):
+    with loading(f"model {source.name!r}"):
         pipe = load(source, dtype, components)
         _check_unet(pipe, source.name)
         _check_weights(pipe, source.name)

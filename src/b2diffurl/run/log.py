@@ -2,9 +2,10 @@
 
 import traceback
 import warnings
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from datetime import datetime
+from threading import Lock
 from typing import TextIO
 
 from b2diffurl.errors import UserError
@@ -38,24 +39,19 @@ class RunLog:
             files.append_text(self._directory.log_file, "".join(self._waiting))
             self._waiting = []
 
+    def warn(self, message: Warning | str, category: type[Warning], filename: str, lineno: int) -> None:
+        """Append a warning, unless its text was appended just before."""
+        if str(message) != self._last:
+            self.write(f"{category.__name__}: {message} ({filename}, line {lineno})")
+
     @contextmanager
     def recording(self) -> Generator[None]:
         """Return a context whose warnings and whose exception, with the tracebacks of its causes, are appended."""
-        shown = warnings.showwarning
-
-        def show(
-            message: Warning | str,
-            category: type[Warning],
-            filename: str,
-            lineno: int,
-            file: TextIO | None = None,
-            line: str | None = None,
-        ) -> None:
-            if str(message) != self._last:  # otherwise it is here already
-                self.write(f"{category.__name__}: {message} ({filename}, line {lineno})")
-            shown(message, category, filename, lineno, file, line)
-
-        warnings.showwarning = show
+        with _LOCK:
+            if not _RECORDING:
+                _SHOWN.append(warnings.showwarning)
+                warnings.showwarning = _show
+            _RECORDING.append(self)
         try:
             yield
         except BaseException as error:
@@ -63,4 +59,27 @@ class RunLog:
                 self.write("".join(traceback.format_exception(error)))
             raise
         finally:
-            warnings.showwarning = shown
+            with _LOCK:
+                _RECORDING.remove(self)
+                if not _RECORDING:
+                    warnings.showwarning = _SHOWN.pop()
+
+
+# Runs may be in several threads, and warnings have one hook: the logs that record, and the hook that was there before.
+_LOCK = Lock()
+_RECORDING: list[RunLog] = []
+_SHOWN: list[Callable[..., None]] = []
+
+
+def _show(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    for log in _RECORDING:
+        log.warn(message, category, filename, lineno)
+    for shown in _SHOWN:
+        shown(message, category, filename, lineno, file, line)

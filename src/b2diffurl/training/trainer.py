@@ -6,6 +6,7 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from threading import Lock
 
 import torch
 
@@ -18,7 +19,7 @@ from b2diffurl.algorithm.update import Update, UpdateSettings
 from b2diffurl.distributed import Ranks
 from b2diffurl.errors import RewardFailed, RunStopped, UserError
 from b2diffurl.evaluation.evaluator import Evaluator
-from b2diffurl.evaluation.judges import load_judge
+from b2diffurl.evaluation.judges import Judge, JudgeChoice, load_judge
 from b2diffurl.models.text_to_image import TextToImageModel
 from b2diffurl.prompts.lists import sample_prompts
 from b2diffurl.reporting import write_report
@@ -39,6 +40,8 @@ from b2diffurl.training.metrics import round_metrics
 from b2diffurl.training.notes import opening_notes
 from b2diffurl.training.outputs import RoundWriter, save_previews, write_results
 from b2diffurl.training.scorer import Scoring
+
+_LOADING = Lock()  # while the libraries load a model they patch torch, which other threads would see
 
 
 class Trainer:
@@ -88,18 +91,10 @@ class Trainer:
         self.update = Update(
             self.policy, self.optimizer, run.objective, _update_settings(run), ranks=ranks, progress=self.progress
         )
-        self.strategy = Strategy(
-            schedule=run.schedule,
-            selector=run.selection,
-            num_branches=run.rollout.num_branches,
-            num_rounds=run.num_rounds,
-            chunk_size=run.rollout.chunk_size,
-            seed=run.seed,
-            train_trunk=run.rollout.train_trunk,
-        )
+        self.strategy = _strategy(run)
         self.evaluator = Evaluator(
             policy=self.policy,
-            load_judge=partial(load_judge, resolved.judge, reward=self.reward, device=device),
+            load_judge=partial(_load_judge, resolved.judge, reward=self.reward, device=device),
             prompts=resolved.train_prompts,
             held_out=resolved.held_out_prompts,
             num_images=run.logging.num_evaluation_images if resolved.judge.kind != "none" else 0,
@@ -243,6 +238,18 @@ class Trainer:
             self.reward_queries = checkpoint.reward_queries
 
 
+def _strategy(run: Run) -> Strategy:
+    return Strategy(
+        schedule=run.schedule,
+        selector=run.selection,
+        num_branches=run.rollout.num_branches,
+        num_rounds=run.num_rounds,
+        chunk_size=run.rollout.chunk_size,
+        seed=run.seed,
+        train_trunk=run.rollout.train_trunk,
+    )
+
+
 def _adamw(run: Run, model: TextToImageModel) -> torch.optim.AdamW:
     config = run.optimization
     return torch.optim.AdamW(
@@ -272,16 +279,33 @@ def _update_settings(run: Run) -> UpdateSettings:
     )
 
 
+def as_path(output: object) -> Path:
+    """Return the path of a run folder.
+
+    Raises:
+        UserError: it is not one, which untyped code can give.
+    """
+    if not isinstance(output, str | Path):
+        raise UserError(f"output is {output!r}, which is not a path; give the run folder.")
+    return Path(output)
+
+
 @contextmanager
 def _own_torch_modes() -> Generator[None]:
-    """Return a context in which the caller's grad mode, inference mode and default device do not apply."""
-    cpu = torch.device("cpu")
-    with (
-        torch.inference_mode(mode=False),
-        torch.enable_grad(),
-        nullcontext() if torch.get_default_device() == cpu else cpu,
-    ):
-        yield
+    """Return a context in which the caller's grad mode, inference mode, default dtype and device do not apply."""
+    dtype, cpu = torch.get_default_dtype(), torch.device("cpu")
+    default_device = nullcontext() if torch.get_default_device() == cpu else cpu
+    torch.set_default_dtype(torch.float32)
+    try:
+        with torch.inference_mode(mode=False), torch.enable_grad(), default_device:
+            yield
+    finally:
+        torch.set_default_dtype(dtype)
+
+
+def _load_judge(choice: JudgeChoice, *, reward: Reward, device: torch.device | str) -> Judge:
+    with _LOADING:
+        return load_judge(choice, reward=reward, device=device)
 
 
 def train(
@@ -324,11 +348,9 @@ def train(
             f"reward_queries_per_round is {run.reward_queries_per_round}, which makes {run.num_trunks} trunks for "
             f"{ranks.world_size} processes; raise it, so that each has one."
         )
-    if not isinstance(output, str | Path):  # pyright: ignore[reportUnnecessaryIsInstance] - from untyped code
-        raise UserError(f"output is {output!r}, which is not a path; give the run folder.")
     resolved.check_prompt_lengths()
-    check_disk_space(Path(output), resolved)
-    directory = RunDirectory(Path(output))
+    directory = RunDirectory(as_path(output))
+    check_disk_space(directory.path, resolved)
     log = RunLog(directory)
 
     def report(message: str) -> None:
@@ -354,16 +376,17 @@ def train(
                 log.write(line)
             for note in notes:
                 report(note)
-        trainer = Trainer(
-            resolved,
-            directory=directory,
-            device=device,
-            observers=observers,
-            reward=reward,
-            ranks=ranks,
-            log=log,
-            on_message=report,
-        )
+        with _LOADING:
+            trainer = Trainer(
+                resolved,
+                directory=directory,
+                device=device,
+                observers=observers,
+                reward=reward,
+                ranks=ranks,
+                log=log,
+                on_message=report,
+            )
         if ranks.is_main:
             directory.add_notes(notes)
         trainer.train()
