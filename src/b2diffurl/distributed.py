@@ -9,14 +9,16 @@ import os
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, distributed
 
-from b2diffurl.errors import RewardFailed, RunStopped, UserError
+from b2diffurl.errors import RankLost, RewardFailed, RunStopped, UserError
 
 T = TypeVar("T")
+_TIMEOUT = timedelta(minutes=30)  # ours: a slow reward keeps other ranks waiting
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,11 +49,16 @@ class Ranks:
         return range(start, start + each + (self.rank < more))
 
     def gather(self, value: T) -> list[T]:
-        """Return the values of all ranks, in order, on every rank."""
+        """Return the values of all ranks, in order, on every rank.
+
+        Raises:
+            RankLost: another rank ended, or does not answer for half an hour.
+        """
         if self.world_size == 1:
             return [value]
         values: list[Any] = [None] * self.world_size
-        distributed.all_gather_object(values, value)
+        with _exchange():
+            distributed.all_gather_object(values, value)
         return cast("list[T]", values)
 
     @contextmanager
@@ -78,7 +85,20 @@ class Ranks:
             return
         for parameter in parameters:
             gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-            parameter.grad = _sum_over_ranks(gradient)
+            with _exchange():
+                parameter.grad = _sum_over_ranks(gradient)
+
+
+@contextmanager
+def _exchange() -> Generator[None]:
+    """Return a context for an exchange between ranks, in which a lost connection raises RankLost."""
+    try:
+        yield
+    except RuntimeError as error:  # gloo has no exception of its own
+        raise RankLost(
+            f"another process of this run ended or does not answer ({str(error).splitlines()[0]}); start all processes "
+            "again with --resume."
+        ) from error
 
 
 def join_ranks() -> Ranks:
@@ -86,7 +106,7 @@ def join_ranks() -> Ranks:
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     if world_size == 1:
         return Ranks()
-    distributed.init_process_group("gloo")
+    distributed.init_process_group("gloo", timeout=_TIMEOUT)
     return Ranks(rank=distributed.get_rank(), world_size=world_size)
 
 

@@ -1,4 +1,4 @@
-"""The three exceptions that b2diffurl raises on purpose."""
+"""The exceptions that b2diffurl raises on purpose."""
 
 
 class UserError(Exception):
@@ -30,6 +30,10 @@ class RunStopped(RuntimeError):  # noqa: N818 - the name says what happened
 
 def _stopped(round_number: int, cause: str, first_bad_round: int) -> RunStopped:
     return RunStopped(round_number=round_number, cause=cause, first_bad_round=first_bad_round)
+
+
+class RankLost(Exception):  # noqa: N818 - the name says what happened
+    """Another process of a run ended or does not answer. The checkpoints are as they were. Exit code 1."""
 
 
 class RewardFailed(Exception):  # noqa: N818 - the name says what happened

@@ -19,7 +19,7 @@ def advantages(rounds: Sequence[Round], *, num_rounds: int, std_floor: float = 1
                         known.append(float(other_reward))
         mean = math.fsum(known) / len(known)
         std = math.sqrt(math.fsum((value - mean) ** 2 for value in known) / len(known))
-        if len(known) < 2 or std < std_floor:
+        if len(known) < 2 or std == 0 or std < std_floor * max(abs(value) for value in known):
             out.append(0.0)
             continue
         out.append((float(reward) - mean) / std)
@@ -42,7 +42,7 @@ def clipped(values: Sequence[float], *, max_advantage: float) -> list[float]:
 def batch_advantages(rewards: Sequence[float], *, std_floor: float = 1e-4) -> list[float]:
     """(r - mean) / std over the whole round."""
     mean = math.fsum(rewards) / len(rewards)
-    return _in_standard_deviations([reward - mean for reward in rewards], std_floor)
+    return _in_standard_deviations([reward - mean for reward in rewards], std_floor, rewards)
 
 
 def branch_advantages(rewards: Sequence[float], *, num_branches: int, std_floor: float = 1e-4) -> list[float]:
@@ -52,10 +52,11 @@ def branch_advantages(rewards: Sequence[float], *, num_branches: int, std_floor:
         members = rewards[first : first + num_branches]
         mean = math.fsum(members) / num_branches
         differences += [reward - mean for reward in members]
-    return _in_standard_deviations(differences, std_floor)
+    return _in_standard_deviations(differences, std_floor, rewards)
 
 
-def _in_standard_deviations(differences: Sequence[float], std_floor: float) -> list[float]:
+def _in_standard_deviations(differences: Sequence[float], std_floor: float, rewards: Sequence[float]) -> list[float]:
     """For differences whose mean is 0."""
     std = math.sqrt(math.fsum(value**2 for value in differences) / len(differences))
-    return [0.0 if std < std_floor else value / std for value in differences]
+    largest = max(abs(reward) for reward in rewards)
+    return [0.0 if std == 0 or std < std_floor * largest else value / std for value in differences]

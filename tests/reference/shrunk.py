@@ -44,8 +44,12 @@ def advantages(
         squares += [(reward - _baseline(prompt, rewards, known, w)) ** 2 for reward in rewards]
     std = math.sqrt(math.fsum(squares) / len(squares))
 
+    largest = max(abs(reward) for _, rewards in known for reward in rewards)
+
     def scale(value: float) -> float:
-        return 0.0 if std < std_floor else max(-max_advantage, min(max_advantage, value / std))
+        if std == 0 or std < std_floor * largest:
+            return 0.0
+        return max(-max_advantage, min(max_advantage, value / std))
 
     branches = [[scale(r - _baseline(prompt, rewards, known, w)) for r in rewards] for prompt, rewards in now]
     trunks = [

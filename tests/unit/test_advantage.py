@@ -13,6 +13,7 @@ from torch import Tensor
 from b2diffurl.algorithm.advantage import Batch, Branch, PromptHistory, RewardHistory
 from b2diffurl.algorithm.interfaces import Normalizer
 from b2diffurl.algorithm.selection import BestWorst
+from b2diffurl.algorithm.shrunk import Shrunk
 from b2diffurl.errors import UserError
 from tests.reference import advantage as twin
 
@@ -100,8 +101,19 @@ def test_differences_under_the_floor_are_not_blown_up() -> None:
 
 
 def test_a_standard_deviation_on_the_floor_counts() -> None:
-    assert advantages(history(std_floor=0.25), torch.tensor([0.0, 0.5]), ["a cat"] * 2).tolist() == [-1.0, 1.0]
-    assert advantages(history(std_floor=0.2501), torch.tensor([0.0, 0.5]), ["a cat"] * 2).tolist() == [0.0, 0.0]
+    """The standard deviation is 0.25 and the largest reward 0.5: the floor is relative."""
+    assert advantages(history(std_floor=0.5), torch.tensor([0.0, 0.5]), ["a cat"] * 2).tolist() == [-1.0, 1.0]
+    assert advantages(history(std_floor=0.5001), torch.tensor([0.0, 0.5]), ["a cat"] * 2).tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("config", [PromptHistory(), Batch(), Branch(), Shrunk()])
+@pytest.mark.parametrize("scale", [1e-60, 1e-12, 2.0**40, 1e90])
+def test_the_scale_of_a_reward_does_not_matter(config: Normalizer, scale: float) -> None:
+    rewards = torch.tensor([[0.1, 0.3], [0.2, -0.4], [0.3, 0.35]], dtype=torch.float64)
+    prompts = ["a cat", "a cat", "a dog"]
+    plain, scaled = (RewardHistory(normalizer=config).normalize(factor * rewards, prompts) for factor in (1.0, scale))
+    assert plain.abs().min() > 0
+    assert torch.allclose(plain, scaled, rtol=1e-5)
 
 
 def test_advantages_are_in_standard_deviations_however_many() -> None:
@@ -143,8 +155,8 @@ def test_a_round_without_a_prompt_ages_its_rewards_all_the_same() -> None:
 
 
 def test_statistics_are_float64() -> None:
-    rewards = torch.tensor([1e8, 1e8 + 1], dtype=torch.float64)  # one number in float32
-    assert once(rewards) == [-1.0, 1.0]
+    rewards = torch.tensor([0.0, 2**24, 2**24 + 1], dtype=torch.float64)  # the last two are one number in float32
+    assert once(rewards)[1] != once(rewards)[2]
 
 
 def test_a_history_through_json_goes_on_as_before() -> None:
@@ -157,7 +169,13 @@ def test_a_history_through_json_goes_on_as_before() -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("num_rounds", -1), ("std_floor", 0.0), ("std_floor", float("nan")), ("max_advantage", -5.0)],
+    [
+        ("num_rounds", -1),
+        ("std_floor", 0.0),
+        ("std_floor", float("nan")),
+        ("std_floor", float("inf")),
+        ("max_advantage", -5.0),
+    ],
 )
 def test_settings_out_of_range_are_refused(name: str, value: float) -> None:
     with pytest.raises(UserError, match=rf"^advantage\.{name} is {value}; give .*\.$"):

@@ -6,10 +6,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from b2diffurl.algorithm.collapse import Collapse, CollapseMonitor, contrast
+from b2diffurl.algorithm.collapse import Collapse, CollapseMonitor, contrast, student_t
 from b2diffurl.algorithm.records import Scores
 from b2diffurl.algorithm.update import UpdateResult
 from b2diffurl.errors import RunStopped, UserError
+from tests.reference import collapse as twin
 
 UPDATED = UpdateResult(
     num_optimizer_steps=8, step_scale=1.0, kl_to_old=1e-4, grad_norm=1.0, ratio_max_error=0.0, learning_rate=1e-4,
@@ -19,8 +20,8 @@ ALL_REFUSED = replace(UPDATED, step_scale=0.0, num_optimizer_steps=0)
 
 
 def scores(rewards: torch.Tensor, images_contrast: float = 0.2) -> Scores:
-    """One branch group."""
-    rewards = rewards.double()[None]
+    """One image per trunk."""
+    rewards = rewards.double()[:, None]
     return Scores(rewards=rewards, contrast=torch.full_like(rewards, images_contrast))
 
 
@@ -29,8 +30,8 @@ def watch(**changed: float) -> CollapseMonitor:
 
 
 def see(watched: CollapseMonitor, mean: float, *, images_contrast: float = 0.2, round_number: int = 1) -> None:
-    """Rewards of this mean and a standard deviation of 0.1."""
-    rewards = torch.tensor([mean - 0.1, mean + 0.1], dtype=torch.float64)
+    """64 trunks whose rewards have this mean and a standard deviation of 0.1."""
+    rewards = torch.tensor([mean - 0.1, mean + 0.1], dtype=torch.float64).repeat(32)
     watched.check_scores(scores(rewards, images_contrast), round_number=round_number)
 
 
@@ -52,17 +53,18 @@ def test_a_reward_far_under_the_best_rounds_stops_the_run() -> None:
     watched = watch()
     see(watched, 0.5)
     see(watched, 0.9)
-    with pytest.raises(RunStopped, match=r"mean reward fell from 0\.900 to 0\.650; lower optimization") as stopped:
+    with pytest.raises(RunStopped, match=r"mean reward fell from 0\.9 to 0\.65; lower optimization") as stopped:
         see(watched, 0.65, round_number=7)
     assert stopped.value.round_number == 7
     assert str(stopped.value).startswith("Stopped in round 7: ")
 
 
-def test_the_first_rounds_deviation_is_the_measure() -> None:
+def test_the_rounds_before_are_the_measure() -> None:
+    """However much the rewards of a collapsed round differ."""
     watched = watch(max_reward_drop=1.0)
     see(watched, 0.5)
     with pytest.raises(RunStopped):
-        watched.check_scores(scores(torch.tensor([-9.0, 9.7])), round_number=2)
+        watched.check_scores(scores(torch.tensor([-9.0, 9.7]).repeat(32)), round_number=2)
 
 
 def test_a_sparse_reward_that_begins_with_nothing_may_waver() -> None:
@@ -70,6 +72,62 @@ def test_a_sparse_reward_that_begins_with_nothing_may_waver() -> None:
     watched.check_scores(scores(torch.zeros(8)), round_number=1)
     watched.check_scores(scores(torch.tensor([1.0, 1.0, 0, 0, 0, 0, 0, 0])), round_number=2)
     watched.check_scores(scores(torch.tensor([1.0, 0, 0, 0, 0, 0, 0, 0])), round_number=3)
+
+
+def test_one_success_of_a_rare_reward_is_no_peak() -> None:
+    """The best round's own standard error counts: 1/4 after 200 rounds of zeros is one trunk."""
+    watched = watch()
+    for round_number in range(200):
+        watched.check_scores(scores(torch.zeros(4)), round_number=round_number)
+    watched.check_scores(scores(torch.tensor([0.0, 1.0, 0.0, 0.0])), round_number=201)
+    watched.check_scores(scores(torch.zeros(4)), round_number=202)
+
+
+def by_trunk(*means: float) -> Scores:
+    """Groups of two rewards, 0.02 apart."""
+    rewards = torch.tensor([[mean - 0.01, mean + 0.01] for mean in means], dtype=torch.float64)
+    return Scores(rewards=rewards, contrast=torch.full_like(rewards, 0.2))
+
+
+def test_the_allowed_drop_equals_its_slow_twin() -> None:
+    rounds = [[0.1, 0.5, 0.4], [0.3, 0.9, 0.2], [0.2, 0.2, 0.3], [0.4, 0.5, 0.3]]
+    watched = watch(max_reward_drop=0.5)
+    for number, means in enumerate(rounds):
+        expected = twin.allowed_drop(
+            [[[mean - 0.01, mean + 0.01] for mean in past] for past in rounds[:number]],
+            num_trunks=3,
+            max_reward_drop=0.5,
+        )
+        assert watched.allowed_drop(num_trunks=3) == pytest.approx(expected, rel=1e-9)
+        watched.check_scores(by_trunk(*means), round_number=number + 1)
+
+
+def test_a_low_round_of_few_trunks_is_no_collapse_and_one_of_many_is() -> None:
+    """Trunks at 0.4 and 0.6: a round of two at 0.25 is a matter of chance, one of 64 is not."""
+    few, many = watch(), watch()
+    for round_number in range(1, 9):
+        few.check_scores(by_trunk(0.4, 0.6), round_number=round_number)
+        many.check_scores(by_trunk(*[0.4, 0.6] * 32), round_number=round_number)
+    few.check_scores(by_trunk(0.2, 0.3), round_number=9)
+    with pytest.raises(RunStopped):
+        many.check_scores(by_trunk(*[0.2, 0.3] * 32), round_number=9)
+
+
+def test_a_fall_in_an_early_round_of_few_trunks_is_caught() -> None:
+    """Two rounds of four trunks have 6 degrees of freedom: 15 standard errors are allowed."""
+    watched = watch()
+    for round_number in (1, 2):
+        watched.check_scores(by_trunk(0.4, 0.6, 0.5, 0.5), round_number=round_number)
+    allowed = watched.allowed_drop(num_trunks=4)
+    watched.check_scores(by_trunk(*[0.5 - 0.99 * allowed] * 4), round_number=3)
+    with pytest.raises(RunStopped):
+        watched.check_scores(by_trunk(*[-9.0] * 4), round_number=4)
+
+
+@pytest.mark.parametrize(("freedom", "exact"), [(3, 10.21), (5, 5.893), (10, 4.144), (30, 3.385), (100, 3.174)])
+def test_student_t_is_close_to_the_table(freedom: int, exact: float) -> None:
+    """The upper 0.1 % point, whose normal quantile is 3.0902; the approximation is rather too large than too small."""
+    assert 0.999 * exact <= student_t(3.0902, freedom) <= 1.08 * exact
 
 
 @pytest.mark.parametrize(

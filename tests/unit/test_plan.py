@@ -139,7 +139,11 @@ def test_the_smallest_sizes_may_take_all_of_the_memory() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(RECIPES))
-def test_every_recipe_can_be_planned(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_recipe_can_be_planned(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "prompts.txt").write_text("".join(f"a cat, {i}\n" for i in range(10)), encoding="utf-8")
     assert main(["plan", name, "--memory-gib", "24"]) == 0
     out = capsys.readouterr().out
     assert "UNet evaluations, branches" in out

@@ -3,17 +3,23 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from b2diffurl.config import to_toml
+from b2diffurl.algorithm.adaptive import Adaptive
+from b2diffurl.algorithm.records import PastRound
+from b2diffurl.algorithm.schedule import Backward, Full, Table
+from b2diffurl.config import read_toml, to_toml
 from b2diffurl.errors import UserError
+from b2diffurl.reporting import write_report
 from b2diffurl.run import checkpoint as checkpoints
 from b2diffurl.run.checkpoint import Checkpoint
 from b2diffurl.run.directory import RunDirectory
 from b2diffurl.run.recipes import recipe
 from b2diffurl.run.resume import check_directory
+from b2diffurl.run.settings import Run
 
 RUN = recipe("emoji-quickstart")
 FILES = ("adapter.safetensors", "optimizer.safetensors", "state.json", "manifest.json")
@@ -96,7 +102,7 @@ def test_stray_files_are_ignored(tmp_path: Path) -> None:
 def test_another_format_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     directory = started(tmp_path)
     monkeypatch.setattr(checkpoints, "FORMAT", 9)
-    with pytest.raises(UserError, match="has format 1, and this version of b2diffurl reads format 9"):
+    with pytest.raises(UserError, match="has format 2, and this version of b2diffurl reads format 9"):
         directory.load_checkpoint()
 
 
@@ -117,10 +123,90 @@ def test_edited_settings_and_other_prompts_are_refused(tmp_path: Path) -> None:
     for run in (edited, RUN):
         with pytest.raises(UserError, match=r"other settings \(optimization\.learning_rate is"):
             check_directory(directory, run, resume=True)
-    fewer = replace(RUN, num_rounds=1)
-    directory.run_file.write_text(to_toml(fewer), encoding="utf-8")
-    with pytest.raises(UserError, match=r"\(num_rounds is"):
-        check_directory(directory, fewer, resume=True)
+
+
+def with_past(path: Path, run: Run, *lengths: int, name: str = "round_00002") -> RunDirectory:
+    """A run after a round of each interval length."""
+    directory = RunDirectory(path)
+    directory.begin(run)
+    saved = Checkpoint(
+        round_number=len(lengths), reward_queries=0, adapter={}, optimizer={}, settings=to_toml(run),
+        state={"past": [{"interval_length": length, "pair_fraction": 1.0} for length in lengths]},
+        rewards_sha256={"my.py:f": "abc"},
+    )  # fmt: skip
+    directory.save_checkpoint(saved, num_kept=1)
+    assert (directory.checkpoints / name).is_dir()
+    return directory
+
+
+@pytest.mark.parametrize("edited", [False, True])
+@pytest.mark.parametrize(
+    "schedule", [Full(), Table(rows=((1, 14), (2, 20))), Backward(tau_first=20), Backward(tau_first=14, tau_max=15)]
+)
+def test_the_number_of_rounds_may_change_where_no_interval_depends_on_it(
+    tmp_path: Path, schedule: Full | Table | Backward, edited: bool
+) -> None:
+    run = replace(RUN, schedule=schedule, num_rounds=2)
+    length = schedule.interval_length(2, num_rounds=2, num_inference_steps=20)
+    directory = with_past(tmp_path, run, 14, length)
+    longer = replace(run, num_rounds=9)
+    if edited:
+        directory.begin(longer)
+    check_directory(directory, longer, resume=True)
+    later = [
+        schedule.interval_length(i, num_rounds=9, num_inference_steps=20, past=past_of(14, length)) for i in (3, 9)
+    ]
+    assert later == [length, length]
+    with pytest.raises(
+        UserError, match=r"num_rounds is 1 but output .* has a checkpoint of round 2; give 2 or more\.$"
+    ):
+        check_directory(directory, replace(run, num_rounds=1), resume=True)
+
+
+def past_of(*lengths: int) -> list[PastRound]:
+    return [PastRound(interval_length=length, pair_fraction=1.0) for length in lengths]
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"schedule": Backward(tau_first=14)}, "the intervals of schedule backward depend on it"),
+        ({"schedule": Adaptive(tau_first=14)}, "the intervals of schedule adaptive depend on it"),
+        (
+            {"schedule": Full(), "optimization": replace(RUN.optimization, lr_schedule="cosine")},
+            "the learning rates of its rounds depend on it",
+        ),
+    ],
+)
+def test_another_number_of_rounds_is_refused_where_rounds_would_have_been_others(
+    tmp_path: Path, changes: dict[str, Any], match: str
+) -> None:
+    run = replace(RUN, **changes)
+    directory = with_past(tmp_path, run, 14, 14)
+    with pytest.raises(UserError, match=rf"^num_rounds is 18 in output .* and 99 here, but {match}.*; give 18, .*\.$"):
+        check_directory(directory, replace(run, num_rounds=99), resume=True)
+
+
+def test_a_run_that_gets_more_rounds_keeps_the_new_number(tmp_path: Path) -> None:
+    directory = RunDirectory(tmp_path)
+    directory.begin(RUN)
+    directory.begin(replace(RUN, num_rounds=99))
+    assert read_toml(directory.run_file, Run).num_rounds == 99
+
+
+def test_a_changed_reward_file_is_accepted_and_named(tmp_path: Path) -> None:
+    directory = with_past(tmp_path, RUN, 14, 14)
+    assert check_directory(directory, RUN, resume=True, rewards_sha256={"my.py:f": "abc"}) == ()
+    notes = check_directory(directory, RUN, resume=True, rewards_sha256={"my.py:f": "other"})
+    assert notes == (
+        "the source file of reward my.py:f changed between rounds 2 and 3: their rewards may not be comparable.",
+    )
+    directory.add_notes(notes)
+    directory.add_notes(["<b>"])
+    assert directory.read().notes == (*notes, "<b>")
+    html = write_report(tmp_path).read_text(encoding="utf-8")
+    assert notes[0] in html
+    assert "&lt;b&gt;" in html
 
 
 def test_a_resumed_run_keeps_its_run_file(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from b2diffurl.algorithm.adaptive import Adaptive
-from b2diffurl.algorithm.advantage import Batch, Branch
+from b2diffurl.algorithm.advantage import Batch, Branch, PromptHistory
 from b2diffurl.algorithm.interfaces import Needs, Objective
 from b2diffurl.algorithm.objectives import DDPO, DPO, DPOK, CustomObjective, PolicyGradient
 from b2diffurl.algorithm.rollout import Rollout
@@ -17,6 +17,7 @@ from b2diffurl.algorithm.trust_region import TrustRegion
 from b2diffurl.algorithm.update import Optimization
 from b2diffurl.errors import UserError
 from b2diffurl.models import LoRA
+from b2diffurl.run import recipes
 from b2diffurl.run.recipes import RECIPES, emoji_quickstart, recipe
 from b2diffurl.run.resolve import resolve
 from b2diffurl.run.settings import Logging, Run, Sampler
@@ -121,6 +122,7 @@ def test_settings_out_of_range_are_refused(cls: type[Any], table: str, field: st
         (Sampler, "guidance_scale", float("inf")),
         (Sampler, "eta", float("inf")),
         (Optimization, "learning_rate", float("inf")),
+        (Optimization, "learning_rate", 1e300),
         (Optimization, "weight_decay", -1.0),
         (Optimization, "weight_decay", float("nan")),
         (Optimization, "betas", (0.9, 1.0)),
@@ -269,3 +271,25 @@ def test_an_adaptive_schedule_without_branch_groups_is_refused() -> None:
 def test_every_schedule_that_is_longer_than_the_chain_is_refused(schedule: Any, field: str) -> None:
     message = refusal({"sampler": Sampler(num_inference_steps=10), "schedule": schedule})
     assert message.startswith(f"schedule.{field} is 11 but sampler.num_inference_steps is 10; ")
+
+
+@pytest.mark.parametrize(
+    ("limit", "pos", "neg", "name"),
+    [
+        (5.0, 6.0, -6.0, "pos_threshold"),
+        (0.3, 0.5, -0.2, "pos_threshold"),
+        (0.4, 0.2, -0.5, "neg_threshold"),
+    ],
+)
+def test_thresholds_beyond_the_clip_are_refused(limit: float, pos: float, neg: float, name: str) -> None:
+    selection = BestWorst(pos_threshold=pos, neg_threshold=neg)
+    with pytest.raises(UserError, match=rf"^selection\.{name} is .* but advantage\.max_advantage is {limit}, .*\.$"):
+        replace(recipe("emoji-quickstart"), advantage=PromptHistory(max_advantage=limit), selection=selection)
+
+
+def test_the_recipes_cite_the_reference_as_it_is() -> None:
+    """Its public code has 5 branches (SplitTime), 256 trunks and so 1,280 scored images a round."""
+    text = " ".join(str(recipes.__doc__).split())
+    assert "samples 256 trunks with 5 branches, 1,280 scored images per round" in text
+    run = recipe("paper-template1-clip")
+    assert (run.rollout.num_branches, run.reward_queries_per_round, run.num_rounds) == (4, 256, 100)

@@ -22,3 +22,9 @@ def test_scores_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
 def test_a_score_that_is_not_finite_is_refused(value: float) -> None:
     with pytest.raises(InvalidScoresError, match=f"^the reward of image 1 is {value}"):
         check_scores(torch.tensor([0.0, value, float("nan")]), 3, name="r")
+
+
+def test_a_score_whose_square_overflows_is_refused() -> None:
+    with pytest.raises(InvalidScoresError, match=r"^the reward of image 1 is 1e\+300, whose square overflows; divide"):
+        check_scores(torch.tensor([0.0, 1e300], dtype=torch.float64), 2, name="r")
+    assert check_scores(torch.tensor([1e300], dtype=torch.float64), 1, name="r", require_finite=False) == 1e300

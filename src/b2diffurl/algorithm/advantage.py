@@ -1,7 +1,7 @@
 """Advantages: rewards normalized per prompt over some rounds as in the paper (appendix D.1), or within a round.
 
-Statistics are float64. Where there are fewer than two rewards to compare, or they hardly differ, the advantage is 0,
-never NaN.
+Statistics are float64. Where there are fewer than two rewards to compare, or they hardly differ relative to their size,
+the advantage is 0, never NaN. So the scale of a reward does not matter.
 
 Shapes: G branch groups of K trajectories.
 """
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 import torch
-from annotated_types import Gt
+from annotated_types import Gt, Lt
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
@@ -27,16 +27,23 @@ class ScaledDifferences(Normalizer):
     """What all normalizers here share: differences in units of a standard deviation, clipped after the selection.
 
     Attributes:
-        std_floor: a smaller standard deviation gives advantage 0; in the reward's unit.
+        std_floor: a standard deviation that is smaller, relative to the largest absolute reward, gives advantage 0
+            (ours).
         max_advantage: the advantages that are trained on are clipped to plus and minus this.
     """
 
-    std_floor: Annotated[float, Gt(0)] = 1e-4
+    std_floor: Annotated[float, Gt(0), Lt(1)] = 1e-4
     max_advantage: Annotated[float, Gt(0)] = 5.0
 
-    def scaled(self, differences: Tensor, std: Tensor) -> Tensor:
-        """Divide by the standard deviation; 0 where that is below the floor."""
-        if not float(std) >= self.std_floor:
+    def scaled(self, differences: Tensor, std: Tensor, rewards: Tensor) -> Tensor:
+        """Divide by the standard deviation; 0 where that is below the floor.
+
+        Args:
+            differences: rewards minus their baselines.
+            std: the standard deviation to divide by.
+            rewards: the rewards that are compared, of any shape.
+        """
+        if not float(std) > 0 or float(std) < self.std_floor * float(rewards.abs().max()):
             return torch.zeros_like(differences)
         return differences / std
 
@@ -50,7 +57,8 @@ class PromptHistory(ScaledDifferences):
     """(r - mean) / std over the prompt's rewards in this round and the last H.
 
     Attributes:
-        std_floor: a prompt whose rewards have a smaller standard deviation gets advantage 0; in the reward's unit.
+        std_floor: a prompt whose rewards have a smaller standard deviation, relative to the largest absolute one, gets
+            advantage 0.
         max_advantage: the advantages that are trained on are clipped to plus and minus this.
         use: name of the normalizer.
         num_rounds: H, past rounds whose rewards count besides this round's; 8 in the reference run.
@@ -73,7 +81,7 @@ class PromptHistory(ScaledDifferences):
             rows = torch.tensor([prompt == other for other in prompts])
             earlier = [value for rewards_by_prompt in past for value in rewards_by_prompt.get(prompt, [])]
             known = torch.cat([torch.tensor(earlier, dtype=rewards.dtype), rewards[rows].flatten()])
-            advantages[rows] = self.scaled(rewards[rows] - known.mean(), known.std(correction=0))
+            advantages[rows] = self.scaled(rewards[rows] - known.mean(), known.std(correction=0), known)
         return advantages
 
 
@@ -82,7 +90,8 @@ class Batch(ScaledDifferences):
     """(r - mean) / std over all rewards of the round, whatever their prompts (DDPO without per-prompt statistics).
 
     Attributes:
-        std_floor: a round whose rewards have a smaller standard deviation gets advantages 0; in the reward's unit.
+        std_floor: a round whose rewards have a smaller standard deviation, relative to the largest absolute one, gets
+            advantages 0.
         max_advantage: the advantages that are trained on are clipped to plus and minus this.
         use: name of the normalizer.
     """
@@ -97,7 +106,7 @@ class Batch(ScaledDifferences):
         past: PastRewards,  # noqa: ARG002
     ) -> Float[Tensor, "G K"]:
         """Compare every reward with all others of the round."""
-        return self.scaled(rewards - rewards.mean(), rewards.std(correction=0))
+        return self.scaled(rewards - rewards.mean(), rewards.std(correction=0), rewards)
 
 
 @settings(table="advantage")
@@ -108,7 +117,8 @@ class Branch(ScaledDifferences):
     ties stays one.
 
     Attributes:
-        std_floor: a round whose differences have a smaller standard deviation gets advantages 0; in the reward's unit.
+        std_floor: a round whose differences have a smaller standard deviation, relative to the largest absolute reward,
+            gets advantages 0.
         max_advantage: the advantages that are trained on are clipped to plus and minus this.
         use: name of the normalizer.
     """
@@ -128,7 +138,7 @@ class Branch(ScaledDifferences):
     ) -> Float[Tensor, "G K"]:
         """Compare every reward with those of its branch group."""
         differences = rewards - rewards.mean(dim=1, keepdim=True)
-        return self.scaled(differences, differences.std(correction=0))
+        return self.scaled(differences, differences.std(correction=0), rewards)
 
 
 @dataclass(kw_only=True)

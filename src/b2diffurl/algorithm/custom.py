@@ -20,6 +20,7 @@ Option = bool | int | float | str
 C = TypeVar("C", bound="type[Custom]")
 # The interface has a default for these.
 _OPTIONAL = (
+    "can_change_num_rounds",
     "check",
     "clip",
     "metrics",

@@ -33,6 +33,10 @@ class Schedule(Protocol):
         """
         ...
 
+    def can_change_num_rounds(self, *, num_inference_steps: int, past: Sequence[PastRound]) -> bool:  # noqa: ARG002
+        """Whether a resumed run may have another number of rounds: neither past nor future intervals depend on it."""
+        return False
+
     def check(self, *, num_inference_steps: int, num_branches: int) -> None:
         """Raise UserError if the schedule cannot be used with this sampler or this number of branches."""
 

@@ -69,7 +69,8 @@ class Backward(GrowingInterval):
     """Train the last tau_first steps first, then extend the interval backward until it covers all T.
 
     tau_i = tau_first + floor(i (T - tau_first + 1) / S) in round i + 1 of S, at most T, or tau_max if that is given:
-    the pace does not depend on where the growth stops.
+    the pace does not depend on where the growth stops. It never shrinks, also if a resumed run gets more rounds after
+    the growth has stopped.
 
     Attributes:
         tau_last: number of last steps that are sampled but not trained, below tau_first; 0 in the paper.
@@ -86,7 +87,7 @@ class Backward(GrowingInterval):
         *,
         num_rounds: int,
         num_inference_steps: int,
-        past: Sequence[PastRound] = (),  # noqa: ARG002
+        past: Sequence[PastRound] = (),
     ) -> int:
         """Return the interval length of round `round_number`, counted from 1.
 
@@ -94,7 +95,12 @@ class Backward(GrowingInterval):
         >>> [schedule.interval_length(i, num_rounds=100, num_inference_steps=20) for i in (1, 15, 16, 100)]
         [14, 14, 15, 20]
         """
-        return self.backward_length(round_number, num_rounds=num_rounds, num_inference_steps=num_inference_steps)
+        length = self.backward_length(round_number, num_rounds=num_rounds, num_inference_steps=num_inference_steps)
+        return max(length, past[-1].interval_length) if past else length
+
+    def can_change_num_rounds(self, *, num_inference_steps: int, past: Sequence[PastRound]) -> bool:
+        """Whether the growth has stopped; before, its pace depends on the number of rounds."""
+        return bool(past) and past[-1].interval_length >= self.longest(num_inference_steps)
 
 
 @settings(table="schedule")
@@ -118,6 +124,10 @@ class Full(ScheduleWithEnd):
     ) -> int:
         """Return T."""
         return num_inference_steps
+
+    def can_change_num_rounds(self, *, num_inference_steps: int, past: Sequence[PastRound]) -> bool:  # noqa: ARG002
+        """Always."""
+        return True
 
     def check(self, *, num_inference_steps: int, num_branches: int) -> None:  # noqa: ARG002
         """Raise UserError if no step would be trained."""
@@ -160,6 +170,10 @@ class Table(ScheduleWithEnd):
         [14, 14, 20]
         """
         return [length for first, length in self.rows if first <= round_number][-1]
+
+    def can_change_num_rounds(self, *, num_inference_steps: int, past: Sequence[PastRound]) -> bool:  # noqa: ARG002
+        """Always."""
+        return True
 
     def check(self, *, num_inference_steps: int, num_branches: int) -> None:  # noqa: ARG002
         """Raise UserError if an interval is longer than the chain."""

@@ -113,7 +113,8 @@ class Shrunk(ScaledDifferences):
     that difference, so that the mean of the group cannot be part of its baseline.
 
     Attributes:
-        std_floor: rounds whose r - b have a smaller standard deviation give advantages 0; in the reward's unit.
+        std_floor: rounds whose r - b have a smaller standard deviation, relative to the largest absolute reward, give
+            advantages 0.
         max_advantage: advantages are clipped to plus and minus this.
         use: name of the normalizer.
         num_rounds: H, past rounds whose rewards count besides this round's; 8 as for `PromptHistory`.
@@ -131,15 +132,15 @@ class Shrunk(ScaledDifferences):
         self, rewards: Float[Tensor, "G K"], prompts: Sequence[str], *, past: PastRewards
     ) -> Float[Tensor, "G K"]:
         """Compare every reward with its baseline."""
-        branches, _, std = self._credit(rewards, prompts, past)
-        return self.scaled(branches, std)
+        branches, _, std, known = self._credit(rewards, prompts, past)
+        return self.scaled(branches, std, known)
 
     def normalize_trunks(
         self, rewards: Float[Tensor, "G K"], prompts: Sequence[str], *, past: PastRewards
     ) -> Float[Tensor, " G"]:
         """Compare every group's mean with that of its prompt."""
-        _, trunks, std = self._credit(rewards, prompts, past)
-        return self.scaled(trunks, std)
+        _, trunks, std, known = self._credit(rewards, prompts, past)
+        return self.scaled(trunks, std, known)
 
     def metrics(self, rewards: Float[Tensor, "G K"], prompts: Sequence[str], *, past: PastRewards) -> dict[str, float]:
         """shrinkage: the weight w."""
@@ -147,12 +148,13 @@ class Shrunk(ScaledDifferences):
 
     def _credit(
         self, rewards: Float[Tensor, "G K"], prompts: Sequence[str], past: PastRewards
-    ) -> tuple[Float[Tensor, "G K"], Float[Tensor, " G"], Float[Tensor, ""]]:
+    ) -> tuple[Float[Tensor, "G K"], Float[Tensor, " G"], Float[Tensor, ""], Float[Tensor, "M K"]]:
+        """Return the credit of branches and trunks, the standard deviation, and the rewards behind it."""
         by_prompt = _by_prompt(rewards, prompts, past)
         anova = analyze(by_prompt.values())
         history = torch.stack([by_prompt[prompt].mean() for prompt in prompts])
         std = torch.tensor(anova.residual_std(anova.weight), dtype=rewards.dtype)
-        return *edge_credit(rewards, history, weight=anova.weight), std
+        return *edge_credit(rewards, history, weight=anova.weight), std, torch.cat(list(by_prompt.values()))
 
 
 def _by_prompt(

@@ -19,7 +19,7 @@ from typing import Annotated, Literal
 
 import numpy as np
 import torch
-from annotated_types import Ge, Gt, Lt
+from annotated_types import Ge, Gt, Le, Lt
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -32,7 +32,7 @@ from b2diffurl.algorithm.records import SelectedTrajectories, StepBatch
 from b2diffurl.algorithm.replay import Replay
 from b2diffurl.algorithm.training_data import TrainingData
 from b2diffurl.algorithm.trust_region import Snapshot, TrustRegion
-from b2diffurl.config import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, settings
+from b2diffurl.config import NonNegativeFloat, NonNegativeInt, PositiveInt, settings
 from b2diffurl.distributed import Ranks
 from b2diffurl.errors import RunStopped
 
@@ -57,7 +57,7 @@ class Optimization:
             dominates the others.
     """
 
-    learning_rate: PositiveFloat = 1e-4
+    learning_rate: Annotated[float, Gt(0), Le(1e6)] = 1e-4  # the step overflows float32 at 1e38
     lr_schedule: Literal["constant", "linear", "cosine"] = "constant"
     warmup_rounds: NonNegativeInt = 0
     betas: tuple[Annotated[float, Ge(0), Lt(1)], Annotated[float, Ge(0), Lt(1)]] = (0.9, 0.999)

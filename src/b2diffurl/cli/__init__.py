@@ -10,7 +10,7 @@ from importlib import import_module
 
 from b2diffurl import __version__
 from b2diffurl.cli.environment import prepare_process
-from b2diffurl.errors import RunStopped, UserError
+from b2diffurl.errors import RankLost, RunStopped, UserError
 
 # Module and function of each command; the module is imported when the command is called.
 _COMMANDS = {
@@ -68,6 +68,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except RunStopped as stop:
         print("b2diffurl:", stop, *getattr(stop, "__notes__", []), file=sys.stderr)
+        return 1
+    except RankLost as lost:
+        print(f"b2diffurl: {lost}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("b2diffurl: interrupted; continue with --resume.", file=sys.stderr)

@@ -13,21 +13,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from b2diffurl.reporting.round_line import round_heading, round_line
 from b2diffurl.training.callbacks import Metrics
 
-# Column heading, metric, format.
-_COLUMNS = (
-    ("round", "round", "{:>5.0f}"),
-    ("queries", "reward_queries", "{:>7,.0f}"),
-    ("steps", "interval/length", "{:>5.0f}"),
-    ("reward", "reward/mean", "{:>7.4f}"),
-    ("std", "reward/std", "{:>6.4f}"),
-    ("trained", "selection/num_trajectories", "{:>7.0f}"),
-    ("KL", "policy/kl_to_old", "{:>7.1e}"),
-    ("grad", "policy/grad_norm", "{:>6.3f}"),
-    ("sample", "time/rollout_s", "{:>5.1f}s"),
-    ("update", "time/update_s", "{:>5.1f}s"),
-)
 _HEADER_EVERY_ROUNDS = 20
 
 
@@ -75,13 +63,7 @@ class ConsoleObserver:
     def on_round(self, metrics: Metrics) -> None:
         """Print the line of the round."""
         if self._lines % _HEADER_EVERY_ROUNDS == 0:
-            widths = [len(form.format(0)) for _, _, form in _COLUMNS]
-            heading = "  ".join(name.rjust(width) for (name, _, _), width in zip(_COLUMNS, widths, strict=True))
-            self._console.print(heading, style="bold", highlight=False)
+            self._console.print(round_heading(), style="bold", highlight=False)
         self._lines += 1
-        cells: list[str] = []
-        for _, name, form in _COLUMNS:
-            value = metrics.get(name)
-            cells.append("-".rjust(len(form.format(0))) if value is None else form.format(value))
-        self._console.print("  ".join(cells), highlight=False)
+        self._console.print(round_line(metrics), highlight=False)
         self._progress.advance(self._rounds)

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from b2diffurl.analysis.sample import Generation
+from b2diffurl.models import ModelSource
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +28,13 @@ class GenerationFlags:
     prompts: tuple[str, ...] = ("template1-train",)
     seed: int = 0
     generation: Annotated[Generation, tyro.conf.arg(name="")] = Generation()  # noqa: RUF009 - frozen
+
+
+def print_chain_note(model: str) -> None:
+    """Print which chain is used where it is not that of the model's own scheduler."""
+    note = ModelSource(model).chain_note
+    if note:
+        print(note)
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from b2diffurl.analysis.plan import (
 )
 from b2diffurl.cli.common import named_run, parse
 from b2diffurl.errors import UserError
+from b2diffurl.run.resolve import resolve
 from b2diffurl.run.settings import Run
 
 _GIB = 2**30
@@ -43,6 +44,9 @@ def plan(words: list[str]) -> int:
     flags = parse(PlanCommand, words[1:], prog=f"b2diffurl plan {words[0]}", default=PlanCommand(run=base))
     if not 0 < flags.memory_gib < math.inf:
         raise UserError(f"memory_gib is {flags.memory_gib}; give the GPU's memory in GiB, such as 24.")
+    resolved = resolve(flags.run)
+    if not resolved.model.is_hub:  # otherwise it would download the tokenizers
+        resolved.check_prompt_lengths()
     console, run = Console(), flags.run
     shape = model_shape(run.model)
     console.print(_cost_table(run, shape))

@@ -1,6 +1,7 @@
 """`b2diffurl train RECIPE|run.toml`: fine-tune a model."""
 
 import os
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
@@ -16,15 +17,16 @@ from b2diffurl.cli.console import ConsoleObserver
 from b2diffurl.config import to_toml
 from b2diffurl.distributed import check_device, device_of_rank, join_ranks, leave_ranks
 from b2diffurl.errors import UserError
-from b2diffurl.evaluation.judges import NO_JUDGE_NOTE
-from b2diffurl.models.hub import check_repo_id, push_to_hub
-from b2diffurl.models.text_to_image import SAFETY_CHECKER_NOTE
+from b2diffurl.models.hub import check_push, push_to_hub
 from b2diffurl.run.directory import RunDirectory
+from b2diffurl.run.disk import check_disk_space
+from b2diffurl.run.log import RunLog
 from b2diffurl.run.records import Evaluation
 from b2diffurl.run.resolve import ResolvedRun, resolve
 from b2diffurl.run.settings import Run
 from b2diffurl.training import trainer
 from b2diffurl.training.callbacks import Observer, TensorBoard
+from b2diffurl.training.notes import opening_notes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +61,11 @@ def train(words: list[str]) -> int:
     flags = parse(TrainCommand, words[1:], prog=f"b2diffurl train {name}", default=default)
     output = flags.output or Path("runs") / f"{flags.run.recipe}-seed{flags.run.seed}"
     _check_surroundings(flags, output)
-    resolved = resolve(flags.run)
+    with RunLog(RunDirectory(output)).recording() if flags.resume else nullcontext():
+        resolved = resolve(flags.run)  # it imports user code, whose tracebacks run.log keeps
+    check_disk_space(output, resolved)
+    if not resolved.model.is_hub:  # otherwise it would download the tokenizers
+        resolved.check_prompt_lengths()
     if flags.dry_run:
         print(to_toml(flags.run), end="")
         return 0
@@ -75,7 +81,7 @@ def _check_surroundings(flags: TrainCommand, output: Path) -> None:
     if os.environ.get("RANK", "0") == "0":  # the ranks must not create and remove one folder at a time
         check_output(output)
     if flags.push_to_hub is not None:
-        check_repo_id(flags.push_to_hub)
+        check_push(flags.push_to_hub)
     if flags.tensorboard:
         try:
             import_module("torch.utils.tensorboard")
@@ -89,7 +95,8 @@ def _train(resolved: ResolvedRun, flags: TrainCommand, output: Path) -> bool:
     run, ranks = resolved.run, join_ranks()
     device = device_of_rank(flags.device, ranks)
     console = Console(quiet=not ranks.is_main)
-    _print_notes(console, resolved, output)
+    for line in opening_notes(resolved, output):
+        console.print(line)
     with ConsoleObserver(console, num_rounds=run.num_rounds) as shown:
         observers: list[Observer] = [shown]
         if flags.tensorboard and ranks.is_main:
@@ -107,17 +114,6 @@ def _train(resolved: ResolvedRun, flags: TrainCommand, output: Path) -> bool:
     _print_evaluation(console, RunDirectory(output).read_evaluation())
     console.print(f"adapter  {output / 'lora'}\nreport   {output / 'report.html'}", highlight=False, soft_wrap=True)
     return ranks.is_main
-
-
-def _print_notes(console: Console, resolved: ResolvedRun, output: Path) -> None:
-    run = resolved.run
-    console.print(
-        f"{run.recipe}: {run.num_rounds} rounds of {run.reward_queries_per_round} reward queries into {output}"
-    )
-    if resolved.model.has_safety_checker:
-        console.print(SAFETY_CHECKER_NOTE)
-    if run.logging.num_evaluation_images and resolved.lacks_judge:
-        console.print(NO_JUDGE_NOTE)
 
 
 def _print_evaluation(console: Console, evaluation: Evaluation | None) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 from b2diffurl.algorithm.policy import DenoisingPolicy
 from b2diffurl.algorithm.randomness import NoiseKey
 from b2diffurl.algorithm.rollout import sample_branches
+from b2diffurl.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,6 +57,9 @@ def generate_images(
         shard: the images to generate; by default all.
         chunk_size: most images generated at once.
         on_progress: called with the number of images of each finished chunk.
+
+    Raises:
+        UserError: an image is not finite.
     """
     shard = range(num_images) if shard is None else shard
     chosen = tuple(prompts[i % len(prompts)] for i in shard)
@@ -65,5 +69,9 @@ def generate_images(
     )
     for chunk in chunks:
         images.append(policy.denoiser.decode(chunk.final_latents.flatten(0, 1)))
+        if not bool(torch.isfinite(images[-1]).all()):
+            raise UserError(
+                "the model generated images with NaN; check its weights and those of the adapter, or use float32."
+            )
         on_progress(len(images[-1]))
     return GeneratedImages(images=torch.cat(images) if images else torch.empty(0, 3, 0, 0), prompts=chosen)

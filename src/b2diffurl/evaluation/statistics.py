@@ -3,29 +3,21 @@
 Runs are paired by seed: the same seed gives two runs the same prompts and the same noise, so the difference within a
 seed varies less than either run. With a few seeds the t distribution is the right one if differences are about normal;
 it makes the interval wide, as it must be: 12.7 standard errors for two seeds, 4.3 for three, 2.3 for ten.
-<<<<<<< HEAD
-=======
 
 The images of a prompt resemble each other, so the bootstrap resamples prompts and keeps the images of each together.
 It gives a standard error, and the interval is the estimate -+ t standard errors: a resample contains some prompts
 twice, which lowers every diversity metric, so percentiles of the resamples would miss the estimate.
 
 Shapes: P prompts, R resamples.
->>>>>>> wt-eval
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-<<<<<<< HEAD
-
-import numpy as np
-=======
 from functools import cache
 
 import numpy as np
 from jaxtyping import Float, Int
->>>>>>> wt-eval
 
 from b2diffurl.errors import UserError
 
@@ -97,8 +89,6 @@ def t_interval(values: Sequence[float], *, confidence: float = 0.95) -> Interval
     return Interval(mean=mean, low=mean - half, high=mean + half)
 
 
-<<<<<<< HEAD
-=======
 def resample_prompts(num_prompts: int, *, num_resamples: int, seed: int = 0) -> Int[np.ndarray, "R P"]:
     """Sample prompts with replacement: the numbers of the P prompts of each of R resamples.
 
@@ -141,7 +131,6 @@ def bootstrap_interval(
 
 
 @cache
->>>>>>> wt-eval
 def t_quantile(confidence: float, *, degrees: int) -> float:
     """Return the t for which |T| <= t has probability `confidence`, T of Student's distribution.
 

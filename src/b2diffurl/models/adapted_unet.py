@@ -45,8 +45,9 @@ class AdaptedUNet:
         """Add a new adapter to the UNet's attention; it changes nothing until it is trained.
 
         Raises:
-            UserError: no layer has one of the target names.
+            UserError: a target name matches no layer.
         """
+        check_targets(self.unet, lora)
         config = LoraConfig(
             r=lora.rank,
             lora_alpha=lora.alpha,
@@ -59,7 +60,7 @@ class AdaptedUNet:
             try:
                 self.unet.add_adapter(config, adapter_name=_ADAPTER)
             except ValueError as error:
-                raise UserError(f"lora.target_modules is {lora.target_modules}: {error}") from error
+                raise UserError(f"lora.target_modules is {lora.target_modules}: {first_lines(error)}.") from error
         self._lift_adapter()
         self.unet.eval()
 
@@ -142,9 +143,40 @@ class AdaptedUNet:
         self.unet.requires_grad_(False).eval()
 
 
+def adapted_layers(unet: torch.nn.Module, lora: LoRA) -> dict[str, list[torch.nn.Module]]:
+    """Return the layers of a UNet by the target name that PEFT matches with the end of theirs."""
+    layers: dict[str, list[torch.nn.Module]] = {target: [] for target in lora.target_modules}
+    for name, layer in unet.named_modules():
+        for target in layers:
+            if name == target or name.endswith(f".{target}"):
+                layers[target].append(layer)
+    return layers
+
+
+def check_targets(unet: torch.nn.Module, lora: LoRA) -> None:
+    """Refuse an adapter of which a target name matches no layer.
+
+    Raises:
+        UserError: which name.
+    """
+    for target, layers in adapted_layers(unet, lora).items():
+        if not layers:
+            raise UserError(
+                f"lora.target_modules has {target!r}, which matches no layer of this UNet; give names such as to_q, "
+                "to_k, to_v and to_out.0."
+            )
+
+
 def _check_keys(state: Mapping[str, Any], directory: Path) -> None:
     """Refuse an adapter without weights for the UNet: the loader would ignore it."""
     halves = [key for key in state if "lora_A" in key or "lora.down" in key]
+    broken = [
+        key for key, value in state.items() if isinstance(value, Tensor) and not bool(torch.isfinite(value).all())
+    ]
+    if broken:
+        raise UserError(
+            f"lora directory {directory} has a weight that is not finite, {broken[0]}; use another adapter."
+        )
     others = {key.replace("lora_A", "lora_B").replace("lora.down", "lora.up") for key in halves}
     if others - state.keys():
         raise UserError(f"lora directory {directory} lacks the weight {min(others - state.keys())}; save it anew.")

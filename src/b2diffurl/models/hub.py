@@ -8,19 +8,23 @@ from b2diffurl.errors import UserError
 _ADAPTER_FILE = "pytorch_lora_weights.safetensors"
 
 
-def check_repo_id(repo_id: str) -> None:
-    """Refuse an invalid name of a repository; nothing is asked of the hub.
+def check_push(repo_id: str) -> None:
+    """Refuse an upload that cannot work: an invalid name of a repository, or no token; no request is sent.
 
     Raises:
-        UserError: the name is invalid.
+        UserError: the name is invalid, or neither the environment nor `hf auth login` gives a token.
     """
-    from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
+    import huggingface_hub
 
     try:
-        validate_repo_id(repo_id)
-    except HFValidationError as error:
+        huggingface_hub.utils.validate_repo_id(repo_id)
+    except huggingface_hub.errors.HFValidationError as error:
         raise UserError(f"repo_id is {repo_id!r}; give user/name in letters, digits, '-', '_' and '.'.") from error
+    if huggingface_hub.get_token() is None:
+        raise UserError(
+            f"push_to_hub is {repo_id!r} but there is no token; log in with `hf auth login` or set HF_TOKEN to a token "
+            "with write access."
+        )
 
 
 def push_to_hub(directory: Path, *, repo_id: str, private: bool = False, token: str | None = None) -> str:

@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 
 from b2diffurl import emoji
 from b2diffurl.errors import UserError
+from b2diffurl.models.lora import LoRA
 
 if TYPE_CHECKING:
     from transformers import CLIPTokenizer
@@ -100,20 +101,36 @@ class ModelSource:
 
         return read_tokenizers(self)
 
-    def check_chain(self, *, num_inference_steps: int, eta: float, interval_length: int = 0) -> None:
-        """Check the scheduler before the model is loaded, if the model is on this machine.
+    def check(
+        self, *, num_inference_steps: int, eta: float, interval_length: int = 0, lora: LoRA | None = None
+    ) -> None:
+        """Check the scheduler and the adapter's layers before the model is loaded, if the model is on this machine.
 
         Args:
             num_inference_steps: T.
             eta: weight of the noise.
             interval_length: length of the first interval that is trained; 0 for no training.
+            lora: the adapter that will be trained; None for none.
 
         Raises:
-            UserError: the scheduler is not supported, has too few timesteps, or adds no noise in the whole interval.
+            UserError: the scheduler is not supported, has too few timesteps, or adds no noise in the whole interval; or
+                a target name of the adapter matches no layer.
         """
-        from b2diffurl.models.scheduler import check_chain  # imports diffusers
+        from b2diffurl.models.before_loading import check_model  # imports diffusers
 
-        check_chain(self, num_inference_steps=num_inference_steps, eta=eta, interval_length=interval_length)
+        check_model(self, num_inference_steps=num_inference_steps, eta=eta, interval_length=interval_length, lora=lora)
+
+    @property
+    def chain_note(self) -> str:
+        """Which chain is used where it is not that of the model's own scheduler; "" where it is.
+
+        Raises:
+            UserError: as `index`.
+        """
+        name = "" if self.is_checkpoint else str((self.index.get("scheduler") or ["", ""])[1])
+        if name in ("", "DDIMScheduler"):
+            return ""
+        return f"The model was saved with {name}; DDIM samples and trains it, with that scheduler's noise schedule."
 
     @property
     def has_safety_checker(self) -> bool:

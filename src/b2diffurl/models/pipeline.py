@@ -81,6 +81,7 @@ def load_components(source: ModelSource | str, *, device: torch.device | str, me
     with loading(f"model {source.name!r}"):
         pipe = load(source, dtype, components)
         _check_unet(pipe, source.name)
+        _check_weights(pipe, source.name)
         pipe.to(device, silence_dtype_warnings=True)
     return ModelComponents(
         unet=pipe.unet,
@@ -146,6 +147,14 @@ def _check_unet(pipe: Any, model: str) -> None:
         )
     if config.time_cond_proj_dim is not None:
         raise UserError(f"model {model!r} is distilled with guidance as an input; use its undistilled base.")
+
+
+def _check_weights(pipe: Any, model: str) -> None:
+    for part in ("unet", "vae", "text_encoder", "text_encoder_2"):
+        module: torch.nn.Module | None = getattr(pipe, part, None)
+        for name, weight in module.named_parameters() if module is not None else ():
+            if not bool(torch.isfinite(weight).all()):
+                raise UserError(f"model {model!r} has a weight that is not finite, {part}.{name}; use another copy.")
 
 
 def _text(pipe: Any) -> TextEncoder:

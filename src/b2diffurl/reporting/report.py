@@ -47,7 +47,7 @@ def write_report(run_dir: Path) -> Path:
         title=escape(_title(run)),
         summary=escape(_summary(run)),
         facts=_facts(run),
-        banner=_banner(run),
+        banner=_banner(run) + _notes(run),
         scores=scores_section(run.evaluation),
         curves=curves_section(run),
         pairs=pairs_section(run),
@@ -116,6 +116,10 @@ def _banner(run: RunRecord) -> str:
     if planned is not None and len(run.rounds) < planned:
         return f'<p class="banner"><b>Unfinished.</b> {_rounds_text(run)} so far.</p>'
     return ""
+
+
+def _notes(run: RunRecord) -> str:
+    return "".join(f'<p class="banner"><b>Note.</b> {escape(note)}</p>' for note in run.notes)
 
 
 def _environment(run: RunRecord) -> str:

@@ -5,9 +5,12 @@ A custom reward returns a tensor, an array or a list, or a pair of one of these 
 """
 
 import asyncio
+import hashlib
 import inspect
+import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -114,6 +117,26 @@ def name_of(reward: Reward | Callable[..., Any]) -> str:
         )
     name = getattr(reward, "__name__", type(reward).__name__)
     return f"{reward.__module__}:{name.strip('<>')}"
+
+
+def hash_source(reward: Reward | Callable[..., Any] | str) -> str | None:
+    """Return the sha256 of the source file of a custom reward; None if it has none, as in a notebook.
+
+    Args:
+        reward: a function or an object from Python, or the name of a custom reward, which is imported.
+
+    Raises:
+        UserError: there is no reward of that name.
+    """
+    if isinstance(reward, str):
+        find_named(reward, kind="reward", what="function")
+        source = reward.rpartition(":")[0]
+        file = source if source.endswith(".py") else getattr(sys.modules.get(source), "__file__", None)
+    else:
+        target = reward if inspect.isfunction(reward) else type(reward)
+        file = getattr(inspect.getmodule(target), "__file__", None)
+    path = Path(file).expanduser() if file else None
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path is not None and path.is_file() else None
 
 
 # Checks

@@ -15,6 +15,8 @@ from torch import Tensor
 
 from b2diffurl.errors import UserError
 
+_LARGEST = 1e100  # squares of larger rewards, and sums of them, may overflow
+
 Info = dict[str, list[Any]]
 """One entry per image, by name: a text, a number, a bool or None, so that it can be written as JSON."""
 
@@ -90,7 +92,7 @@ def check_scores(
         The scores in float64.
 
     Raises:
-        InvalidScoresError: the shape is not (num_images,), or a score is complex, infinite or NaN.
+        InvalidScoresError: the shape is not (num_images,), or a score is complex, infinite, NaN or above 1e100 in size.
     """
     if tuple(scores.shape) != (num_images,):
         raise InvalidScoresError(
@@ -100,10 +102,11 @@ def check_scores(
     if scores.is_complex():
         raise InvalidScoresError(f"reward {name} returned complex numbers; return real numbers.")
     scores = scores.double()
-    bad = (~torch.isfinite(scores)).nonzero().flatten()
+    bad = (~(scores.abs() <= _LARGEST)).nonzero().flatten()
     if require_finite and len(bad):
         first = int(bad[0])
-        raise InvalidScoresError(f"the reward of image {first_image + first} is {float(scores[first])}.")
+        reason = ", whose square overflows; divide the reward" if math.isfinite(scores[first]) else ""
+        raise InvalidScoresError(f"the reward of image {first_image + first} is {float(scores[first])}{reason}.")
     return scores
 
 

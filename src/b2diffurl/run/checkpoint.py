@@ -9,7 +9,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from torch import Tensor
 from b2diffurl.errors import UserError
 from b2diffurl.run import files
 
-FORMAT = 1
+FORMAT = 2
 _ADAPTER, _OPTIMIZER, _STATE, _MANIFEST = "adapter.safetensors", "optimizer.safetensors", "state.json", "manifest.json"
 
 
@@ -35,6 +35,7 @@ class Checkpoint:
         state: reward history and collapse detection as JSON values.
         settings: settings of the run as TOML, or "" if they are not recorded.
         prompts_sha256: hash of the prompts of the run, or "" if it is not recorded.
+        rewards_sha256: hash of the source file of each custom reward, by name.
     """
 
     round_number: int
@@ -44,6 +45,7 @@ class Checkpoint:
     state: dict[str, Any]
     settings: str = ""
     prompts_sha256: str = ""
+    rewards_sha256: dict[str, str] = field(default_factory=dict[str, str])
 
 
 class _DamagedError(Exception):
@@ -64,6 +66,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, num_kept: int) -> N
         "state": checkpoint.state,
         "settings": checkpoint.settings,
         "prompts_sha256": checkpoint.prompts_sha256,
+        "rewards_sha256": checkpoint.rewards_sha256,
     }
     contents = {
         _ADAPTER: save({name: value.contiguous() for name, value in checkpoint.adapter.items()}),
@@ -133,6 +136,7 @@ def _load(path: Path) -> Checkpoint:
         state=state["state"],
         settings=state["settings"],
         prompts_sha256=state["prompts_sha256"],
+        rewards_sha256=state["rewards_sha256"],
     )
 
 

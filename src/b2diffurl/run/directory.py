@@ -4,14 +4,14 @@ import io
 import json
 import platform
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
 
-from b2diffurl.config import to_toml
+from b2diffurl.config import read_toml, to_toml
 from b2diffurl.errors import RunStopped, UserError
 from b2diffurl.evaluation.generate import GeneratedImages
 from b2diffurl.images import to_pil
@@ -40,12 +40,14 @@ class RunDirectory:
         self.metrics_file = path / "metrics.jsonl"
         self.scores_file = path / "scores.jsonl"
         self.report_file = path / "report.html"
+        self.log_file = path / "run.log"
         self.checkpoints = path / "checkpoints"
         self.lora = path / "lora"
         self._environment = path / "env.json"
         self._evaluation = path / "evaluation.json"
         self._stopped = path / "stopped.json"
         self._samples = path / "samples"
+        self._notes = path / "notes.json"
 
     def lock(self, *, on_message: OnMessage) -> AbstractContextManager[None]:
         """Return a context in which this process alone may write; the directory is created.
@@ -79,10 +81,10 @@ class RunDirectory:
     # Write
 
     def begin(self, run: Run) -> None:
-        """Create the directory and write the settings of the run; those of a resumed run are there already."""
+        """Create the directory and write the settings of the run, unless those of a resumed run are there already."""
         files.make_directory(self.path)
         files.make_directory(self.checkpoints)
-        if not self.is_started():
+        if not self.is_started() or read_toml(self.run_file, Run) != run:  # another number of rounds
             files.write_text(self.run_file, to_toml(run))
 
     def write_environment(self, device: torch.device) -> None:
@@ -123,6 +125,11 @@ class RunDirectory:
             return
         content = {"round": stop.round_number, "cause": stop.cause}
         files.write_text(self._stopped, json.dumps(content))
+
+    def add_notes(self, notes: Sequence[str]) -> None:
+        """Add sentences to notes.json, which the report shows."""
+        if notes:
+            files.write_text(self._notes, json.dumps([*records.read_list(self._notes), *notes], indent=2))
 
     def open_metrics(self, *, first_round: int) -> RoundLines:
         """Open metrics.jsonl to append one line per round; lines from `first_round` on are dropped."""
@@ -176,9 +183,10 @@ class RunDirectory:
             environment={name: str(value) for name, value in environment.items()},
             rounds=self.read_metrics(),
             evaluation=self.read_evaluation(),
-            prompts=records.read_prompts(self._samples / "prompts.json"),
+            prompts=records.read_list(self._samples / "prompts.json"),
             images=records.list_images(self._samples),
             stop=self.read_stop(),
+            notes=records.read_list(self._notes),
         )
 
     def read_metrics(self) -> tuple[Json, ...]:

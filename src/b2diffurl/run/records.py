@@ -60,6 +60,7 @@ class RunRecord:
         prompts: prompts of the sample images.
         images: round (0 = before training) -> prompt index -> image file, both in ascending order.
         stop: why the run was stopped, or None.
+        notes: what a reader of the results must know, such as a reward that changed between two rounds.
     """
 
     name: str
@@ -71,6 +72,7 @@ class RunRecord:
     prompts: tuple[str, ...]
     images: dict[int, dict[int, Path]]
     stop: Stop | None
+    notes: tuple[str, ...] = ()
 
     def series(self, metric: str) -> list[float]:
         """Return one metric by round; NaN where it is missing, null or not a number."""
@@ -144,18 +146,18 @@ def read_stop(path: Path) -> Stop | None:
     return Stop(round=stop_round if isinstance(stop_round, int) else None, cause=str(content.get("cause", "unknown")))
 
 
-def read_prompts(path: Path) -> tuple[str, ...]:
-    """Read the prompts of the sample images; empty if there is no such file.
+def read_list(path: Path) -> tuple[str, ...]:
+    """Read a JSON list of texts: the prompts of the sample images, or notes; empty if there is no such file.
 
     Raises:
         UserError: the file is not a JSON list.
     """
     if not path.is_file():
         return ()
-    prompts = _parse(_read_text(path), where=str(path))
-    if not isinstance(prompts, list):
-        raise UserError(f"{path} contains {type(prompts).__name__}, not a list of prompts; repair or remove it.")
-    return tuple(str(prompt) for prompt in cast("list[object]", prompts))
+    texts = _parse(_read_text(path), where=str(path))
+    if not isinstance(texts, list):
+        raise UserError(f"{path} contains {type(texts).__name__}, not a list of texts; repair or remove it.")
+    return tuple(str(text) for text in cast("list[object]", texts))
 
 
 def list_images(samples: Path) -> dict[int, dict[int, Path]]:

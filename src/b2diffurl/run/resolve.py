@@ -66,12 +66,13 @@ def resolve(run: Run, *, own_reward: bool = False) -> ResolvedRun:
         UserError: the model, the prompts, the reward or the judge cannot be found or do not fit together.
     """
     model = ModelSource(run.model)
-    model.check_chain(
+    model.check(
         num_inference_steps=run.sampler.num_inference_steps,
         eta=run.sampler.eta,
         interval_length=run.schedule.interval_length(
             1, num_rounds=run.num_rounds, num_inference_steps=run.sampler.num_inference_steps
         ),
+        lora=run.lora,
     )
     prompt_list = load_prompt_list(run.prompts)
     train, held_out = split_prompts(

@@ -8,7 +8,7 @@ from typing import Annotated
 from annotated_types import Ge, Le, Lt
 from pydantic import Field
 
-from b2diffurl.algorithm.advantage import Branch, PromptHistory
+from b2diffurl.algorithm.advantage import Branch, PromptHistory, ScaledDifferences
 from b2diffurl.algorithm.collapse import Collapse
 from b2diffurl.algorithm.objectives import DDPO, AnyObjective
 from b2diffurl.algorithm.rollout import Rollout
@@ -178,6 +178,7 @@ class Run:
         self.selection.check(num_branches=num_branches)
         self.advantage.check(num_branches=num_branches)
         self._check_on_policy()
+        self._check_thresholds()
         if self.optimization.warmup_rounds >= self.num_rounds:
             raise UserError(
                 f"optimization.warmup_rounds is {self.optimization.warmup_rounds} but num_rounds is {self.num_rounds}; "
@@ -193,6 +194,19 @@ class Run:
                 f"objective {self.objective.use} is on-policy, one optimizer step per round, but optimization."
                 f"num_inner_epochs x num_minibatches is {updates}; set both to 1 (and prefer smaller rounds)."
             )
+
+    def _check_thresholds(self) -> None:
+        if not (isinstance(self.selection, BestWorst) and isinstance(self.advantage, ScaledDifferences)):
+            return
+        limit = self.advantage.max_advantage
+        thresholds = {"pos_threshold": self.selection.pos_threshold, "neg_threshold": self.selection.neg_threshold}
+        for name, threshold in thresholds.items():
+            if abs(threshold) > limit:
+                raise UserError(
+                    f"selection.{name} is {threshold} but advantage.max_advantage is {limit}, so that the advantage of "
+                    "every selected trajectory would be clipped; give a threshold closer to 0, or a larger "
+                    "max_advantage."
+                )
 
     def _check_trunks(self) -> None:
         num_steps = self.sampler.num_inference_steps

@@ -11,12 +11,21 @@ from b2diffurl.algorithm.records import PastRound
 from b2diffurl.algorithm.round import RoundState
 from b2diffurl.config import to_toml
 from b2diffurl.models.adapted_unet import AdaptedUNet
+from b2diffurl.rewards.builtin import CUSTOM
+from b2diffurl.rewards.custom import hash_source
+from b2diffurl.rewards.interface import Reward
 from b2diffurl.run.checkpoint import Checkpoint
 from b2diffurl.run.resolve import ResolvedRun
 
 
 def make_checkpoint(
-    resolved: ResolvedRun, model: AdaptedUNet, optimizer: torch.optim.Optimizer, state: RoundState, reward_queries: int
+    resolved: ResolvedRun,
+    model: AdaptedUNet,
+    optimizer: torch.optim.Optimizer,
+    state: RoundState,
+    *,
+    reward_queries: int,
+    rewards_sha256: dict[str, str],
 ) -> Checkpoint:
     """Return the state of a run after its completed rounds."""
     return Checkpoint(
@@ -31,6 +40,7 @@ def make_checkpoint(
         },
         settings=to_toml(resolved.run),
         prompts_sha256=hash_prompts(resolved),
+        rewards_sha256=rewards_sha256,
     )
 
 
@@ -39,6 +49,20 @@ def hash_prompts(resolved: ResolvedRun) -> str:
     metadata = {prompt: dict(entries) for prompt, entries in resolved.prompt_list.metadata.items()}
     content = [resolved.train_prompts, resolved.held_out_prompts, metadata]
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def hash_rewards(resolved: ResolvedRun, reward: Reward | None) -> dict[str, str]:
+    """Return the sha256 of the source file of each custom reward of a run, by name.
+
+    Args:
+        resolved: the run.
+        reward: the reward from Python, if there is one.
+    """
+    terms = (*resolved.reward_terms, *resolved.watched_terms)
+    hashes = {term.name: hash_source(term.name) for term in terms if term.kind == CUSTOM}
+    if reward is not None:
+        hashes[resolved.run.reward] = hash_source(reward)
+    return {name: value for name, value in hashes.items() if value is not None}
 
 
 def restore_checkpoint(

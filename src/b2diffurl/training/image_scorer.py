@@ -12,6 +12,7 @@ from b2diffurl.algorithm.collapse import contrast
 from b2diffurl.algorithm.progress import NO_PROGRESS, Progress
 from b2diffurl.algorithm.records import Scores
 from b2diffurl.algorithm.rollout import RolloutChunk
+from b2diffurl.errors import RunStopped
 from b2diffurl.prompts.lists import PromptList
 from b2diffurl.training.scorer import Scoring
 
@@ -25,6 +26,7 @@ class ImageScorer:
         prompt_list: the prompts' metadata, for rewards that take it.
         num_branches: K.
         num_images: images of the round on this rank.
+        round_number: the round, for messages.
         progress: advanced by the number of images.
     """
 
@@ -36,6 +38,7 @@ class ImageScorer:
         prompt_list: PromptList,
         num_branches: int,
         num_images: int,
+        round_number: int,
         progress: Progress = NO_PROGRESS,
     ) -> None:
         self._scoring = scoring
@@ -43,6 +46,7 @@ class ImageScorer:
         self._prompt_list = prompt_list
         self._num_branches = num_branches
         self._num_images = num_images
+        self._round_number = round_number
         self._progress = progress
         self._contrast: list[Tensor] = []
         progress.phase("sample", num_images)
@@ -52,8 +56,16 @@ class ImageScorer:
 
         Raises:
             RewardFailed: an earlier batch failed.
+            RunStopped: an image is not finite.
         """
         images = self._decode(chunk.final_latents.flatten(0, 1))
+        if not bool(torch.isfinite(images).all()):
+            what = "latents" if not bool(torch.isfinite(chunk.final_latents).all()) else "images"
+            raise RunStopped(
+                round_number=self._round_number,
+                first_bad_round=self._round_number - 1,  # that round's update made the policy that sampled them
+                cause=f"the final {what} are not finite; lower optimization.learning_rate in a new run.",
+            )
         prompts = [prompt for prompt in chunk.trajectories.prompts for _ in range(self._num_branches)]
         self._contrast.append(contrast(images))
         self._scoring.submit(images, prompts, self._prompt_list.metadata_of(prompts))

@@ -1,43 +1,47 @@
 """The training loop around `algorithm.round.run_round`: build, resume, loop, finish, and fill the run folder."""
 
 import warnings
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Generator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from threading import Lock
 
 import torch
 
 from b2diffurl.algorithm.advantage import RewardHistory
 from b2diffurl.algorithm.collapse import CollapseMonitor
 from b2diffurl.algorithm.policy import DenoisingPolicy
-from b2diffurl.algorithm.randomness import PREVIEW_STREAM, NoiseKey, prompt_rng
+from b2diffurl.algorithm.randomness import prompt_rng
 from b2diffurl.algorithm.round import RoundResult, RoundState, Strategy, run_round
 from b2diffurl.algorithm.update import Update, UpdateSettings
 from b2diffurl.distributed import Ranks
 from b2diffurl.errors import RewardFailed, RunStopped, UserError
 from b2diffurl.evaluation.evaluator import Evaluator
-from b2diffurl.evaluation.generate import GeneratedImages, generate_images
-from b2diffurl.evaluation.judges import load_judge
+from b2diffurl.evaluation.judges import Judge, JudgeChoice, load_judge
 from b2diffurl.models.text_to_image import TextToImageModel
 from b2diffurl.prompts.lists import sample_prompts
 from b2diffurl.reporting import write_report
-from b2diffurl.reporting.model_card import write_card
 from b2diffurl.rewards import load_reward, load_watched
 from b2diffurl.rewards.custom import name_of
 from b2diffurl.rewards.interface import Reward
-from b2diffurl.run import files
 from b2diffurl.run.directory import RunDirectory
+from b2diffurl.run.disk import check_disk_space
+from b2diffurl.run.log import RunLog
 from b2diffurl.run.resolve import ResolvedRun, resolve
 from b2diffurl.run.resume import check_directory
-from b2diffurl.run.round_lines import RoundLines
 from b2diffurl.run.settings import Run
 from b2diffurl.training.callbacks import Observer, ProgressReporter
-from b2diffurl.training.checkpoint import hash_prompts, make_checkpoint, restore_checkpoint
+from b2diffurl.training.checkpoint import hash_prompts, hash_rewards, make_checkpoint, restore_checkpoint
+from b2diffurl.training.idle import IdleWatch
 from b2diffurl.training.image_scorer import ImageScorer
-from b2diffurl.training.metrics import round_metrics, score_lines
+from b2diffurl.training.metrics import round_metrics
+from b2diffurl.training.notes import opening_notes
+from b2diffurl.training.outputs import RoundWriter, save_previews, write_results
 from b2diffurl.training.scorer import Scoring
+
+_LOADING = Lock()  # while the libraries load a model they patch torch, which other threads would see
 
 
 class Trainer:
@@ -50,6 +54,8 @@ class Trainer:
         observers: callbacks for progress and metrics (metrics.jsonl is always written).
         reward: used instead of the run's own reward, from Python.
         ranks: the ranks that do the run together; all train, rank 0 writes.
+        log: run.log; by default that of the directory.
+        on_message: receives a warning about a run that trains nothing.
     """
 
     def __init__(
@@ -61,12 +67,18 @@ class Trainer:
         observers: Sequence[Observer] = (),
         reward: Reward | None = None,
         ranks: Ranks = Ranks(),  # noqa: B008 - frozen
+        log: RunLog | None = None,
+        on_message: Callable[[str], None] = warnings.warn,
     ) -> None:
         run = resolved.run
         self.run = run
         self.resolved = resolved
         self.directory = directory
         self.ranks = ranks
+        self.log = log or RunLog(directory)
+        self.on_message = on_message
+        self.idle = IdleWatch()
+        self.rewards_sha256 = hash_rewards(resolved, reward)
         self.progress = ProgressReporter(observers=tuple(observers))
         self.model = TextToImageModel.load(
             resolved.model, device=device, memory=run.memory, negative_prompt=run.sampler.negative_prompt
@@ -79,18 +91,10 @@ class Trainer:
         self.update = Update(
             self.policy, self.optimizer, run.objective, _update_settings(run), ranks=ranks, progress=self.progress
         )
-        self.strategy = Strategy(
-            schedule=run.schedule,
-            selector=run.selection,
-            num_branches=run.rollout.num_branches,
-            num_rounds=run.num_rounds,
-            chunk_size=run.rollout.chunk_size,
-            seed=run.seed,
-            train_trunk=run.rollout.train_trunk,
-        )
+        self.strategy = _strategy(run)
         self.evaluator = Evaluator(
             policy=self.policy,
-            load_judge=partial(load_judge, resolved.judge, reward=self.reward, device=device),
+            load_judge=partial(_load_judge, resolved.judge, reward=self.reward, device=device),
             prompts=resolved.train_prompts,
             held_out=resolved.held_out_prompts,
             num_images=run.logging.num_evaluation_images if resolved.judge.kind != "none" else 0,
@@ -121,8 +125,7 @@ class Trainer:
             self.directory.mark_stopped(None)
             self.directory.write_environment(self.model.device)
         first_round = self.rounds_done + 1
-        metrics_lines = self.directory.open_metrics(first_round=first_round) if self.ranks.is_main else None
-        lines = self.directory.open_scores(first_round=first_round) if self.ranks.is_main else None
+        writer = RoundWriter.open(self.directory, self.log, first_round=first_round) if self.ranks.is_main else None
         try:
             if self.rounds_done == 0:
                 self._save_previews(0)
@@ -130,7 +133,7 @@ class Trainer:
                     self._evaluate("before")
             while self.rounds_done < self.run.num_rounds:
                 result = self._round(self.rounds_done + 1)
-                self._log(result, metrics_lines, lines)
+                self._log(result, writer)
                 self._save(result.round_number)
         except RunStopped as stop:
             if self.ranks.is_main:
@@ -142,11 +145,7 @@ class Trainer:
             raise
         self._evaluate("after")
         if self.ranks.is_main:
-            evaluation, rounds = self.directory.read_evaluation(), self.directory.read_metrics()
-            with files.replaced_directory(self.directory.lora) as partial_lora:
-                self.model.save_lora(partial_lora)
-                write_card(partial_lora, self.run, evaluation=evaluation, rounds=rounds)
-            write_report(self.directory.path)
+            write_results(self.directory, self.resolved, self.model, self.log)
 
     def _round(self, round_number: int) -> RoundResult:
         run = self.run
@@ -161,6 +160,7 @@ class Trainer:
                     prompt_list=self.resolved.prompt_list,
                     num_branches=run.rollout.num_branches,
                     num_images=len(self.ranks.shard(run.num_trunks)) * run.rollout.num_branches,
+                    round_number=round_number,
                     progress=self.progress,
                 )
                 return run_round(
@@ -177,7 +177,7 @@ class Trainer:
             self._save_checkpoint()  # the completed rounds are still valid
             raise RunStopped(round_number=round_number, cause=f"the reward failed: {failure}") from failure
 
-    def _log(self, result: RoundResult, metrics_lines: RoundLines | None, lines: RoundLines | None) -> None:
+    def _log(self, result: RoundResult, writer: RoundWriter | None) -> None:
         run = self.run
         self.reward_queries += result.sampled.scores.rewards.numel()
         metrics = round_metrics(result, reward_queries=self.reward_queries)
@@ -190,10 +190,12 @@ class Trainer:
         if every and self.evaluator.num_images and result.round_number % every == 0 and not is_last:
             scores = self.evaluator.evaluate("evaluate", num_images=run.logging.num_interim_images or None)
             metrics |= {f"evaluation/{name}": value for name, value in scores.items()}
-        if metrics_lines is not None and lines is not None:
-            metrics_lines.append([metrics])
-            lines.append(score_lines(result))
+        if writer is not None:
+            writer.write(result, metrics)
             self.progress.round_done(metrics)
+            warning = self.idle.warning(result)
+            if warning is not None:
+                self.on_message(warning)
 
     def _evaluate(self, when: str) -> None:
         num_images = self.evaluator.num_images
@@ -210,25 +212,25 @@ class Trainer:
             self._save_checkpoint()
 
     def _save_previews(self, round_number: int) -> None:
-        """Generate the preview images from fixed prompts and noise."""
-        prompts = self.resolved.train_prompts
-        num_samples = min(self.run.logging.num_samples, len(prompts))
-        own = generate_images(
+        save_previews(
+            self.directory,
+            self.resolved,
             self.policy,
-            prompts[:: len(prompts) // num_samples][:num_samples],
-            num_images=num_samples,
-            noise=NoiseKey(seed=self.run.seed, stream=PREVIEW_STREAM),
-            shard=self.ranks.shard(num_samples),
-            chunk_size=self.run.rollout.chunk_size,
-            on_progress=self.progress.advance,
+            round_number=round_number,
+            ranks=self.ranks,
+            progress=self.progress,
         )
-        previews = GeneratedImages.join(self.ranks.gather(own))
-        if self.ranks.is_main:
-            self.directory.write_samples(previews, round_number=round_number)
 
     def _save_checkpoint(self) -> None:
         if self.ranks.is_main:
-            checkpoint = make_checkpoint(self.resolved, self.model, self.optimizer, self.state, self.reward_queries)
+            checkpoint = make_checkpoint(
+                self.resolved,
+                self.model,
+                self.optimizer,
+                self.state,
+                reward_queries=self.reward_queries,
+                rewards_sha256=self.rewards_sha256,
+            )
             self.directory.save_checkpoint(checkpoint, num_kept=self.run.logging.num_checkpoints)
 
     def _restore(self) -> None:
@@ -236,6 +238,18 @@ class Trainer:
         if checkpoint is not None:
             restore_checkpoint(checkpoint, self.model, self.optimizer, self.state)
             self.reward_queries = checkpoint.reward_queries
+
+
+def _strategy(run: Run) -> Strategy:
+    return Strategy(
+        schedule=run.schedule,
+        selector=run.selection,
+        num_branches=run.rollout.num_branches,
+        num_rounds=run.num_rounds,
+        chunk_size=run.rollout.chunk_size,
+        seed=run.seed,
+        train_trunk=run.rollout.train_trunk,
+    )
 
 
 def _adamw(run: Run, model: TextToImageModel) -> torch.optim.AdamW:
@@ -267,6 +281,35 @@ def _update_settings(run: Run) -> UpdateSettings:
     )
 
 
+def as_path(output: object) -> Path:
+    """Return the path of a run folder.
+
+    Raises:
+        UserError: it is not one, which untyped code can give.
+    """
+    if not isinstance(output, str | Path):
+        raise UserError(f"output is {output!r}, which is not a path; give the run folder.")
+    return Path(output)
+
+
+@contextmanager
+def _own_torch_modes() -> Generator[None]:
+    """Return a context in which the caller's grad mode, inference mode, default dtype and device do not apply."""
+    dtype, cpu = torch.get_default_dtype(), torch.device("cpu")
+    default_device = nullcontext() if torch.get_default_device() == cpu else cpu
+    torch.set_default_dtype(torch.float32)
+    try:
+        with torch.inference_mode(mode=False), torch.enable_grad(), default_device:
+            yield
+    finally:
+        torch.set_default_dtype(dtype)
+
+
+def _load_judge(choice: JudgeChoice, *, reward: Reward, device: torch.device | str) -> Judge:
+    with _LOADING:
+        return load_judge(choice, reward=reward, device=device)
+
+
 def train(
     run: Run | ResolvedRun,
     *,
@@ -288,7 +331,8 @@ def train(
         observers: callbacks for progress and metrics.
         reward: a function (images, prompts) -> scores, used instead of the run's own; run.toml gets its name.
         ranks: the ranks that do the run together, from `join_ranks`; each of them calls this function.
-        on_message: receives a sentence if a damaged checkpoint is skipped or the lock of an ended process taken over.
+        on_message: receives a sentence if a damaged checkpoint is skipped, the lock of an ended process taken over, the
+            source of a reward has changed, or a run trains nothing. run.log has these sentences too.
 
     Returns:
         The run folder.
@@ -307,11 +351,45 @@ def train(
             f"{ranks.world_size} processes; raise it, so that each has one."
         )
     resolved.check_prompt_lengths()
-    directory = RunDirectory(Path(output))
+    directory = RunDirectory(as_path(output))
+    check_disk_space(directory.path, resolved)
+    log = RunLog(directory)
+
+    def report(message: str) -> None:
+        log.write(message)
+        on_message(message)
+
     with ExitStack() as stack:
+        stack.enter_context(_own_torch_modes())
         with ranks.fail_together():
             if ranks.is_main:
-                stack.enter_context(directory.lock(on_message=on_message))
-            check_directory(directory, run, resume=resume, prompts_sha256=hash_prompts(resolved), on_message=on_message)
-        Trainer(resolved, directory=directory, device=device, observers=observers, reward=reward, ranks=ranks).train()
+                stack.enter_context(directory.lock(on_message=report))
+            notes = check_directory(
+                directory,
+                run,
+                resume=resume,
+                prompts_sha256=hash_prompts(resolved),
+                rewards_sha256=hash_rewards(resolved, reward),
+                on_message=report,
+            )
+        if ranks.is_main:
+            stack.enter_context(log.recording())
+            for line in opening_notes(resolved, directory.path):
+                log.write(line)
+            for note in notes:
+                report(note)
+        with _LOADING:
+            trainer = Trainer(
+                resolved,
+                directory=directory,
+                device=device,
+                observers=observers,
+                reward=reward,
+                ranks=ranks,
+                log=log,
+                on_message=report,
+            )
+        if ranks.is_main:
+            directory.add_notes(notes)
+        trainer.train()
     return directory.path

@@ -1,0 +1,94 @@
+"""What a run writes while it trains: the lines of its rounds, the preview images and the final adapter."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from b2diffurl.algorithm.policy import DenoisingPolicy
+from b2diffurl.algorithm.randomness import PREVIEW_STREAM, NoiseKey
+from b2diffurl.algorithm.round import RoundResult
+from b2diffurl.distributed import Ranks
+from b2diffurl.evaluation.generate import GeneratedImages, generate_images
+from b2diffurl.models.text_to_image import TextToImageModel
+from b2diffurl.reporting import write_report
+from b2diffurl.reporting.model_card import write_card
+from b2diffurl.reporting.round_line import round_heading, round_line
+from b2diffurl.run import files
+from b2diffurl.run.directory import RunDirectory
+from b2diffurl.run.log import RunLog
+from b2diffurl.run.resolve import ResolvedRun
+from b2diffurl.run.round_lines import RoundLines
+from b2diffurl.training.callbacks import Metrics, ProgressReporter
+from b2diffurl.training.metrics import score_lines
+
+
+@dataclass(kw_only=True)
+class RoundWriter:
+    """Appends every round to metrics.jsonl, scores.jsonl and run.log.
+
+    Attributes:
+        metrics: metrics.jsonl.
+        scores: scores.jsonl.
+        log: run.log.
+    """
+
+    metrics: RoundLines
+    scores: RoundLines
+    log: RunLog
+
+    @staticmethod
+    def open(directory: RunDirectory, log: RunLog, *, first_round: int) -> "RoundWriter":
+        """Open the files; lines of `first_round` and of later rounds, which a resumed run repeats, are dropped."""
+        log.write(f"begins with round {first_round}\n{round_heading()}")
+        return RoundWriter(
+            metrics=directory.open_metrics(first_round=first_round),
+            scores=directory.open_scores(first_round=first_round),
+            log=log,
+        )
+
+    def write(self, result: RoundResult, metrics: Metrics) -> None:
+        """Append a round."""
+        self.metrics.append([metrics])
+        self.scores.append(score_lines(result))
+        self.log.write(round_line(metrics))
+
+
+def save_previews(
+    directory: RunDirectory,
+    resolved: ResolvedRun,
+    policy: DenoisingPolicy,
+    *,
+    round_number: int,
+    ranks: Ranks,
+    progress: ProgressReporter,
+) -> None:
+    """Generate the preview images of a round, from fixed prompts and noise, on all ranks; rank 0 writes them."""
+    run, prompts = resolved.run, resolved.train_prompts
+    num_samples = min(run.logging.num_samples, len(prompts))
+    own = generate_images(
+        policy,
+        prompts[:: len(prompts) // num_samples][:num_samples],
+        num_images=num_samples,
+        noise=NoiseKey(seed=run.seed, stream=PREVIEW_STREAM),
+        shard=ranks.shard(num_samples),
+        chunk_size=run.rollout.chunk_size,
+        on_progress=progress.advance,
+    )
+    previews = GeneratedImages.join(ranks.gather(own))
+    if ranks.is_main:
+        directory.write_samples(previews, round_number=round_number)
+
+
+def write_results(directory: RunDirectory, resolved: ResolvedRun, model: TextToImageModel, log: RunLog) -> None:
+    """Write the adapter with its card, and the report."""
+    evaluation, rounds = directory.read_evaluation(), directory.read_metrics()
+    with files.replaced_directory(directory.lora) as partial:
+        model.save_lora(partial)
+        write_card(partial, resolved.run, evaluation=evaluation, rounds=rounds)
+    write_report(directory.path)
+    if evaluation is not None:
+        log.write(f"evaluation before: {_numbers(evaluation.before)}; after: {_numbers(evaluation.after)}")
+    log.write(f"adapter  {directory.lora}\nreport   {directory.report_file}")
+
+
+def _numbers(scores: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {value:.4f}" for name, value in scores.items())
