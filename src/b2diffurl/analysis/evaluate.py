@@ -122,6 +122,8 @@ def _short_names(loras: Sequence[Path]) -> list[str]:
     >>> _short_names([Path("runs/b2/seed0/lora"), Path("runs/ddpo/seed0/lora")]), _short_names([Path("runs/b2/lora")])
     (['b2', 'ddpo'], ['b2'])
     """
+    if not loras:
+        return []
     parts = [(lora.parent if lora.name == "lora" else lora).absolute().parts for lora in loras]
     parts = parts if len(parts) > 1 else [path[-1:] for path in parts]
     while all(len(path) > 1 and path[0] == parts[0][0] for path in parts):

@@ -16,6 +16,7 @@ from b2diffurl.config import NonNegativeInt, settings
 from b2diffurl.distributed import check_device
 from b2diffurl.errors import UserError
 from b2diffurl.evaluation.observations import PAIRWISE_DISTANCE, VENDI_SCORE
+from b2diffurl.evaluation.statistics import Interval
 from b2diffurl.prompts.lists import read_prompt_list
 from b2diffurl.reporting.plots import save_trade_off
 from b2diffurl.reporting.text import count
@@ -145,7 +146,7 @@ def _show(comparison: AdapterComparison, shown: Shown, flags: EvaluateCommand) -
     evaluation, metrics = flags.evaluation, comparison.metrics
     print(
         f"{count(evaluation.num_images, 'image')} of {count(len(comparison.prompts), 'prompt')} each, same noise; "
-        f"{evaluation.confidence:.0%} bootstrap intervals over prompts; * interval of the difference from {BASE} "
+        f"{evaluation.confidence:.0%} bootstrap intervals over prompts; * difference from {BASE} whose interval "
         "excludes 0"
     )
     lines = metric_lines(comparison, shown.metrics or metrics)
@@ -159,11 +160,17 @@ def _show(comparison: AdapterComparison, shown: Shown, flags: EvaluateCommand) -
     print("\n".join(lines))
     if shown.plot is not None:
         curves = {
-            adapter: [(f"{p.variant.scale:g}", p.metrics[diversity], p.metrics[alignment]) for p in points]
+            adapter: [
+                (f"{p.variant.scale:g}", _ends(p.metrics[diversity]), _ends(p.metrics[alignment])) for p in points
+            ]
             for adapter, points in comparison.curves().items()
         }
         save_trade_off(curves, shown.plot, x_label=diversity, y_label=alignment)
         print(f"\nplot  {shown.plot}")
+
+
+def _ends(interval: Interval) -> tuple[float, float, float]:
+    return interval.mean, interval.low, interval.high
 
 
 def _settings(flags: EvaluateCommand) -> dict[str, Any]:

@@ -75,7 +75,7 @@ def mean_pairwise_distance(features: Float[Tensor, "B D"], groups: Int[Tensor, "
 
     >>> mean_pairwise_distance(torch.eye(3), torch.tensor([0, 0, 0]))
     1.0
-    >>> mean_pairwise_distance(torch.ones(4, 2), torch.tensor([0, 0, 1, 1]))
+    >>> round(mean_pairwise_distance(torch.ones(4, 2), torch.tensor([0, 0, 1, 1])), 3)
     0.0
     """
     return float(pairwise_distances(features, groups).nanmean())

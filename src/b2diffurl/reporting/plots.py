@@ -14,7 +14,6 @@ from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from b2diffurl.evaluation.statistics import Interval
 from b2diffurl.reporting.metric_docs import reward_term, score_of
 from b2diffurl.reporting.text import format_duration, format_number
 from b2diffurl.run.records import RunRecord
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
 
 _INK, _GRID, _FIRST, _SECOND, _THIRD = "#010203", "#020304", "#030405", "#040506", "#050607"
 _CSS_VARIABLES = {_INK: "muted", _GRID: "line", _FIRST: "first", _SECOND: "second", _THIRD: "third"}
+Ends = tuple[float, float, float]  # a value, and the lower and upper end of its interval
 _LARGE, _SMALL = (490, 240), (225, 165)  # in CSS pixels, as shown on a desktop page; the SVG scales
 _PHASES = {"rollout": _FIRST, "reward": _SECOND, "update": _THIRD}
 _MAX_MARKED_POINTS = 30
@@ -103,12 +103,13 @@ def smoothed_rewards(rounds: Sequence[Mapping[str, Any]]) -> tuple[list[int], li
 
 
 def save_trade_off(
-    curves: Mapping[str, Sequence[tuple[str, Interval, Interval]]], file: Path, *, x_label: str, y_label: str
+    curves: Mapping[str, Sequence[tuple[str, Ends, Ends]]], file: Path, *, x_label: str, y_label: str
 ) -> None:
     """Plot one metric against another along the scale of each adapter, with the intervals of both.
 
     Args:
-        curves: by adapter, the points in order: label, horizontal and vertical value.
+        curves: by adapter, the points in order: label, horizontal and vertical value, each with the ends of its
+            interval.
         file: image file to write.
         x_label: name of the horizontal metric.
         y_label: name of the vertical metric.
@@ -117,19 +118,19 @@ def save_trade_off(
     def plot(axes: "Axes") -> None:
         for name, points in curves.items():
             xs, ys = [x for _, x, _ in points], [y for _, _, y in points]
-            errors = [[_half_length(interval) for interval in intervals] for intervals in (xs, ys)]
-            axes.errorbar([x.mean for x in xs], [y.mean for y in ys], xerr=errors[0], yerr=errors[1], label=name,
+            errors = [[_half_length(ends) for ends in values] for values in (xs, ys)]
+            axes.errorbar([x for x, _, _ in xs], [y for y, _, _ in ys], xerr=errors[0], yerr=errors[1], label=name,
                           marker="o", markersize=4, linewidth=1.5, elinewidth=0.7)  # fmt: skip
             for label, x, y in points:
-                axes.annotate(label, (x.mean, y.mean), textcoords="offset points", xytext=(5, 5), fontsize=8)
+                axes.annotate(label, (x[0], y[0]), textcoords="offset points", xytext=(5, 5), fontsize=8)
         axes.set(xlabel=x_label, ylabel=y_label)
         axes.legend(fontsize=8)
 
     save_panels([plot], file, panel_inches=(5.2, 4.0))
 
 
-def _half_length(interval: Interval) -> float:
-    half = (interval.high - interval.low) / 2
+def _half_length(ends: Ends) -> float:
+    half = (ends[2] - ends[1]) / 2
     return half if math.isfinite(half) else 0.0
 
 
