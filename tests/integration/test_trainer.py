@@ -55,7 +55,7 @@ def test_a_run_fills_its_folder(tmp_path: Path, small_run: MakeRun, prompts_file
     folder = b2diffurl.train(run, output=tmp_path / "run")
     assert {path.name for path in folder.iterdir()} == {
         "run.toml", "env.json", "metrics.jsonl", "scores.jsonl", "samples", "checkpoints", "lora", "report.html",
-        "evaluation.json",
+        "evaluation.json", "run.log",
     }  # fmt: skip
     lines = metrics_of(folder)
     assert [line["round"] for line in lines] == [1, 2]
