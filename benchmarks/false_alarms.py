@@ -130,11 +130,13 @@ def real_run(seed: int, num_rounds: int) -> Run:
 
 
 def print_real(num_rounds: int, output: Path) -> None:
-    """Train runs that change nothing, and print how many of them are stopped."""
-    for name, reward in rewards_by_name().items():
+    """Train runs that change nothing, as many of each reward, and print how many of them are stopped."""
+    rewards = rewards_by_name()
+    each = -(-num_rounds // len(rewards))
+    for name, reward in rewards.items():
         alarms, done, started = 0, 0, time.perf_counter()
-        for seed in range(-(-num_rounds // REAL_RUN_LENGTH)):
-            length = min(REAL_RUN_LENGTH, num_rounds - seed * REAL_RUN_LENGTH)
+        for seed in range(-(-each // REAL_RUN_LENGTH)):
+            length = min(REAL_RUN_LENGTH, each - seed * REAL_RUN_LENGTH)
             folder = output / f"{name.replace(':', '-')}-seed{seed}"
             try:
                 b2diffurl.train(real_run(seed, length), output=folder, reward=reward)
@@ -152,7 +154,7 @@ def main() -> None:
     parser.add_argument("--num-groups", type=int, default=540, help="branch groups of 4 images")
     parser.add_argument("--num-rounds", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--real", type=int, default=0, help="number of real rounds instead")
+    parser.add_argument("--real", type=int, default=0, help="number of real rounds instead, over all rewards")
     parser.add_argument("--output", type=Path, default=Path("runs/false-alarms"))
     arguments = parser.parse_args()
     prepare_process()

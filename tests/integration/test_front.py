@@ -51,13 +51,14 @@ NAMES = (
 WITH_FINAL = ("PNDMScheduler", "DDIMScheduler")  # these have set_alpha_to_one
 V_ZERO_SNR = {"rescale_betas_zero_snr": True, "prediction_type": "v_prediction"}
 SAVED: list[tuple[str, dict[str, Any]]] = [
-    (name, {"timestep_spacing": spacing} | ({} if final is None else {"set_alpha_to_one": final}))
-    for name in NAMES
-    for spacing in SPACINGS
-    for final in ((True, False) if name in WITH_FINAL else (None,))
-]
-SAVED += [  # PNDM has no zero SNR
-    (name, {"timestep_spacing": spacing} | V_ZERO_SNR) for name in NAMES[1:] for spacing in SPACINGS
+    *[
+        (name, {"timestep_spacing": spacing} | ({} if final is None else {"set_alpha_to_one": final}))
+        for name in NAMES
+        for spacing in SPACINGS
+        for final in ((True, False) if name in WITH_FINAL else (None,))
+    ],
+    # PNDM has no zero SNR.
+    *[(name, {"timestep_spacing": spacing} | V_ZERO_SNR) for name in NAMES[1:] for spacing in SPACINGS],
 ]
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from b2diffurl.algorithm.schedule import Backward
 from b2diffurl.config import to_toml
 from b2diffurl.run.settings import Logging, Run
 
@@ -53,7 +54,7 @@ def test_the_other_rank_ends_and_the_run_resumes(
         num_rounds=30, prompts=str(prompts_file), reward_queries_per_round=8, logging=Logging(num_samples=1),
         reward="jpeg-size:compressible",
     )  # fmt: skip
-    run = replace(run, schedule=type(run.schedule)(tau_first=6))  # at its end, so that its number of rounds can change
+    run = replace(run, schedule=Backward(tau_first=6))  # at its end, so that its number of rounds can change
     settings, output = tmp_path / "settings.toml", tmp_path / "run"
     settings.write_text(to_toml(run), encoding="utf-8")
     ranks = start(settings, output)

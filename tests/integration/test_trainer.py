@@ -55,7 +55,7 @@ def test_a_run_fills_its_folder(tmp_path: Path, small_run: MakeRun, prompts_file
     folder = b2diffurl.train(run, output=tmp_path / "run")
     assert {path.name for path in folder.iterdir()} == {
         "run.toml", "env.json", "metrics.jsonl", "scores.jsonl", "samples", "checkpoints", "lora", "report.html",
-        "evaluation.json",
+        "evaluation.json", "run.log",
     }  # fmt: skip
     lines = metrics_of(folder)
     assert [line["round"] for line in lines] == [1, 2]
@@ -273,7 +273,7 @@ def test_a_folder_that_holds_a_run_is_left_alone(tmp_path: Path, small_run: Make
     before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
     with pytest.raises(UserError, match="already holds a run"):
         b2diffurl.train(small_run(num_rounds=1), output=tmp_path / "run", reward=brightness)
-    with pytest.raises(UserError, match="other settings"):
+    with pytest.raises(UserError, match="the intervals of schedule backward depend on it"):
         b2diffurl.train(small_run(num_rounds=2), output=tmp_path / "run", reward=brightness, resume=True)
     assert before == {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
 

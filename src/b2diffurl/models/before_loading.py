@@ -1,7 +1,7 @@
 """Checks of a model on this machine before its weights are loaded: its chain, and the layers that an adapter names."""
 
 # diffusers types its configs as dicts.
-# pyright: reportUnknownMemberType=false
+# pyright: reportArgumentType=false
 
 from pathlib import Path
 

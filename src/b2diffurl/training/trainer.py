@@ -310,6 +310,7 @@ def _load_judge(choice: JudgeChoice, *, reward: Reward, device: torch.device | s
         return load_judge(choice, reward=reward, device=device)
 
 
+@_own_torch_modes()
 def train(
     run: Run | ResolvedRun,
     *,
@@ -360,7 +361,6 @@ def train(
         on_message(message)
 
     with ExitStack() as stack:
-        stack.enter_context(_own_torch_modes())
         with ranks.fail_together():
             if ranks.is_main:
                 stack.enter_context(directory.lock(on_message=report))
