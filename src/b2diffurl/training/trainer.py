@@ -118,6 +118,9 @@ class Trainer:
         """
         if self.ranks.is_main:
             self.directory.begin(self.run)
+            self.directory.remove_old_checkpoints(
+                last_round=self.rounds_done, num_kept=self.run.logging.num_checkpoints
+            )
             self.directory.mark_stopped(None)
             self.directory.write_environment(self.model.device)
         first_round = self.rounds_done + 1
@@ -127,6 +130,9 @@ class Trainer:
             if self.rounds_done == 0:
                 self._save_previews(0)
                 self._evaluate("before")
+            elif not self.directory.has_evaluation("before"):  # the file was lost
+                with self.model.reference():
+                    self._evaluate("before")
             while self.rounds_done < self.run.num_rounds:
                 result = self._round(self.rounds_done + 1)
                 self._log(result, metrics_lines, lines)
