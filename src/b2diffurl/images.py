@@ -4,15 +4,12 @@ Shapes: an image is 3 x H x W, float, in [0, 1].
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
-
-from b2diffurl.errors import UserError
 
 
 def to_pil(image: Float[Tensor, "3 H W"]) -> Image.Image:
@@ -29,19 +26,6 @@ def from_pil(image: Image.Image) -> Float[Tensor, "3 H W"]:
     """Convert a PIL image to a float tensor in [0, 1]."""
     pixels = np.asarray(image.convert("RGB"), dtype=np.float32) / 255
     return torch.from_numpy(pixels).permute(2, 0, 1)
-
-
-def read_image(path: Path) -> Image.Image:
-    """Read an image file in RGB.
-
-    Raises:
-        UserError: the file is missing, damaged or not an image.
-    """
-    try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except (OSError, SyntaxError) as error:  # Pillow raises SyntaxError for a damaged PNG file
-        raise UserError(f"{path} cannot be read as an image; remove it, or restore it from a copy.") from error
 
 
 def grid(images: Sequence[Image.Image], *, num_columns: int, gap_pixels: int = 2) -> Image.Image:

@@ -5,7 +5,7 @@ from html import escape
 from io import BytesIO
 from pathlib import Path
 
-from b2diffurl.images import read_image
+from b2diffurl.run.records import read_image
 
 MAX_SIDE_PX = 256
 PIXEL_ART_SIDE_PX = 64

@@ -73,7 +73,7 @@ class RunDirectory:
         return self.run_file.is_file()
 
     def _is_of_a_start(self, path: Path) -> bool:
-        """Whether a file is one that a process leaves which is killed before it has written run.toml."""
+        """Whether a file is left over from a start that was killed before run.toml was written."""
         if path == self.checkpoints:
             return path.is_dir() and not any(path.iterdir())
         return path.name in (LOCK_NAME, files.partial_path(self.run_file).name)

@@ -6,9 +6,9 @@ from typing import Any, cast
 
 from b2diffurl.config import from_tables, read_toml, to_tables
 from b2diffurl.errors import UserError
-from b2diffurl.images import read_image
 from b2diffurl.run.checkpoint import Checkpoint
 from b2diffurl.run.directory import RunDirectory
+from b2diffurl.run.records import read_image
 from b2diffurl.run.round_lines import check_rounds, read_round_lines
 from b2diffurl.run.settings import Run
 
