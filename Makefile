@@ -2,6 +2,7 @@ PYTHON ?= python3
 OUTPUT ?= runs/quickstart
 WORK ?= runs/emoji-model
 WORKERS ?= 2
+TORTURE ?= runs/torture
 PYTEST_ARGS ?=
 
 BIN := .venv/bin
@@ -9,10 +10,10 @@ STAMP := .venv/.installed
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS)
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-all golden lint type house fmt wheel emoji-model clean
+.PHONY: help quickstart test test-all golden lint type house fmt wheel emoji-model torture torture-short clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 quickstart: $(STAMP) ## Train the embedded model; each call creates a new folder under runs/
 	@output=$(OUTPUT); number=2; \
@@ -50,6 +51,13 @@ wheel: $(STAMP) ## Build the wheel into dist/
 
 emoji-model: $(STAMP) ## Retrain the weights of the embedded model; resumes where it stopped
 	$(BIN)/python -m tools.emoji_model --work $(WORK)
+
+torture: $(STAMP) ## Kill, damage and fuzz tiny runs, and write a table; resumes where it stopped
+	OMP_NUM_THREADS=1 $(BIN)/python -m tools.torture --output $(TORTURE) --seed 0
+
+torture-short: $(STAMP) ## A sample of its cases, at most 3 minutes
+	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && \
+	OMP_NUM_THREADS=1 $(BIN)/python -m tools.torture --output "$$folder" --short
 
 clean: ## Remove caches and built files; runs/ and .venv stay
 	rm -rf build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -13,6 +13,7 @@ from b2diffurl.algorithm.records import PastRound
 from b2diffurl.algorithm.schedule import Backward, Full, Table
 from b2diffurl.config import read_toml, to_toml
 from b2diffurl.errors import UserError
+from b2diffurl.evaluation.generate import GeneratedImages
 from b2diffurl.reporting import write_report
 from b2diffurl.run import checkpoint as checkpoints
 from b2diffurl.run.checkpoint import Checkpoint
@@ -32,7 +33,7 @@ def started(path: Path) -> RunDirectory:
     metrics, scores = directory.open_metrics(first_round=1), directory.open_scores(first_round=1)
     for number in (1, 2):
         metrics.append([{"round": number}])
-        scores.append([{"round": number}])
+        scores.append([{"round": number}] * RUN.reward_queries_per_round)
         saved = Checkpoint(
             round_number=number,
             reward_queries=16 * number,
@@ -88,6 +89,69 @@ def test_a_repaired_run_never_removes_its_new_checkpoint(tmp_path: Path) -> None
     saved = Checkpoint(round_number=1, reward_queries=0, adapter={}, optimizer={}, state={})
     directory.save_checkpoint(saved, num_kept=1)
     assert [path.name for path in directory.checkpoints.iterdir()] == ["round_00001"]
+
+
+def test_what_a_killed_removal_left_is_removed(tmp_path: Path) -> None:
+    directory = started(tmp_path)
+    damage(directory.checkpoints / "round_00001" / FILES[0], "missing")
+    (directory.checkpoints / "round_00003").mkdir()
+    directory.remove_old_checkpoints(last_round=2, num_kept=1)
+    assert sorted(path.name for path in directory.checkpoints.iterdir()) == ["round_00002", "round_00003"]
+    directory.remove_old_checkpoints(last_round=0, num_kept=1)
+    assert sorted(path.name for path in directory.checkpoints.iterdir()) == ["round_00002", "round_00003"]
+
+
+@pytest.mark.parametrize("how", ["missing", "empty", "half", "zeroed", "one line less", "one line more"])
+@pytest.mark.parametrize("name", ["metrics.jsonl", "scores.jsonl"])
+def test_lines_of_finished_rounds_that_are_missing_are_refused(tmp_path: Path, name: str, how: str) -> None:
+    """The checkpoint continues after them, so that they would be missing for good."""
+    directory = started(tmp_path)
+    check_directory(directory, RUN, resume=True)
+    file = tmp_path / name
+    lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
+    if how == "missing":
+        file.unlink()
+    else:
+        changed = {
+            "empty": "", "half": "".join(lines)[: file.stat().st_size // 2], "zeroed": "\0" * file.stat().st_size,
+            "one line less": "".join(lines[:-1]), "one line more": "".join([*lines, lines[0]]),
+        }  # fmt: skip
+        file.write_text(changed[how], encoding="utf-8")
+    before = contents(tmp_path)
+    with pytest.raises(UserError, match=rf"{name} has \d+ instead of \d+ lines of round [12], which"):
+        check_directory(directory, RUN, resume=True)
+    assert contents(tmp_path) == before
+
+
+def test_lines_of_rounds_after_the_checkpoint_are_not_checked(tmp_path: Path) -> None:
+    directory = started(tmp_path)
+    with (tmp_path / "scores.jsonl").open("a") as file:
+        file.write(json.dumps({"round": 3}) + "\n")
+    check_directory(directory, RUN, resume=True)
+
+
+@pytest.mark.parametrize("how", ["empty", "half", "zeroed"])
+def test_a_damaged_sample_image_is_refused(tmp_path: Path, how: str) -> None:
+    directory = started(tmp_path)
+    images = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    directory.write_samples(GeneratedImages(images=images, prompts=("a cat",)), round_number=2)
+    check_directory(directory, RUN, resume=True)
+    file = tmp_path / "samples" / "round_00002" / "000.png"
+    content = file.read_bytes()
+    file.write_bytes({"empty": b"", "half": content[: len(content) // 2], "zeroed": bytes(len(content))}[how])
+    with pytest.raises(UserError, match=r"000\.png cannot be read as an image; remove it"):
+        check_directory(directory, RUN, resume=True)
+
+
+@pytest.mark.parametrize("names", [(".lock",), ("checkpoints/",), (".lock", "checkpoints/", "run.toml.partial")])
+def test_a_run_killed_before_its_settings_were_written_can_be_started(tmp_path: Path, names: tuple[str, ...]) -> None:
+    for name in names:
+        (tmp_path / name).mkdir() if name.endswith("/") else (tmp_path / name).touch()
+    check_directory(RunDirectory(tmp_path), RUN, resume=False)
+    (tmp_path / "checkpoints").mkdir(exist_ok=True)
+    (tmp_path / "checkpoints" / "mine.txt").touch()
+    with pytest.raises(UserError, match="exists and is not an empty folder"):
+        check_directory(RunDirectory(tmp_path), RUN, resume=False)
 
 
 def test_stray_files_are_ignored(tmp_path: Path) -> None:

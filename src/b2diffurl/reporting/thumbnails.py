@@ -5,7 +5,7 @@ from html import escape
 from io import BytesIO
 from pathlib import Path
 
-from PIL import Image
+from b2diffurl.run.records import read_image
 
 MAX_SIDE_PX = 256
 PIXEL_ART_SIDE_PX = 64
@@ -21,8 +21,7 @@ def image_html(path: Path | None, *, alt: str) -> str:
     if path is None:
         return '<span class="no-image">no image</span>'
     buffer = BytesIO()
-    with Image.open(path) as file:
-        image = file.convert("RGB")
+    image = read_image(path)
     is_pixel_art = max(image.size) <= PIXEL_ART_SIDE_PX
     if is_pixel_art:
         image.save(buffer, format="PNG", optimize=True)

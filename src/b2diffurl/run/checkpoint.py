@@ -85,6 +85,13 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, num_kept: int) -> N
                 shutil.rmtree(path)
 
 
+def remove_old_checkpoints(folder: Path, *, last_round: int, num_kept: int) -> None:
+    """Remove all but the newest `num_kept` of the checkpoints up to `last_round`, also what a killed removal left."""
+    with files.explained(folder):
+        for path in [path for path in _list(folder) if path.name <= _directory(folder, last_round).name][:-num_kept]:
+            shutil.rmtree(path)
+
+
 def remove_checkpoints(folder: Path, *, first_round: int) -> None:
     """Remove the checkpoints of `first_round` and of later rounds."""
     with files.explained(folder):

@@ -67,12 +67,18 @@ class RunDirectory:
         """
         if self.is_started():
             raise UserError(f"output {self.path} already holds a run; give another folder, or --resume to continue it.")
-        if self.path.exists() and (not self.path.is_dir() or any(p.name != LOCK_NAME for p in self.path.iterdir())):
+        if self.path.exists() and (not self.path.is_dir() or not all(map(self._is_of_a_start, self.path.iterdir()))):
             raise UserError(f"output {self.path} exists and is not an empty folder; give another folder.")
 
     def is_started(self) -> bool:
         """Whether the directory contains a run."""
         return self.run_file.is_file()
+
+    def _is_of_a_start(self, path: Path) -> bool:
+        """Whether a file is left over from a start that was killed before run.toml was written."""
+        if path == self.checkpoints:
+            return path.is_dir() and not any(path.iterdir())
+        return path.name in (LOCK_NAME, files.partial_path(self.run_file).name)
 
     def is_ended(self) -> bool:
         """Whether the run has saved its adapter or was stopped."""
@@ -143,6 +149,10 @@ class RunDirectory:
         """Write a checkpoint atomically, and remove all but the newest `num_kept`."""
         checkpoints.save_checkpoint(self.checkpoints, checkpoint, num_kept=num_kept)
 
+    def remove_old_checkpoints(self, *, last_round: int, num_kept: int) -> None:
+        """Remove all but the newest `num_kept` of the checkpoints up to `last_round`."""
+        checkpoints.remove_old_checkpoints(self.checkpoints, last_round=last_round, num_kept=num_kept)
+
     def remove_checkpoints(self, *, first_round: int) -> None:
         """Remove the checkpoints of `first_round` and of later rounds."""
         checkpoints.remove_checkpoints(self.checkpoints, first_round=first_round)
@@ -204,6 +214,14 @@ class RunDirectory:
             UserError: evaluation.json is not a JSON object of scores.
         """
         return records.read_evaluation(self._evaluation)
+
+    def has_evaluation(self, when: str) -> bool:
+        """Whether evaluation.json has the scores "before" or "after" training.
+
+        Raises:
+            UserError: evaluation.json is not a JSON object.
+        """
+        return when in (records.read_object(self._evaluation) or {})
 
     def read_stop(self) -> Stop | None:
         """Return why the run was stopped, or None.

@@ -29,13 +29,18 @@ def explained(path: Path) -> Generator[None]:
         ) from error
 
 
+def partial_path(path: Path) -> Path:
+    """Return the path beside a file or directory at which its new content is written."""
+    return path.with_name(f"{path.name}.partial")
+
+
 def write_bytes(path: Path, content: bytes) -> None:
     """Replace a file by new content, or leave it as it was.
 
     Raises:
         UserError: the system refuses the write.
     """
-    partial = path.with_name(f"{path.name}.partial")
+    partial = partial_path(path)
     with explained(path):
         try:
             with partial.open("wb") as file:
@@ -89,7 +94,7 @@ def replaced_directory(target: Path) -> Generator[Path]:
     Raises:
         UserError: the system refuses a write; `target` is as it was.
     """
-    partial, old = target.with_name(f"{target.name}.partial"), target.with_name(f"{target.name}.old")
+    partial, old = partial_path(target), target.with_name(f"{target.name}.old")
     with explained(target):
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from PIL import Image
+
 from b2diffurl.errors import UserError
 
 Json = dict[str, Any]
@@ -169,6 +171,19 @@ def list_images(samples: Path) -> dict[int, dict[int, Path]]:
         if match and files:
             images[int(match[1])] = dict(sorted(files.items()))
     return dict(sorted(images.items()))
+
+
+def read_image(path: Path) -> Image.Image:
+    """Read an image file in RGB.
+
+    Raises:
+        UserError: the file is missing, damaged or not an image.
+    """
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except (OSError, SyntaxError) as error:  # Pillow raises SyntaxError for a damaged PNG file
+        raise UserError(f"{path} cannot be read as an image; remove it, or restore it from a copy.") from error
 
 
 def read_object(path: Path) -> Json | None:

@@ -10,7 +10,8 @@ from b2diffurl.config import from_tables, read_toml, to_tables
 from b2diffurl.errors import UserError
 from b2diffurl.run.checkpoint import Checkpoint
 from b2diffurl.run.directory import RunDirectory
-from b2diffurl.run.round_lines import read_round_lines
+from b2diffurl.run.records import read_image
+from b2diffurl.run.round_lines import check_rounds, read_round_lines
 from b2diffurl.run.settings import Run
 
 
@@ -47,12 +48,18 @@ def check_directory(
     if not directory.is_started():
         raise UserError(f"output {directory.path} holds no run to resume; leave out --resume.")
     recorded = read_toml(directory.run_file, Run)
-    rounds = directory.read().rounds  # reads every file that the report needs
+    record = directory.read()  # reads every file that the report needs
+    rounds = record.rounds
+    for image in (image for images in record.images.values() for image in images.values()):
+        read_image(image)
     for file in (directory.metrics_file, directory.scores_file):
         read_round_lines(file)
     checkpoint = directory.load_checkpoint(on_message=on_message)
     if checkpoint is not None:
         _check_checkpoint(directory, checkpoint, run, prompts_sha256)
+        num_rounds, num_scores = checkpoint.round_number, run.reward_queries_per_round
+        check_rounds(directory.metrics_file, num_rounds=num_rounds, lines_per_round=1)
+        check_rounds(directory.scores_file, num_rounds=num_rounds, lines_per_round=num_scores)
     elif rounds and not directory.checkpoints.is_dir():
         raise UserError(
             f"output {directory.path} has the metrics of {len(rounds)} rounds and no {directory.checkpoints.name} "

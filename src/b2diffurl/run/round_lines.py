@@ -1,6 +1,7 @@
 """JSON lines files with one or more lines per round: metrics.jsonl and scores.jsonl."""
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -28,6 +29,26 @@ class RoundLines:
     def append(self, lines: Iterable[Mapping[str, Any]]) -> None:
         """Append one line per object."""
         files.append_text(self.path, "".join(json.dumps(line) + "\n" for line in lines))
+
+
+def check_rounds(path: Path, *, num_rounds: int, lines_per_round: int) -> None:
+    """Check that a file has all lines of the rounds that a checkpoint continues.
+
+    Args:
+        path: the file.
+        num_rounds: number of rounds of the checkpoint; lines of later rounds are not checked.
+        lines_per_round: number of lines that each round has.
+
+    Raises:
+        UserError: a round has another number of lines, or the file is missing.
+    """
+    counts = Counter(round_number for round_number, _ in read_round_lines(path))
+    for round_number in range(1, num_rounds + 1):
+        if counts[round_number] != lines_per_round:
+            raise UserError(
+                f"{path} has {counts[round_number]} instead of {lines_per_round} lines of round {round_number}, which "
+                "the checkpoint continues; restore the file from a copy, or start a new run in another folder."
+            )
 
 
 def read_round_lines(path: Path) -> list[tuple[int, str]]:

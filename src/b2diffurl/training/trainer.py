@@ -122,6 +122,9 @@ class Trainer:
         """
         if self.ranks.is_main:
             self.directory.begin(self.run)
+            self.directory.remove_old_checkpoints(
+                last_round=self.rounds_done, num_kept=self.run.logging.num_checkpoints
+            )
             self.directory.mark_stopped(None)
             self.directory.write_environment(self.model.device)
         first_round = self.rounds_done + 1
@@ -129,7 +132,8 @@ class Trainer:
         try:
             if self.rounds_done == 0:
                 self._save_previews(0)
-                if self.run.logging.evaluate_before:
+            if self.run.logging.evaluate_before and not self.directory.has_evaluation("before"):
+                with self.model.reference():  # also if the file of a resumed run was lost
                     self._evaluate("before")
             while self.rounds_done < self.run.num_rounds:
                 result = self._round(self.rounds_done + 1)

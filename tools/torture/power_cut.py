@@ -1,0 +1,82 @@
+"""What a power cut leaves: each file of a run folder in turn cut in half, emptied, zeroed and missing; folders missing.
+
+A sample image that is missing cannot be made again, and a checkpoint before the newest is not needed: these files may
+differ from those of the uninterrupted run, and no other.
+"""
+
+import shutil
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+from tools.torture.cases import Case, Result, failed, passed
+from tools.torture.processes import call
+from tools.torture.runs import Runs
+
+
+def _cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def _empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def _zero(path: Path) -> None:
+    path.write_bytes(bytes(path.stat().st_size))
+
+
+DAMAGES: dict[str, Callable[[Path], None]] = {"half": _cut, "empty": _empty, "zeroed": _zero, "missing": Path.unlink}
+SHORT_STEP = 11
+
+
+def cases(runs: Runs, *, short: bool) -> Iterator[Case]:
+    """Give the cases: each file of a killed and of a finished run, in each state of damage."""
+    every = [
+        *_cases(runs, "killed run", runs.killed),
+        *_cases(runs, "finished run", runs.whole),
+        *_adapter_cases(runs),
+    ]
+    yield from every[:: SHORT_STEP if short else 1]
+
+
+def _cases(runs: Runs, name: str, source: Path) -> Iterator[Case]:
+    for path in sorted(source.rglob("*")):
+        file = str(path.relative_to(source))
+        damages = {"missing": shutil.rmtree} if path.is_dir() else DAMAGES
+        for how, damage in damages.items():
+            yield Case(
+                campaign=f"power cut, {name}",
+                name=f"{file} {how}",
+                run=partial(_damage, runs, source, file, damage),
+            )
+
+
+def _damage(runs: Runs, source: Path, file: str, damage: Callable[[Path], None]) -> Result:
+    with runs.copy(source) as folder:
+        damage(folder / file)
+        return runs.judge_damaged(folder, damaged=file, may_differ=file if _is_spare(folder, file) else "")
+
+
+def _is_spare(folder: Path, file: str) -> bool:
+    """Whether a damaged file may differ at the end: a missing sample, or an old checkpoint of a finished run."""
+    is_sample = file.startswith("samples/round_") or file == "samples"
+    is_finished = (folder / "lora").is_dir()
+    return (is_sample and not (folder / file).exists()) or (is_finished and "checkpoints/round_00002" in file)
+
+
+def _adapter_cases(runs: Runs) -> Iterator[Case]:
+    for path in sorted((runs.whole / "lora").glob("*.safetensors")):
+        for how, damage in DAMAGES.items():
+            yield Case(
+                campaign="power cut, sample --lora",
+                name=f"{path.name} {how}",
+                run=partial(_sample, runs, path.name, damage),
+            )
+
+
+def _sample(runs: Runs, name: str, damage: Callable[[Path], None]) -> Result:
+    with runs.copy(runs.whole) as folder:
+        damage(folder / "lora" / name)
+        ended = call(runs.world.sample(folder / "images", "--lora", str(folder / "lora")))
+        return passed("refused") if ended.is_refusal else failed(ended.describe())
