@@ -13,6 +13,7 @@ Shapes: U units, R rules, N bootstrap samples.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from jaxtyping import Float
@@ -53,8 +54,6 @@ def information(
         num_bootstrap: N.
     """
     num_units = len(signals)
-    rng = np.random.default_rng(seed)
-    counts = rng.multinomial(num_units, np.full(num_units, 1 / num_units), size=num_bootstrap)
     scale = np.abs(signals).max(axis=0)
     scaled = signals / np.where(scale > 0, scale, 1)
 
@@ -63,7 +62,16 @@ def information(
         var = square - mean**2
         return np.sign(mean) * np.divide(mean**2, num_queries * var, out=np.zeros_like(mean), where=var > 0)
 
-    return SampledInformation(value=of(np.full((1, num_units), 1 / num_units))[0], samples=of(counts / num_units))
+    return SampledInformation(
+        value=of(np.full((1, num_units), 1 / num_units))[0], samples=of(_resamples(num_units, num_bootstrap, seed))
+    )
+
+
+@lru_cache(maxsize=2)
+def _resamples(num_units: int, num_bootstrap: int, seed: int) -> Float[np.ndarray, "N U"]:
+    """Return the weight of each unit in each resample; the same for all rules."""
+    counts = np.random.default_rng(seed).multinomial(num_units, np.full(num_units, 1 / num_units), size=num_bootstrap)
+    return counts / num_units
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
