@@ -1,11 +1,13 @@
 """The displacement of adapters, on a tiny pipeline of stock diffusers."""
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
+from b2diffurl.cli import main
 from b2diffurl.errors import UserError
 from b2diffurl.models import LoRA, Memory
 from b2diffurl.models.displacement import Displacement
@@ -53,3 +55,30 @@ def test_the_mean_change_of_adapters_moves_the_base_weights(tmp_path: Path) -> N
     assert both.norm < sum(one.norm for one in alone)
     with pytest.raises(UserError, match=r"memory\.base_dtype is torch\.bfloat16; give float32"):
         Displacement.mean_of(TextToImageModel.load(source, memory=Memory(base_dtype="bfloat16")), folders)
+
+
+@pytest.mark.slow
+def test_the_command_measures_information_on_the_embedded_model(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A short chain and a random adapter: the tables, the files and the count of evaluations."""
+    model = TextToImageModel.load("emoji")
+    model.add_lora(LoRA(), seed=0)
+    with torch.no_grad():
+        for name, parameter in model.trainable_parameters().items():
+            if "lora_B" in name:
+                parameter.copy_(0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)))
+    model.save_lora(tmp_path / "lora")
+    words = (
+        "probe emoji-quickstart --num-trunks 0 --sampler.num-inference-steps 4 --schedule.tau-first 3 --tau-last 1 "
+        f"--num-trajectories 96 --num-groups 48 --lora {tmp_path / 'lora'} --output {tmp_path / 'out'}"
+    )
+    assert main(words.split()) == 0
+    printed = capsys.readouterr().out
+    assert "DDPO, first 3" in printed
+    content = json.loads((tmp_path / "out" / "information.json").read_text(encoding="utf-8"))
+    assert content["cost"]["num_images"] == 96 + 48 * 4
+    assert content["cost"]["num_evaluations"] == 3 * (96 * 4 + 48 * (1 + 4 * 3))
+    assert content["settings"] == {"num_trajectories": 96, "num_groups": 48, "tau": 3, "tau_last": 1}
+    assert content["norm"] > 0
+    assert not (tmp_path / "out" / "probe.json").exists()

@@ -59,7 +59,7 @@ def test_the_interval_follows_from_the_decided_variance() -> None:
 
 
 def test_the_growth_stops_where_hardly_a_group_has_one_style() -> None:
-    one_style = dict(zip(WITHIN, (1.0, 0.9, 0.8, 0.7, 0.5, 0.2, 0.1, 0.0), strict=True))
+    one_style = dict(zip(WITHIN, (1.0, 0.9, 0.8, 0.7, 0.5, 0.25, 0.1, 0.0), strict=True))
     result = suggest(probe_of(WITHIN, one_style=one_style))
     assert result is not None
     assert result.tau_max == 8

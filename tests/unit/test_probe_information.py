@@ -1,7 +1,10 @@
 """Derivatives along a direction against autograd, and information per query against its closed form."""
 
+import json
 from collections.abc import Generator
 from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +18,7 @@ from b2diffurl.algorithm.selection import BestWorst
 from b2diffurl.analysis.probe.information import InformationSettings, analyze
 from b2diffurl.analysis.probe.rules import ScoredGroups, branched_rules, unbranched_rules
 from b2diffurl.analysis.probe.setup import Cost
+from b2diffurl.analysis.probe.show import write_information
 from b2diffurl.analysis.probe.signal import InformationTable, information
 from tests.linear_chain import (
     NUM_ELEMENTS,
@@ -157,7 +161,9 @@ def test_a_trained_trunk_adds_its_steps_with_the_weight_of_its_branches(groups: 
     assert short.trained.tolist() == [True, True, True, True, False]
     edge = (groups.rewards.mean(dim=1) - groups.rewards.mean()) * 4
     ratio = both.terms[:, :2] / (edge[:, None] * groups.trunks[:, :2])
-    torch.testing.assert_close(ratio, ratio[0, 0].expand_as(ratio))
+    is_equal = torch.isclose(ratio, ratio.median())
+    assert float(is_equal.double().mean()) > 0.99
+    assert (ratio[~is_equal] < ratio.median()).all()  # the advantages that are clipped
 
 
 def test_the_sign_of_the_mean_is_kept_and_scale_does_not_matter() -> None:
@@ -183,7 +189,7 @@ def test_differences_of_rules_of_the_same_units_are_paired(single: ScoredGroups)
     """The interval of the difference is narrower than that of independent values: the rules share their noise."""
     everything, first, _ = unbranched_rules(single, num_partial_steps=4)
     table = InformationTable([[everything, first]], {"even": torch.ones(5)})
-    rows = table.rows(everything)
+    rows = table.rows()
     compared = table.compare(first, everything, "even")
     assert compared.difference == pytest.approx(rows[1].value - rows[0].value)
     assert compared.low < compared.difference < compared.high
@@ -192,13 +198,18 @@ def test_differences_of_rules_of_the_same_units_are_paired(single: ScoredGroups)
     assert compared.is_decided == (compared.low > 0 or compared.high < 0)
 
 
-def test_all_of_it(single: ScoredGroups, groups: ScoredGroups) -> None:
+def test_all_of_it(single: ScoredGroups, groups: ScoredGroups, tmp_path: Path) -> None:
+    better = [replace(one, rewards=-one.rewards) for one in (single, groups)]  # a larger bias lowers x_0
     result = analyze(
-        single, groups, {"even": torch.ones(5), "equal": torch.tensor([1.0, 1.0, 1.0, 1.0, 9.0])}, paper=BestWorst(),
+        *better, {"even": torch.ones(5), "equal": torch.tensor([1.0, 1.0, 1.0, 1.0, 9.0])}, paper=BestWorst(),
         own_weights="even", settings=InformationSettings(tau=3, tau_last=2), norm=1.0, cost=Cost(),
     )  # fmt: skip
     assert len(result.rules) == 2 * (3 + 2 * 7)
-    assert result.rules[0].relative == 1
+    assert result.unit == result.rules[0].value > 0
     assert all(len(values) == NUM_STEPS for values in result.steps.values())
     assert result.comparisons[0].more == "DDPO, first 3"
     assert {one.step_weights for one in result.comparisons} == {"even"}
+    write_information(result, tmp_path)
+    content = json.loads((tmp_path / "information.json").read_text(encoding="utf-8"))
+    assert [one["rule"] for one in content["rules"]] == [one.rule for one in result.rules]
+    assert (tmp_path / "information.png").stat().st_size > 1000

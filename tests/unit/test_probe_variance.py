@@ -67,18 +67,18 @@ def test_a_reward_that_never_differs_decides_nothing() -> None:
 
 
 def predictions(*, share_of_interval: float) -> dict[tuple[str, str, int], Prediction]:
-    """Normal rewards of 4,000 trunks of one prompt: trunk luck of variance 1 - share, branch luck of variance share."""
+    """Normal rewards of 2,000 trunks of one prompt: trunk luck of variance 1 - share, branch luck of variance share."""
     generator = torch.Generator().manual_seed(0)
-    trunks = math.sqrt(1 - share_of_interval) * torch.randn(4000, 1, generator=generator, dtype=torch.float64)
+    trunks = math.sqrt(1 - share_of_interval) * torch.randn(2000, 1, generator=generator, dtype=torch.float64)
     rewards = [
-        trunks + math.sqrt(share_of_interval) * torch.randn(4000, 5, generator=generator, dtype=torch.float64)
+        trunks + math.sqrt(share_of_interval) * torch.randn(2000, 5, generator=generator, dtype=torch.float64)
         for _ in range(2)
     ]
     decided = DecidedVariance(
         per_step=(1 - share_of_interval, share_of_interval), per_step_error=(0.0, 0.0),
         share_of_last=(0.0, share_of_interval, 1.0), share_of_last_error=(0.0, 0.0, 0.0),
     )  # fmt: skip
-    everything = predict(rewards, ["a cat"] * 4000, place=0, decided=decided)
+    everything = predict(rewards, ["a cat"] * 2000, place=0, decided=decided)
     return {(one.advantage, one.selection, one.num_branches): one for one in everything}
 
 
@@ -94,9 +94,9 @@ def test_predicted_information_of_normal_rewards() -> None:
     shrink = trunk / (trunk + share / num)
     square = share * (1 - 1 / num) + (trunk + share / num) * (1 - shrink) ** 2
     shrunk = share * (1 - shrink / num) ** 2 / square
-    assert table["branch", "all", num].information == pytest.approx(0.75, rel=0.05)
-    assert table["branch", "all", 2].information == pytest.approx(0.5, rel=0.05)
-    assert table["shrunk", "all", num].information == pytest.approx(shrunk, rel=0.05)
+    assert table["branch", "all", num].information == pytest.approx(0.75, rel=0.08)
+    assert table["branch", "all", 2].information == pytest.approx(0.5, rel=0.08)
+    assert table["shrunk", "all", num].information == pytest.approx(shrunk, rel=0.08)
     assert table["branch", "all", num].selected_fraction == 1
 
 

@@ -30,6 +30,8 @@ from b2diffurl.models import check_lora
 from b2diffurl.run.resolve import ResolvedRun, resolve
 from b2diffurl.run.settings import Run
 
+_UNIT = "the information of DDPO on all steps with step weights even (of 1 where that is not above 0)"
+
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeCommand:
@@ -118,6 +120,8 @@ def _probe_variance(
     with progress_bar(len(lengths) * settings.num_trunks * settings.num_branches) as advance:
         measured = measure(resolved, settings, lora=flags.policy, device=flags.device, on_progress=advance)
     suggestion = suggest(measured, num_inner_epochs=flags.run.optimization.num_inner_epochs)
+    if flags.output is not None:
+        write_probe(measured, suggestion, flags.output)
     console.print(_variance_table(measured))
     console.print(_cost(measured.cost), highlight=False)
     if suggestion is None:
@@ -125,7 +129,6 @@ def _probe_variance(
     else:
         _print_suggestion(suggestion, measured, flags.run, name, console)
     if flags.output is not None:
-        write_probe(measured, suggestion, flags.output)
         console.print(f"images  {flags.output / 'probe.png'}  {flags.output / 'groups.png'}", highlight=False)
 
 
@@ -157,11 +160,12 @@ def _probe_information(flags: ProbeCommand, resolved: ResolvedRun, console: Cons
     num_images = settings.num_trajectories + settings.num_groups * flags.run.rollout.num_branches
     with progress_bar(num_images) as advance:
         measured = measure_information(resolved, flags.lora, settings, device=flags.device, on_progress=advance)
+    if flags.output is not None:
+        write_information(measured, flags.output)
     console.print(_rules_table(measured))
     console.print(_comparisons_table(measured))
     console.print(_cost(measured.cost), highlight=False)
     if flags.output is not None:
-        write_information(measured, flags.output)
         console.print(f"image  {flags.output / 'information.png'}", highlight=False)
 
 
@@ -201,14 +205,12 @@ def _rules_table(measured: Information) -> Table:
         "rule", "steps", *kinds,
         title=f"Information per reward query: {settings.num_trajectories} trajectories, {settings.num_groups} groups "
         f"of {measured.num_branches} at tau {settings.tau}",
-        caption="relative to DDPO on all steps with step weights even, with standard errors of the numerator",
+        caption=f"in units of {_UNIT}, {measured.unit:.4f} per query, with standard errors of the numerator",
     )  # fmt: skip
     rules: dict[str, list[str]] = {}
     for row in measured.rules:
-        scale = row.relative / row.value if row.relative is not None and row.value else 0.0
-        rules.setdefault(row.rule, [str(row.num_trained_steps)]).append(
-            f"{scale * row.value:.2f} +- {scale * row.std_error:.2f}"
-        )
+        cell = f"{row.value / measured.unit:.2f} +- {row.std_error / measured.unit:.2f}"
+        rules.setdefault(row.rule, [str(row.num_trained_steps)]).append(cell)
     for name, cells in rules.items():
         out.add_row(name, *cells)
     return out
@@ -216,11 +218,11 @@ def _rules_table(measured: Information) -> Table:
 
 def _comparisons_table(measured: Information) -> Table:
     """Return a table of differences with their intervals."""
-    unit = next(row for row in measured.rules if row.step_weights == "even").value
+    unit = measured.unit
     out = Table(
         "more", "less", "difference", "95 % interval", "",
         title=f"Differences, step weights {measured.comparisons[0].step_weights}",
-        caption=f"in units of the information of DDPO on all steps with step weights even, {unit:.4f} per query",
+        caption=f"in units of {_UNIT}, {unit:.4f} per query",
     )  # fmt: skip
     for one in measured.comparisons:
         low, high, difference = (value / unit for value in (one.low, one.high, one.difference))

@@ -82,6 +82,7 @@ class Information:
 
     Attributes:
         rules: every rule with every kind of step weights.
+        unit: information of DDPO on all steps with the first kind of step weights, "even"; 1 if it is not above 0.
         comparisons: differences with their intervals, for the run's own step weights.
         steps: information per query of each step alone, by name of the rule; 0 where it is not trained.
         steps_error: its standard errors.
@@ -92,6 +93,7 @@ class Information:
     """
 
     rules: tuple[RuleInformation, ...]
+    unit: float
     comparisons: tuple[Comparison, ...]
     steps: dict[str, tuple[float, ...]]
     steps_error: dict[str, tuple[float, ...]]
@@ -256,7 +258,8 @@ def analyze(
         for rule in (everything, *(whole for whole, _ in pairs))
     }
     return Information(
-        rules=table.rows(everything),
+        rules=table.rows(),
+        unit=unit if (unit := table.rows()[0].value) > 0 else 1.0,
         comparisons=tuple(table.compare(more, less, own_weights) for more, less in compared),
         steps={name: tuple(sampled.value.tolist()) for name, sampled in by_step.items()},
         steps_error={name: tuple(sampled.std_error.tolist()) for name, sampled in by_step.items()},

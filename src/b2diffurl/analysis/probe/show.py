@@ -69,7 +69,7 @@ def write_information(result: Information, folder: Path) -> None:
     save_panels(panels, folder / "information.png", panel_inches=(7.5, 5.0))
 
 
-def _cost(cost: Cost) -> dict[str, float]:
+def _cost(cost: Cost) -> dict[str, Any]:
     return {"num_images": cost.num_images, "num_evaluations": cost.num_evaluations, "seconds": round(cost.seconds, 1)}
 
 

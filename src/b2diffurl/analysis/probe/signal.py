@@ -112,7 +112,6 @@ class RuleInformation:
         num_trained_steps: number of steps that are trained.
         value: information per query, with the sign of the mean.
         std_error: its standard error.
-        relative: value over that of DDPO on all steps with the weights "even"; None if the latter is not above 0.
     """
 
     rule: str
@@ -120,7 +119,6 @@ class RuleInformation:
     num_trained_steps: int
     value: float
     std_error: float
-    relative: float | None
 
 
 class InformationTable:
@@ -142,9 +140,8 @@ class InformationTable:
                 for i, rule in enumerate(sample):
                     self._sampled[rule.name, kind] = float(sampled.value[i]), sampled.samples[:, i]
 
-    def rows(self, unit: CreditedSteps) -> tuple[RuleInformation, ...]:
-        """Return every rule with every kind, relative to one rule with the weights "even"."""
-        one, _ = self._sampled[unit.name, "even"]
+    def rows(self) -> tuple[RuleInformation, ...]:
+        """Return every rule with every kind of step weights."""
         rows: list[RuleInformation] = []
         for kind in self.kinds:
             for rule in self.rules:
@@ -156,7 +153,6 @@ class InformationTable:
                         num_trained_steps=int(rule.trained.sum()),
                         value=value,
                         std_error=float(samples.std()),
-                        relative=value / one if one > 0 else None,
                     )
                 )
         return tuple(rows)

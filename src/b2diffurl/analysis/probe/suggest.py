@@ -26,8 +26,8 @@ from b2diffurl.analysis.probe.measure import Probe, Row
 from b2diffurl.analysis.probe.predict import Prediction
 from b2diffurl.run.settings import Run
 
-_ADVANTAGES = (PromptHistory, Branch, Shrunk)
-_SELECTIONS = (BestWorst, All)
+_ADVANTAGES = (PromptHistory(), Branch(), Shrunk())
+_SELECTIONS = (BestWorst(), All())
 MAX_LOST_SHARE = 0.05
 _HALF = 0.5
 _ENOUGH_SHARE = 0.8
@@ -65,8 +65,8 @@ class Suggestion:
             reward_queries_per_round=max(1, round(run.reward_queries_per_round / self.num_branches))
             * self.num_branches,
             schedule=Backward(tau_first=self.tau_first, tau_last=self.tau_last, tau_max=self.tau_max),
-            advantage=next(rule() for rule in _ADVANTAGES if rule.use == self.advantage),
-            selection=next(rule() for rule in _SELECTIONS if rule.use == self.selection),
+            advantage=next(rule for rule in _ADVANTAGES if rule.use == self.advantage),
+            selection=next(rule for rule in _SELECTIONS if rule.use == self.selection),
             rollout=replace(run.rollout, num_branches=self.num_branches),
         )
 
