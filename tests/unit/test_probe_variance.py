@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from b2diffurl.algorithm.randomness import NoiseKey
 from b2diffurl.algorithm.rollout import sample_branches
-from b2diffurl.analysis.probe.predict import Prediction, predict
+from b2diffurl.analysis.probe.predict import Prediction, history_places, predict
 from b2diffurl.analysis.probe.variance import DecidedVariance, decided_variance, isotonic
 from tests.linear_chain import NUM_ELEMENTS, NUM_STEPS, LinearPolicy, bound, coefficients, mean_reward
 from tests.reference import isotonic as twin
@@ -71,14 +71,14 @@ def predictions(*, share_of_interval: float) -> dict[tuple[str, str, int], Predi
     generator = torch.Generator().manual_seed(0)
     trunks = math.sqrt(1 - share_of_interval) * torch.randn(2000, 1, generator=generator, dtype=torch.float64)
     rewards = [
-        trunks + math.sqrt(share_of_interval) * torch.randn(2000, 5, generator=generator, dtype=torch.float64)
-        for _ in range(2)
+        trunks + math.sqrt(share_of_interval) * torch.randn(2000, 5, generator=generator, dtype=torch.float64),
+        torch.randn(2000, 5, generator=generator, dtype=torch.float64),
     ]
     decided = DecidedVariance(
         per_step=(1 - share_of_interval, share_of_interval), per_step_error=(0.0, 0.0),
         share_of_last=(0.0, share_of_interval, 1.0), share_of_last_error=(0.0, 0.0, 0.0),
     )  # fmt: skip
-    everything = predict(rewards, ["a cat"] * 2000, place=0, decided=decided)
+    everything = predict(rewards, ["a cat"] * 2000, place=0, lengths=(1, 2), decided=decided)
     return {(one.advantage, one.selection, one.num_branches): one for one in everything}
 
 
@@ -106,3 +106,24 @@ def test_the_history_wastes_information_where_trunks_decide() -> None:
     assert few[paper].information < 0.75 * few[centered].information
     assert many[paper].information > many[centered].information
     assert few[paper].selected_fraction < 0.5
+
+
+def test_the_history_does_not_know_the_luck_of_the_trunks() -> None:
+    """Every trunk has a prompt of its own, and the same luck at every length but the last one."""
+    generator = torch.Generator().manual_seed(0)
+    trunks = math.sqrt(0.8) * torch.randn(400, 1, generator=generator, dtype=torch.float64)
+    rewards = [
+        trunks + math.sqrt(0.2) * torch.randn(400, 5, generator=generator, dtype=torch.float64) for _ in range(3)
+    ]
+    rewards.append(torch.randn(400, 5, generator=generator, dtype=torch.float64))
+    decided = DecidedVariance(
+        per_step=(0.8, 0.0, 0.0, 0.2), per_step_error=(0.0,) * 4,
+        share_of_last=(0.0, 0.2, 0.2, 0.2, 1.0), share_of_last_error=(0.0,) * 5,
+    )  # fmt: skip
+    assert history_places((1, 2, 3, 4), decided, place=0) == [3]
+    assert history_places((1, 2, 3, 4), decided, place=3) == [0, 1, 2]
+    table = {
+        (one.advantage, one.selection, one.num_branches): one.information
+        for one in predict(rewards, [str(i) for i in range(400)], place=0, lengths=(1, 2, 3, 4), decided=decided)
+    }
+    assert table["prompt-history", "best-worst", 4] < 0.6 * table["branch", "best-worst", 4]

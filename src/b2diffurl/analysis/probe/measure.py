@@ -21,7 +21,7 @@ from torch import Tensor
 from b2diffurl.algorithm.randomness import PROBE_STREAM, NoiseKey, prompt_rng
 from b2diffurl.algorithm.rollout import RolloutChunk, sample_branches
 from b2diffurl.algorithm.selection import BestWorst
-from b2diffurl.analysis.probe.predict import Prediction, by_prompt, predict
+from b2diffurl.analysis.probe.predict import Prediction, by_prompt, history_places, predict
 from b2diffurl.analysis.probe.setup import Branched, Cost, Setup
 from b2diffurl.analysis.probe.variance import DecidedVariance, decided_variance
 from b2diffurl.emoji.oracle import load_oracle
@@ -97,7 +97,7 @@ class Probe:
     Attributes:
         rows: in ascending order of the interval length; the last one is the whole chain.
         decided: reward variance that each step decides.
-        predictions: for each row, the information per reward query that credit rules are predicted to have.
+        predictions: predicted information of credit rules per reward query, one tuple per row.
         cost: what the measurement took.
         num_inference_steps: T.
         num_trunks: G.
@@ -154,13 +154,16 @@ def measure(
         rewards.append(branched.rewards)
         examples.append(branched.images[0])
         shapes.append((_distance(branched.images), _differ(branched.images, prompts)))
-    rows = _rows(run, lengths, rewards, shapes, prompts)
     within = np.stack([values.var(dim=1).numpy() for values in rewards])
     decided = decided_variance(within, lengths)
+    history = [history_places(lengths, decided, place=i) for i in range(len(lengths))]
+    fractions = _pair_fractions(run, rewards, prompts, history)
     return Probe(
-        rows=rows,
+        rows=_rows(lengths, rewards, shapes, fractions),
         decided=decided,
-        predictions=tuple(predict(rewards, prompts, place=i, decided=decided) for i in range(len(lengths))),
+        predictions=tuple(
+            predict(rewards, prompts, place=i, lengths=lengths, decided=decided) for i in range(len(lengths))
+        ),
         cost=cost,
         num_inference_steps=run.sampler.num_inference_steps,
         num_trunks=settings.num_trunks,
@@ -203,14 +206,12 @@ def _counted(chunks: Iterator[RolloutChunk], cost: Cost, on_progress: Callable[[
 
 
 def _rows(
-    run: Run,
     lengths: Sequence[int],
     rewards: Sequence[Float[Tensor, "G K"]],
     shapes: Sequence[tuple[float, dict[str, float]]],
-    prompts: Sequence[str],
+    fractions: Sequence[dict[int, float]],
 ) -> tuple[Row, ...]:
-    """Return the statistics of all lengths, given the distances and differences of their images."""
-    fractions = _pair_fractions(run, rewards, prompts)
+    """Return the statistics of all lengths, given their rewards, distances, differences and fractions of pairs."""
     return tuple(
         Row(
             interval_length=length,
@@ -230,17 +231,17 @@ def _distance(images: Float[Tensor, "G K 3 H W"]) -> float:
 
 
 def _pair_fractions(
-    run: Run, rewards: Sequence[Float[Tensor, "G K"]], prompts: Sequence[str]
+    run: Run, rewards: Sequence[Float[Tensor, "G K"]], prompts: Sequence[str], history: Sequence[Sequence[int]]
 ) -> list[dict[int, float]]:
     """Share of groups that would form a pair, per interval length and number of branches.
 
-    The rewards of all other interval lengths are the history that the advantages are normalized with.
+    The rewards of the interval lengths in `history` are the past that the advantages are normalized with.
     """
     tables = [by_prompt(values, prompts) for values in rewards]
     selector = run.selection if isinstance(run.selection, BestWorst) else BestWorst()
     fractions: list[dict[int, float]] = []
     for i, values in enumerate(rewards):
-        past = [*tables[:i], *tables[i + 1 :]]
+        past = [tables[other] for other in history[i]]
         advantages = run.advantage.normalize(values, prompts, past=past).float()
         num_groups, num_branches = advantages.shape
         by_number: dict[int, float] = {}

@@ -28,6 +28,7 @@ from b2diffurl.algorithm.selection import All, BestWorst
 from b2diffurl.algorithm.shrunk import Shrunk, edge_credit
 from b2diffurl.analysis.probe.variance import DecidedVariance
 
+_INDEPENDENT_SHARE = 0.8
 RULES = (("prompt-history", "best-worst"), ("branch", "best-worst"), ("branch", "all"), ("shrunk", "all"))
 
 
@@ -52,22 +53,53 @@ class Prediction:
 
 
 def predict(
-    rewards: Sequence[Float[Tensor, "G K"]], prompts: Sequence[str], *, place: int, decided: DecidedVariance
+    rewards: Sequence[Float[Tensor, "G K"]],
+    prompts: Sequence[str],
+    *,
+    place: int,
+    lengths: Sequence[int],
+    decided: DecidedVariance,
 ) -> tuple[Prediction, ...]:
     """Predict the information of each rule for every number of branches from 2 to K - 1.
 
     Args:
-        rewards: rewards of all interval lengths; those of the others are the history of the prompts.
+        rewards: rewards of all interval lengths; those of other lengths are the history of the prompts.
         prompts: one per trunk.
         place: which of the interval lengths.
+        lengths: the interval lengths.
         decided: reward variance that each step decides, which gives the weight of the rule "shrunk".
     """
-    values, past = rewards[place], [by_prompt(other, prompts) for i, other in enumerate(rewards) if i != place]
-    everything = by_prompt(torch.cat(list(rewards), dim=1), prompts)
-    history = torch.tensor([sum(everything[prompt]) / len(everything[prompt]) for prompt in prompts]).to(values)
+    values = rewards[place]
+    mean, std = _history(rewards, prompts, place=place, lengths=lengths, decided=decided)
     trunk = max(0.0, sum(decided.per_step) - float(values.var(dim=1).mean()))
-    given = _Given(values=values, prompts=prompts, past=past, history=history, trunk_variance=trunk)
+    given = _Given(values=values, prompts=prompts, mean=mean, std=std, trunk_variance=trunk)
     return tuple(given.predict(*rule, num_branches=num) for num in range(2, values.shape[1]) for rule in RULES)
+
+
+def history_places(lengths: Sequence[int], decided: DecidedVariance, *, place: int) -> list[int]:
+    """Return the other interval lengths whose rewards can be the history of a prompt.
+
+    All lengths have the same trunks. The history must not know a trunk's luck, so it is taken from the intervals that
+    decide 80 % of the variance or more, and from all others only if there is none.
+    """
+    others = [i for i in range(len(lengths)) if i != place]
+    return [i for i in others if decided.share_of_last[lengths[i]] >= _INDEPENDENT_SHARE] or others
+
+
+def _history(
+    rewards: Sequence[Float[Tensor, "G K"]],
+    prompts: Sequence[str],
+    *,
+    place: int,
+    lengths: Sequence[int],
+    decided: DecidedVariance,
+) -> tuple[Float[Tensor, " G"], Float[Tensor, " G"]]:
+    """Return the mean and the standard deviation of the history of each group's prompt."""
+    places = history_places(lengths, decided, place=place)
+    table = by_prompt(torch.cat([rewards[i] for i in places], dim=1), prompts)
+    values = [torch.tensor(table[prompt], dtype=torch.float64) for prompt in prompts]
+    mean = torch.stack([one.mean() for one in values])
+    return mean, torch.stack([one.std(correction=0) for one in values])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,15 +109,15 @@ class _Given:
     Attributes:
         values: rewards at the interval length.
         prompts: one per trunk.
-        past: rewards of each prompt at the other interval lengths.
-        history: mean reward of each group's prompt.
+        mean: mean reward of each group's prompt.
+        std: standard deviation of the rewards of each group's prompt.
         trunk_variance: reward variance that the steps before the interval decide.
     """
 
     values: Float[Tensor, "G K"]
     prompts: Sequence[str]
-    past: list[dict[str, list[float]]]
-    history: Float[Tensor, " G"]
+    mean: Float[Tensor, " G"]
+    std: Float[Tensor, " G"]
     trunk_variance: float
 
     def predict(self, advantage: str, selection: str, *, num_branches: int) -> Prediction:
@@ -109,14 +141,19 @@ class _Given:
         )
 
     def advantages(self, name: str, rewards: Float[Tensor, "G k"]) -> Float[Tensor, "G k"]:
-        """Return advantages before clipping; "shrunk" gets its weight instead of estimating it from few trunks."""
+        """Return advantages before clipping.
+
+        The weight of "shrunk" is given by the decided variance, instead of estimated from few trunks.
+        """
         if name == "shrunk":
             interval = float(self.values.var(dim=1).mean())
             weight = self.trunk_variance / max(self.trunk_variance + interval / rewards.shape[1], 1e-30)
-            credit, _ = edge_credit(rewards, self.history, weight=weight)
+            credit, _ = edge_credit(rewards, self.mean, weight=weight)
             return Shrunk().scaled(credit, credit.std(correction=0))
-        normalizer = PromptHistory() if name == "prompt-history" else Branch()
-        return normalizer.normalize(rewards, self.prompts, past=self.past)
+        if name == "prompt-history":
+            differences = rewards - self.mean[:, None]
+            return torch.stack([PromptHistory().scaled(*one) for one in zip(differences, self.std, strict=True)])
+        return Branch().normalize(rewards, self.prompts, past=())
 
 
 def _credit(name: str, advantages: Float[Tensor, "G k"], prompts: Sequence[str]) -> Float[Tensor, "G k"]:

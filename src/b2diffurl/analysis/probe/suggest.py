@@ -4,8 +4,8 @@ tau_last: the most last steps that together decide at most 5 % of the reward var
 weights, the information of a set of steps is proportional to the variance that they decide, so leaving these out costs
 at most that fraction; kept with the weights "even", each of them adds as much noise as any other step.
 
-tau_first: the shortest interval whose reward standard deviation within branch groups is at least half of the whole
-chain's. Shorter ones have little to contrast; longer ones let the contrast run over style and everything else as well.
+tau_first: the shortest interval that decides at least half of the variance, as much as the trunk. Shorter ones have
+little to contrast; longer ones let the contrast run over style and everything else as well.
 
 tau_max: the shortest interval that decides 80 % of the variance, or the longest in which at least a fifth of the branch
 groups still have one style, where a judge labels styles and that is shorter. Longer intervals add little to contrast,
@@ -91,15 +91,15 @@ def suggest(probe: Probe, *, num_inner_epochs: int = 1) -> Suggestion | None:
     whole = probe.rows[-1]
     if not whole.std_within > 0 or not sum(probe.decided.per_step) > 0:
         return None
-    first = next(row for row in probe.rows if row.std_within >= _HALF * whole.std_within)
+    shares = probe.decided.share_of_last
+    first = next(row for row in probe.rows if shares[row.interval_length] >= _HALF)
     tau_last, why_last = _tau_last(probe, first.interval_length)
     tau_max, why_max = _tau_max(probe, first.interval_length)
     best, why_rule, why_branches = _rule(probe, first, tau_last, num_inner_epochs)
-    share = probe.decided.share_of_last[first.interval_length]
     why_first = (
-        f"tau_first {first.interval_length}: the shortest measured interval whose branches still spread the reward by "
-        f"{first.std_within:.3g} within groups, half or more of the whole chain's {whole.std_within:.3g}; it decides "
-        f"{share:.0%} of the variance."
+        f"tau_first {first.interval_length}: the shortest measured interval that decides half of the variance or more, "
+        f"{shares[first.interval_length]:.0%}; the standard deviation within groups is {first.std_within:.3g}, "
+        f"of the whole chain's {whole.std_within:.3g}."
     )
     return Suggestion(
         tau_last=tau_last,
