@@ -67,18 +67,18 @@ def test_a_reward_that_never_differs_decides_nothing() -> None:
 
 
 def predictions(*, share_of_interval: float) -> dict[tuple[str, str, int], Prediction]:
-    """Normal rewards of 2,000 trunks of one prompt: trunk luck of variance 1 - share, branch luck of variance share."""
+    """Normal rewards of 1,200 trunks of one prompt: trunk luck of variance 1 - share, branch luck of variance share."""
     generator = torch.Generator().manual_seed(0)
-    trunks = math.sqrt(1 - share_of_interval) * torch.randn(2000, 1, generator=generator, dtype=torch.float64)
+    trunks = math.sqrt(1 - share_of_interval) * torch.randn(1200, 1, generator=generator, dtype=torch.float64)
     rewards = [
-        trunks + math.sqrt(share_of_interval) * torch.randn(2000, 5, generator=generator, dtype=torch.float64),
-        torch.randn(2000, 5, generator=generator, dtype=torch.float64),
+        trunks + math.sqrt(share_of_interval) * torch.randn(1200, 5, generator=generator, dtype=torch.float64),
+        torch.randn(1200, 5, generator=generator, dtype=torch.float64),
     ]
     decided = DecidedVariance(
         per_step=(1 - share_of_interval, share_of_interval), per_step_error=(0.0, 0.0),
         share_of_last=(0.0, share_of_interval, 1.0), share_of_last_error=(0.0, 0.0, 0.0),
     )  # fmt: skip
-    everything = predict(rewards, ["a cat"] * 2000, place=0, lengths=(1, 2), decided=decided)
+    everything = predict(rewards, ["a cat"] * 1200, place=0, lengths=(1, 2), decided=decided)
     return {(one.advantage, one.selection, one.num_branches): one for one in everything}
 
 

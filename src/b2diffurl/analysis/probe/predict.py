@@ -24,8 +24,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from b2diffurl.algorithm.advantage import Branch, PromptHistory
-from b2diffurl.algorithm.selection import All, BestWorst
+from b2diffurl.algorithm.selection import BestWorst
 from b2diffurl.algorithm.shrunk import Shrunk, edge_credit
+from b2diffurl.analysis.probe.rules import selected_credit
 from b2diffurl.analysis.probe.variance import DecidedVariance
 
 _INDEPENDENT_SHARE = 0.8
@@ -158,11 +159,9 @@ class _Given:
 
 def _credit(name: str, advantages: Float[Tensor, "G k"], prompts: Sequence[str]) -> Float[Tensor, "G k"]:
     """Return the advantages of the selected trajectories, clipped, and 0 for the others."""
-    selector = BestWorst() if name == "best-worst" else All()
-    index = selector.select(advantages.float(), prompts).index
-    credit = torch.zeros_like(advantages)
-    credit[index[:, 0], index[:, 1]] = Branch().clip(advantages)[index[:, 0], index[:, 1]]
-    return credit
+    if name == "all":
+        return Branch().clip(advantages)
+    return selected_credit(Branch(), BestWorst(), advantages, prompts)
 
 
 def by_prompt(rewards: Float[Tensor, "G K"], prompts: Sequence[str]) -> dict[str, list[float]]:
