@@ -199,9 +199,11 @@ def test_differences_of_rules_of_the_same_units_are_paired(single: ScoredGroups)
 
 
 def test_all_of_it(single: ScoredGroups, groups: ScoredGroups, tmp_path: Path) -> None:
-    better = [replace(one, rewards=-one.rewards) for one in (single, groups)]  # a larger bias lowers x_0
+    better = replace(single, rewards=-single.rewards)  # a larger bias lowers x_0
+    better_groups = replace(groups, rewards=-groups.rewards)
+    kinds = {"even": torch.ones(5), "equal": torch.tensor([1.0, 1.0, 1.0, 1.0, 9.0])}
     result = analyze(
-        *better, {"even": torch.ones(5), "equal": torch.tensor([1.0, 1.0, 1.0, 1.0, 9.0])}, paper=BestWorst(),
+        better, better_groups, kinds, paper=BestWorst(),
         own_weights="even", settings=InformationSettings(tau=3, tau_last=2), norm=1.0, cost=Cost(),
     )  # fmt: skip
     assert len(result.rules) == 2 * (3 + 2 * 7)
