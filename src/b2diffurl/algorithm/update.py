@@ -30,11 +30,12 @@ from b2diffurl.algorithm.progress import NO_PROGRESS, Progress
 from b2diffurl.algorithm.randomness import minibatch_rng
 from b2diffurl.algorithm.records import SelectedTrajectories, StepBatch
 from b2diffurl.algorithm.replay import Replay
+from b2diffurl.algorithm.step_weights import StepWeights, step_weights
 from b2diffurl.algorithm.training_data import TrainingData
 from b2diffurl.algorithm.trust_region import Snapshot, TrustRegion
 from b2diffurl.config import NonNegativeFloat, NonNegativeInt, PositiveInt, settings
 from b2diffurl.distributed import Ranks
-from b2diffurl.errors import RunStopped
+from b2diffurl.errors import RunStopped, UserError
 
 
 @settings(table="optimization")
@@ -54,7 +55,9 @@ class Optimization:
         micro_batch_size: single steps in one forward pass; changes memory and speed, and results by rounding only.
         step_weights: "equal", as in the paper, or "even" (ours): the loss of a step is divided by its log-prob's
             sensitivity to the network (`DDIM.sensitivity`), with mean weight 1 over the trained steps, so that no step
-            dominates the others.
+            dominates the others; or "probe" (ours): that times the square root of `decided_variance`, mean weight 1.
+        decided_variance: reward variance that each of the T steps decides, from the noisiest step, 0 or more in any
+            unit; for step_weights "probe" only. `b2diffurl probe` measures and prints it.
     """
 
     learning_rate: Annotated[float, Gt(0), Le(1e6)] = 1e-4  # the step overflows float32 at 1e38
@@ -66,7 +69,43 @@ class Optimization:
     num_inner_epochs: PositiveInt = 2
     num_minibatches: PositiveInt = 4
     micro_batch_size: PositiveInt = 64
-    step_weights: Literal["equal", "even"] = "equal"
+    step_weights: StepWeights = "equal"
+    decided_variance: tuple[NonNegativeFloat, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.step_weights == "probe" and not self.decided_variance:
+            raise UserError(
+                'optimization.step_weights is "probe" but decided_variance is empty; give the variance of every '
+                "denoising step, which `b2diffurl probe` prints."
+            )
+        if self.decided_variance and self.step_weights != "probe":
+            raise UserError(
+                f"optimization.decided_variance is given but step_weights is {self.step_weights!r}, which does not use "
+                'it; set step_weights to "probe", or remove it.'
+            )
+
+    def check_decided_variance(self, lengths: Sequence[int], *, tau_last: int, num_inference_steps: int) -> None:
+        """Raise UserError if the decided variance does not fit the chain, or is 0 at every step that a round trains.
+
+        Args:
+            lengths: interval lengths of the rounds.
+            tau_last: number of last steps that are not trained.
+            num_inference_steps: T.
+        """
+        variance = self.decided_variance
+        if not variance:
+            return
+        if len(variance) != num_inference_steps:
+            raise UserError(
+                f"optimization.decided_variance has {len(variance)} numbers but sampler.num_inference_steps is "
+                f"{num_inference_steps}; give one number per denoising step."
+            )
+        shortest = min(lengths)
+        if not sum(variance[num_inference_steps - shortest : num_inference_steps - tau_last]) > 0:
+            raise UserError(
+                f"optimization.decided_variance is 0 at every trained step of an interval of {shortest} steps; "
+                "give a longer interval, or other step_weights."
+            )
 
     def learning_rate_factor(self, round_number: int, *, num_rounds: int) -> float:
         """Return the factor of the learning rate in a round; a function of its arguments alone, for exact resumes.
@@ -352,10 +391,12 @@ class Update:
 
     def _step_weights(self, step_index: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
         """Return the weight of each trained step's loss, with mean 1."""
-        if self.config.optimization.step_weights == "equal":
-            return torch.ones(len(step_index))
-        weights = 1 / self.policy.chain.sensitivity[step_index]
-        return (weights / weights.mean()).float()
+        variance = torch.tensor(self.config.optimization.decided_variance, dtype=torch.float64)
+        return step_weights(
+            self.config.optimization.step_weights,
+            self.policy.chain.sensitivity[step_index],
+            variance[step_index] if len(variance) else None,
+        )
 
     def _set_learning_rate(self, factor: float) -> float:
         """Set the learning rate to a multiple of the optimizer's initial one, as torch's LambdaLR does."""

@@ -32,7 +32,7 @@ Fine-tune text-to-image diffusion models by reinforcement learning (B²-DiffuRL)
 
   train RECIPE|run.toml   fine-tune a model; --help after the recipe lists every setting
   plan RECIPE|run.toml    print the cost of a run, before anything is downloaded
-  probe RECIPE|run.toml   measure where in the chain the reward is decided, to choose the first interval
+  probe RECIPE|run.toml   measure which steps decide the reward, and suggest what to train
   sample MODEL            generate images, with or without an adapter
   evaluate MODEL          evaluate a model: alignment and diversity
   study NAME|FILE.toml    compare methods over seeds; the paper's figures and tables are studies

@@ -1,4 +1,4 @@
-"""`b2diffurl probe RECIPE|run.toml`: measure, before a run, which interval to begin with."""
+"""`b2diffurl probe RECIPE|run.toml`: measure, before a run, what to train: which steps, by which rule."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,26 +8,49 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from b2diffurl.analysis.probe import Probe, ProbeSettings, measure, shown_numbers, suggest, write_probe
+from b2diffurl.analysis.plan import interval_lengths, model_shape, round_cost
+from b2diffurl.analysis.probe import (
+    Information,
+    InformationSettings,
+    Probe,
+    ProbeSettings,
+    Suggestion,
+    measure,
+    measure_information,
+    suggest,
+    write_information,
+    write_probe,
+)
+from b2diffurl.analysis.probe.setup import Cost
 from b2diffurl.cli.common import check_output, named_run, parse, prepare
 from b2diffurl.cli.generation import progress_bar
 from b2diffurl.distributed import check_device
+from b2diffurl.errors import UserError
 from b2diffurl.models import check_lora
-from b2diffurl.run.resolve import resolve
+from b2diffurl.run.resolve import ResolvedRun, resolve
 from b2diffurl.run.settings import Run
+
+_UNIT = "the information of DDPO on all steps with step weights even (of 1 where that is not above 0)"
 
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeCommand:
-    """Branch a few trunks at several interval lengths, measure how much the branches differ, and suggest the first one.
+    """Branch a few trunks at every step, measure the reward variance that each step decides, and suggest settings.
+
+    With adapters of trained runs, also measure the information per reward query of each credit rule and each step.
 
     Attributes:
-        run: every setting of the recipe; model, prompts, reward, sampler, advantage and thresholds are used.
-        output: folder for probe.json, probe.png and groups.png; by default nothing is written.
-        lengths: interval lengths to measure; by default six over the chain.
-        num_trunks: number of trunks; more give smaller standard errors.
-        num_branches: maximum number of branches that can be suggested.
-        lora: adapter folder of a run, to probe a trained policy.
+        run: every setting of the recipe; model, prompts, reward, sampler, branches, advantage and thresholds are used.
+        output: folder for the JSON files and plots; by default nothing is written.
+        lengths: interval lengths to measure; by default every one, or 20 over a longer chain.
+        num_trunks: number of trunks; more give smaller standard errors. 0, with `lora`, measures only the information.
+        num_branches: branches per trunk; one less is the largest number that can be suggested.
+        policy: adapter folder of a run, to measure the variance under a trained policy.
+        lora: adapter folders of runs; their mean change of the weights is the direction of the information.
+        num_trajectories: trajectories without branches for the information.
+        num_groups: branch groups for the information.
+        tau: interval length of these groups; 0 for the run's first one.
+        tau_last: number of last steps to leave out; 0 for the run's own or, if that is 0, three tenths of the chain.
         device: device of the model, such as cpu or cuda.
     """
 
@@ -36,53 +59,173 @@ class ProbeCommand:
     lengths: tuple[int, ...] = ()
     num_trunks: int = 48
     num_branches: int = 6
-    lora: Path | None = None
+    policy: Path | None = None
+    lora: tuple[Path, ...] = ()
+    num_trajectories: int = 2000
+    num_groups: int = 500
+    tau: int = 0
+    tau_last: int = 0
     device: str = "cpu"
+
+    @property
+    def variance(self) -> ProbeSettings | None:
+        """What to measure of the variance, if anything."""
+        if self.lora and self.num_trunks == 0:
+            return None
+        return ProbeSettings(lengths=self.lengths, num_trunks=self.num_trunks, num_branches=self.num_branches)
+
+    @property
+    def information(self) -> InformationSettings:
+        """What to measure of the information."""
+        return InformationSettings(
+            num_trajectories=self.num_trajectories, num_groups=self.num_groups, tau=self.tau, tau_last=self.tau_last
+        )
 
 
 def probe(words: list[str]) -> int:
-    """Measure, print a table, and suggest settings."""
+    """Measure, print tables, and suggest settings."""
     base, name = named_run(words, "probe"), words[0]
     flags = parse(ProbeCommand, words[1:], prog=f"b2diffurl probe {name}", default=ProbeCommand(run=base))
+    resolved = _check(flags)
+    prepare()
+    console = Console()
+    if flags.variance is not None:
+        _probe_variance(flags, resolved, flags.variance, name, console)
+    if flags.lora:
+        _probe_information(flags, resolved, console)
+    return 0
+
+
+def _check(flags: ProbeCommand) -> ResolvedRun:
+    """Refuse what cannot be measured, before anything is loaded."""
     check_device(flags.device)
     if flags.output is not None:
         check_output(flags.output)
     resolved = resolve(flags.run)
-    if flags.lora is not None:
-        check_lora(flags.lora)
-    settings = ProbeSettings(lengths=flags.lengths, num_trunks=flags.num_trunks, num_branches=flags.num_branches)
+    if flags.policy is not None and flags.lora:
+        raise UserError("policy and lora are both given, but the information is measured at the base model; give one.")
+    for folder in (*flags.lora, *(() if flags.policy is None else (flags.policy,))):
+        check_lora(folder)
+    if flags.variance is not None:
+        flags.variance.checked_lengths(flags.run.sampler.num_inference_steps)
+    if flags.lora:
+        flags.information.checked(flags.run)
+    return resolved
+
+
+def _probe_variance(
+    flags: ProbeCommand, resolved: ResolvedRun, settings: ProbeSettings, name: str, console: Console
+) -> None:
     lengths = settings.checked_lengths(flags.run.sampler.num_inference_steps)
-    prepare()
-    with progress_bar(len(lengths) * flags.num_trunks * flags.num_branches) as advance:
-        measured = measure(
-            resolved, settings, lora=flags.lora, device=flags.device, on_progress=advance,
-        )  # fmt: skip
-    console, suggestion = Console(), suggest(measured)
-    console.print(_table(measured))
-    for reason in suggestion.reasons if suggestion else ("The reward does not differ between branches of any length.",):
-        console.print(reason, highlight=False)
-    if suggestion:
-        settings = f"--schedule.tau-first {suggestion.tau_first} --rollout.num-branches {suggestion.num_branches}"
-        console.print(f"b2diffurl train {name} {settings}", highlight=False, soft_wrap=True)
+    with progress_bar(len(lengths) * settings.num_trunks * settings.num_branches) as advance:
+        measured = measure(resolved, settings, lora=flags.policy, device=flags.device, on_progress=advance)
+    suggestion = suggest(measured, num_inner_epochs=flags.run.optimization.num_inner_epochs)
     if flags.output is not None:
         write_probe(measured, suggestion, flags.output)
+    console.print(_variance_table(measured))
+    console.print(_cost(measured.cost), highlight=False)
+    if suggestion is None:
+        console.print("The reward does not differ between branches of any length.", highlight=False)
+    else:
+        _print_suggestion(suggestion, measured, flags.run, name, console)
+    if flags.output is not None:
         console.print(f"images  {flags.output / 'probe.png'}  {flags.output / 'groups.png'}", highlight=False)
-    return 0
 
 
-def _table(probe: Probe) -> Table:
+def _print_suggestion(suggestion: Suggestion, measured: Probe, run: Run, name: str, console: Console) -> None:
+    for reason in suggestion.reasons:
+        console.print(reason, highlight=False)
+    changed = suggestion.applied_to(run)
+    rounds = [
+        round_cost(one, model_shape(one.model), num_interval_steps=interval_lengths(one)[0]) for one in (changed, run)
+    ]
+    now, before = ((one.rollout_evaluations, one.most_update_evaluations) for one in rounds)
+    console.print(
+        f"cost of round 1: {changed.reward_queries_per_round} images scored, {now[0]:,} network evaluations to sample "
+        f"and at most {now[1]:,} with gradient ({before[0]:,} and {before[1]:,} with the settings of {name}).",
+        highlight=False,
+    )
+    variance = ", ".join(f"{value:.3g}" for value in measured.decided.smoothed)
+    console.print(f"b2diffurl train {name} {suggestion.flags(run)}", highlight=False, soft_wrap=True)
+    console.print(
+        f'\\[optimization]  # step weights by what each step decides\nstep_weights = "probe"\n'
+        f"decided_variance = \\[{variance}]",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _probe_information(flags: ProbeCommand, resolved: ResolvedRun, console: Console) -> None:
+    settings = flags.information
+    num_images = settings.num_trajectories + settings.num_groups * flags.run.rollout.num_branches
+    with progress_bar(num_images) as advance:
+        measured = measure_information(resolved, flags.lora, settings, device=flags.device, on_progress=advance)
+    if flags.output is not None:
+        write_information(measured, flags.output)
+    console.print(_rules_table(measured))
+    console.print(_comparisons_table(measured))
+    console.print(_cost(measured.cost), highlight=False)
+    if flags.output is not None:
+        console.print(f"image  {flags.output / 'information.png'}", highlight=False)
+
+
+def _cost(cost: Cost) -> str:
+    return (
+        f"cost of this measurement: {cost.num_images:,} images scored, {cost.num_evaluations:,} network evaluations, "
+        f"{cost.seconds:.0f} s."
+    )
+
+
+def _variance_table(probe: Probe) -> Table:
     """Return a table with one row per interval length."""
-    names = list(probe.rows[0].differ)
-    heads = ["tau", "std within", "between", *(f"pairs, K={num}" for num in shown_numbers(probe)), "distance"]
+    shares, errors = probe.decided.share_of_last, probe.decided.share_of_last_error
+    has_style = "style" in probe.rows[0].differ
+    heads = ["tau", "std within", "between", "decided", "+-", "pairs", "distance"]
+    heads += ["alignment differs", "one style"] if has_style else []
     out = Table(
         *heads,
-        *(f"differ in {name}" for name in names),
         title=f"{probe.num_trunks} trunks, {probe.num_branches} branches each, over the last tau steps",
-        caption="std: of the reward within and between branch groups; pairs and differ: fraction of groups; "
-        "distance: of images within groups",
+        caption="std: of the reward within and between branch groups; decided: fraction of the chain's reward variance "
+        "that the last tau steps decide, with its standard error; pairs, alignment differs, one style: fraction of "
+        "groups; distance: of images within groups",
     )
     for row in probe.rows:
         cells = [f"{row.std_within:.3g}", f"{row.std_between:.3g}"]
-        cells += [f"{row.pair_fraction[num]:.2f}" for num in shown_numbers(probe)] + [f"{row.distance:.3f}"]
-        out.add_row(str(row.interval_length), *cells, *(f"{row.differ[name]:.2f}" for name in names))
+        cells += [f"{shares[row.interval_length]:.3f}", f"{errors[row.interval_length]:.3f}"]
+        cells += [f"{row.pair_fraction[probe.num_branches]:.2f}", f"{row.distance:.3f}"]
+        cells += [f"{row.differ['alignment']:.2f}", f"{1 - row.differ['style']:.2f}"] if has_style else []
+        out.add_row(str(row.interval_length), *cells)
+    return out
+
+
+def _rules_table(measured: Information) -> Table:
+    """Return a table with one row per rule."""
+    settings, kinds = measured.settings, list(dict.fromkeys(row.step_weights for row in measured.rules))
+    out = Table(
+        "rule", "steps", *kinds,
+        title=f"Information per reward query: {settings.num_trajectories} trajectories, {settings.num_groups} groups "
+        f"of {measured.num_branches} at tau {settings.tau}",
+        caption=f"in units of {_UNIT}, {measured.unit:.4f} per query, with standard errors of the numerator",
+    )  # fmt: skip
+    rules: dict[str, list[str]] = {}
+    for row in measured.rules:
+        cell = f"{row.value / measured.unit:.2f} +- {row.std_error / measured.unit:.2f}"
+        rules.setdefault(row.rule, [str(row.num_trained_steps)]).append(cell)
+    for name, cells in rules.items():
+        out.add_row(name, *cells)
+    return out
+
+
+def _comparisons_table(measured: Information) -> Table:
+    """Return a table of differences with their intervals."""
+    unit = measured.unit
+    out = Table(
+        "more", "less", "difference", "95 % interval", "",
+        title=f"Differences, step weights {measured.comparisons[0].step_weights}",
+        caption=f"in units of {_UNIT}, {unit:.4f} per query",
+    )  # fmt: skip
+    for one in measured.comparisons:
+        low, high, difference = (value / unit for value in (one.low, one.high, one.difference))
+        decided = "decided" if one.is_decided else ""
+        out.add_row(one.more, one.less, f"{difference:+.2f}", f"{low:+.2f} to {high:+.2f}", decided)
     return out

@@ -184,6 +184,11 @@ class Run:
                 f"optimization.warmup_rounds is {self.optimization.warmup_rounds} but num_rounds is {self.num_rounds}; "
                 "give fewer warm-up rounds than rounds."
             )
+        self.optimization.check_decided_variance(
+            self._interval_lengths(),
+            tau_last=self.schedule.tau_last,
+            num_inference_steps=self.sampler.num_inference_steps,
+        )
         if self.rollout.train_trunk:
             self._check_trunks()
 
@@ -208,13 +213,17 @@ class Run:
                     "max_advantage."
                 )
 
-    def _check_trunks(self) -> None:
+    def _interval_lengths(self) -> list[int]:
+        """Return the interval length of every round; for an adaptive schedule the minimum."""
         num_steps = self.sampler.num_inference_steps
-        lengths = [
+        return [
             self.schedule.interval_length(i, num_rounds=self.num_rounds, num_inference_steps=num_steps)
             for i in range(1, self.num_rounds + 1)
         ]
-        if min(lengths) >= num_steps:
+
+    def _check_trunks(self) -> None:
+        num_steps = self.sampler.num_inference_steps
+        if min(self._interval_lengths()) >= num_steps:
             raise UserError(
                 f"rollout.train_trunk is true but schedule {self.schedule.use} trains all {num_steps} steps in every "
                 "round, which leaves no trunk; give a schedule with shorter intervals, or no train_trunk."

@@ -1,40 +1,38 @@
-"""Within-group reward variance as a function of the interval length (ours).
+"""Reward variance within branch groups as a function of the interval length (ours).
 
 A few trunks are branched at several places of the chain. Where the members of a branch group get the same reward, the
 interval is too short to teach anything; where they differ in everything, the contrast teaches everything, style
-included. The paper's first interval lies in between (section 3.2).
+included. The paper's first interval lies in between (section 3.2). The steps whose branches get the same reward are
+those that need no training (`variance.py`).
 
-Shapes: G trunks, K branches each, images of 3 x H x W in [0, 1].
+Shapes: G trunks, K branches each, L interval lengths, images of 3 x H x W in [0, 1].
 """
-
-# Tensor.split and Tensor.unflatten have no types.
-# pyright: reportUnknownVariableType=false, reportUnknownArgumentType=false
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from b2diffurl.algorithm.policy import DenoisingPolicy
 from b2diffurl.algorithm.randomness import PROBE_STREAM, NoiseKey, prompt_rng
 from b2diffurl.algorithm.rollout import RolloutChunk, sample_branches
 from b2diffurl.algorithm.selection import BestWorst
+from b2diffurl.analysis.probe.predict import Prediction, by_prompt, history_places, predict
+from b2diffurl.analysis.probe.setup import Branched, Cost, Setup
+from b2diffurl.analysis.probe.variance import DecidedVariance, decided_variance
 from b2diffurl.emoji.oracle import load_oracle
 from b2diffurl.errors import UserError
 from b2diffurl.evaluation.judges import is_emoji_world, scene_is_right
-from b2diffurl.models.text_to_image import TextToImageModel
-from b2diffurl.prompts.lists import PromptList, sample_prompts
-from b2diffurl.rewards import load_reward, score_images
+from b2diffurl.prompts.lists import sample_prompts
 from b2diffurl.rewards.interface import Reward
-from b2diffurl.run.resolve import ResolvedRun, resolve
+from b2diffurl.run.resolve import ResolvedRun
 from b2diffurl.run.settings import Run
-from b2diffurl.training.trainer import bind_policy
 
-_FRACTIONS = (0.35, 0.6, 0.7, 0.8, 0.9, 1.0)  # of the chain; of 20 steps 7, 12, 14, 16, 18, 20
+_MAX_DEFAULT_LENGTHS = 20  # of a longer chain, evenly spaced interval lengths
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,9 +40,11 @@ class ProbeSettings:
     """What to measure.
 
     Attributes:
-        lengths: interval lengths; empty for six over the chain. The whole chain is always measured.
-        num_trunks: G >= 2; the standard error of a share of groups is about 1 / (2 sqrt(G)).
-        num_branches: K >= 2, the largest number that can be suggested.
+        lengths: interval lengths; empty for all from 1 to T, or for 20 over a longer chain. The whole chain is always
+            measured.
+        num_trunks: G >= 2; the standard error of a share of groups is at most 1 / (2 sqrt(G)), and that of a variance
+            about sqrt(2 / (G (K - 1))) of it for normal rewards.
+        num_branches: K >= 3; the largest number that can be suggested is K - 1.
     """
 
     lengths: tuple[int, ...] = ()
@@ -57,14 +57,14 @@ class ProbeSettings:
         Raises:
             UserError: a number is out of range.
         """
-        default = [max(1, round(fraction * num_inference_steps)) for fraction in _FRACTIONS]
-        lengths = self.lengths or tuple(default)
+        num = min(num_inference_steps, _MAX_DEFAULT_LENGTHS)
+        lengths = self.lengths or tuple(round((i + 1) * num_inference_steps / num) for i in range(num))
         if not 1 <= min(lengths) <= max(lengths) <= num_inference_steps:
             raise UserError(f"lengths is {lengths}; give interval lengths from 1 to {num_inference_steps}.")
         if self.num_trunks < 2:
             raise UserError(f"num_trunks is {self.num_trunks}; give 2 or more, such as 48.")
-        if self.num_branches < 2:
-            raise UserError(f"num_branches is {self.num_branches}; give 2 or more, such as 6.")
+        if self.num_branches < 3:
+            raise UserError(f"num_branches is {self.num_branches}; give 3 or more, such as 6.")
         return tuple(sorted({*lengths, num_inference_steps}))
 
 
@@ -96,6 +96,9 @@ class Probe:
 
     Attributes:
         rows: in ascending order of the interval length; the last one is the whole chain.
+        decided: reward variance that each step decides.
+        predictions: predicted information of credit rules per reward query, one tuple per row.
+        cost: what the measurement took.
         num_inference_steps: T.
         num_trunks: G.
         num_branches: K.
@@ -104,19 +107,14 @@ class Probe:
     """
 
     rows: tuple[Row, ...]
+    decided: DecidedVariance
+    predictions: tuple[tuple[Prediction, ...], ...]
+    cost: Cost
     num_inference_steps: int
     num_trunks: int
     num_branches: int
     example: Float[Tensor, "rows K 3 H W"]
     example_prompt: str
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Branched:
-    """All images and rewards of one interval length."""
-
-    images: Float[Tensor, "G K 3 H W"]
-    rewards: Float[Tensor, "G K"]
 
 
 def measure(
@@ -142,93 +140,108 @@ def measure(
     Raises:
         UserError: a number is out of range, the run is invalid, or the reward is not one finite number per image.
     """
-    resolved = run if isinstance(run, ResolvedRun) else resolve(run, own_reward=reward is not None)
-    run = resolved.run
+    settings.checked_lengths((run.run if isinstance(run, ResolvedRun) else run).sampler.num_inference_steps)
+    setup = Setup.load(run, lora=lora, device=device, reward=reward)
+    run = setup.run
     lengths = settings.checked_lengths(run.sampler.num_inference_steps)
-    prompts = sample_prompts(resolved.train_prompts, settings.num_trunks, rng=prompt_rng(run.seed, 0))
-    policy = _load_policy(resolved, lora=lora, device=device)
-    score = reward or load_reward(run.reward, device=device, bert=run.bert, remote=run.remote)
-    measured: list[_Branched] = []
+    prompts = sample_prompts(setup.train_prompts, settings.num_trunks, rng=prompt_rng(run.seed, 0))
+    rewards: list[Tensor] = []
+    examples: list[Tensor] = []
+    shapes: list[tuple[float, dict[str, float]]] = []
+    cost = Cost().start()
     for length in lengths:
-        chunks = sample_branches(
-            policy,
-            prompts,
-            interval_length=length,
-            num_branches=settings.num_branches,
-            noise=NoiseKey(seed=run.seed, stream=PROBE_STREAM),
-            chunk_size=run.rollout.chunk_size,
-        )
-        latents = [chunk.final_latents for chunk in _counted(chunks, on_progress)]
-        measured.append(_score(policy, torch.cat(latents), prompts, score, resolved.prompt_list))
-    fractions = _pair_fractions(run, [branched.rewards for branched in measured], prompts)
+        branched = _sample(setup, settings, prompts, interval_length=length, cost=cost, on_progress=on_progress)
+        rewards.append(branched.rewards)
+        examples.append(branched.images[0])
+        shapes.append((_distance(branched.images), _differ(branched.images, prompts)))
+    within = np.stack([values.var(dim=1).numpy() for values in rewards])
+    decided = decided_variance(within, lengths)
+    history = [history_places(lengths, decided, place=i) for i in range(len(lengths))]
+    fractions = _pair_fractions(run, rewards, prompts, history)
     return Probe(
-        rows=tuple(
-            _row(length, branched, fraction, prompts)
-            for length, branched, fraction in zip(lengths, measured, fractions, strict=True)
+        rows=_rows(lengths, rewards, shapes, fractions),
+        decided=decided,
+        predictions=tuple(
+            predict(rewards, prompts, place=i, lengths=lengths, decided=decided) for i in range(len(lengths))
         ),
+        cost=cost,
         num_inference_steps=run.sampler.num_inference_steps,
         num_trunks=settings.num_trunks,
         num_branches=settings.num_branches,
-        example=torch.stack([branched.images[0] for branched in measured]),
+        example=torch.stack(examples),
         example_prompt=prompts[0],
     )
 
 
-def _load_policy(resolved: ResolvedRun, *, lora: Path | None, device: torch.device | str) -> DenoisingPolicy:
-    run = resolved.run
-    model = TextToImageModel.load(
-        resolved.model, device=device, memory=run.memory, negative_prompt=run.sampler.negative_prompt
+def _sample(
+    setup: Setup,
+    settings: ProbeSettings,
+    prompts: Sequence[str],
+    *,
+    interval_length: int,
+    cost: Cost,
+    on_progress: Callable[[int], None],
+) -> Branched:
+    """Branch all trunks at one place; the trunks' noise is the same for all."""
+    chunks = sample_branches(
+        setup.policy,
+        prompts,
+        interval_length=interval_length,
+        num_branches=settings.num_branches,
+        noise=NoiseKey(seed=setup.run.seed, stream=PROBE_STREAM),
+        chunk_size=setup.run.rollout.chunk_size,
     )
-    if lora is not None:
-        model.load_lora(lora)
-    return bind_policy(model, run)
+    latents = torch.cat([chunk.final_latents for chunk in _counted(chunks, cost, on_progress)])
+    branched = setup.score(latents, prompts)
+    cost.add()
+    return branched
 
 
-def _counted(chunks: Iterator[RolloutChunk], on_progress: Callable[[int], None]) -> Iterator[RolloutChunk]:
+def _counted(chunks: Iterator[RolloutChunk], cost: Cost, on_progress: Callable[[int], None]) -> Iterator[RolloutChunk]:
     for chunk in chunks:
-        on_progress(chunk.final_latents.shape[:2].numel())
+        num_images = chunk.final_latents.shape[:2].numel()
+        cost.add(num_images=num_images, num_evaluations=chunk.num_evaluations)
+        on_progress(num_images)
         yield chunk
 
 
-def _score(
-    policy: DenoisingPolicy,
-    latents: Float[Tensor, "G K C H W"],
-    prompts: Sequence[str],
-    reward: Reward,
-    prompt_list: PromptList,
-) -> _Branched:
-    num_branches = latents.shape[1]
-    images = policy.denoiser.decode(latents.flatten(0, 1))
-    repeated = [prompt for prompt in prompts for _ in range(num_branches)]
-    scores = score_images(reward, images, repeated, prompt_list.metadata_of(repeated)).scores
-    return _Branched(images=images.unflatten(0, (-1, num_branches)), rewards=scores.view(-1, num_branches))
-
-
-def _row(length: int, branched: _Branched, pair_fraction: dict[int, float], prompts: Sequence[str]) -> Row:
-    images, rewards = branched.images, branched.rewards
-    distances = [(images[:, i] - images[:, j]).abs().mean() for i, j in combinations(range(rewards.shape[1]), 2)]
-    return Row(
-        interval_length=length,
-        std_within=float(rewards.var(dim=1).mean().sqrt()),
-        std_between=float(rewards.mean(dim=1).std()),
-        pair_fraction=pair_fraction,
-        distance=float(torch.stack(distances).mean()),
-        differ=_differ(images, prompts),
+def _rows(
+    lengths: Sequence[int],
+    rewards: Sequence[Float[Tensor, "G K"]],
+    shapes: Sequence[tuple[float, dict[str, float]]],
+    fractions: Sequence[dict[int, float]],
+) -> tuple[Row, ...]:
+    """Return the statistics of all lengths, given their rewards, distances, differences and fractions of pairs."""
+    return tuple(
+        Row(
+            interval_length=length,
+            std_within=float(values.var(dim=1).mean().sqrt()),
+            std_between=float(values.mean(dim=1).std()),
+            pair_fraction=fraction,
+            distance=distance,
+            differ=differ,
+        )
+        for length, values, (distance, differ), fraction in zip(lengths, rewards, shapes, fractions, strict=True)
     )
 
 
+def _distance(images: Float[Tensor, "G K 3 H W"]) -> float:
+    distances = [(images[:, i] - images[:, j]).abs().mean() for i, j in combinations(range(images.shape[1]), 2)]
+    return float(torch.stack(distances).mean())
+
+
 def _pair_fractions(
-    run: Run, rewards: Sequence[Float[Tensor, "G K"]], prompts: Sequence[str]
+    run: Run, rewards: Sequence[Float[Tensor, "G K"]], prompts: Sequence[str], history: Sequence[Sequence[int]]
 ) -> list[dict[int, float]]:
     """Share of groups that would form a pair, per interval length and number of branches.
 
-    The rewards of all other interval lengths are the history that the advantages are normalized with.
+    The rewards of the interval lengths in `history` are the past that the advantages are normalized with.
     """
-    tables = [_by_prompt(values, prompts) for values in rewards]
+    tables = [by_prompt(values, prompts) for values in rewards]
     selector = run.selection if isinstance(run.selection, BestWorst) else BestWorst()
     fractions: list[dict[int, float]] = []
     for i, values in enumerate(rewards):
-        past = [*tables[:i], *tables[i + 1 :]]
+        past = [tables[other] for other in history[i]]
         advantages = run.advantage.normalize(values, prompts, past=past).float()
         num_groups, num_branches = advantages.shape
         by_number: dict[int, float] = {}
@@ -238,13 +251,6 @@ def _pair_fractions(
             by_number[num] = num_pairs / len(subsets) / num_groups
         fractions.append(by_number)
     return fractions
-
-
-def _by_prompt(rewards: Float[Tensor, "G K"], prompts: Sequence[str]) -> dict[str, list[float]]:
-    table: dict[str, list[float]] = {}
-    for prompt, values in zip(prompts, rewards, strict=True):
-        table.setdefault(prompt, []).extend(float(value) for value in values)
-    return table
 
 
 def _differ(images: Float[Tensor, "G K 3 H W"], prompts: Sequence[str]) -> dict[str, float]:
