@@ -10,7 +10,7 @@ import pytest
 
 from b2diffurl.algorithm.advantage import Branch
 from b2diffurl.algorithm.schedule import Backward
-from b2diffurl.analysis.study.compare import Comparison, ratio_interval, value_at
+from b2diffurl.analysis.study.compare import StudyResults, ratio_interval, value_at
 from b2diffurl.analysis.study.results import (
     Point,
     Result,
@@ -55,13 +55,13 @@ def result(cell: Cell, *points: Point, stopped: str = "") -> Result:
                   points=points, rounds={}, stopped=stopped)  # fmt: skip
 
 
-def comparison(study: StudyFile, values: Mapping[str, Sequence[Sequence[Point]]]) -> Comparison:
+def comparison(study: StudyFile, values: Mapping[str, Sequence[Sequence[Point]]]) -> StudyResults:
     """A comparison with the evaluations of every arm and seed."""
     cells = make_cells(study)
     results = {
         cell.key: result(cell, *values[cell.arm][cell.seed]) for cell in cells if cell.seed < len(values[cell.arm])
     }
-    return Comparison(cells, results)
+    return StudyResults(cells, results)
 
 
 def test_arms_are_a_recipe_with_changes_and_seeds_alternate_them() -> None:
@@ -235,7 +235,7 @@ def test_stopped_runs_are_named_and_not_averaged() -> None:
     cells = make_cells(study)
     results = {cells[0].key: result(cells[0], point(256, 0.9), stopped="round 2: collapse"),
                cells[1].key: result(cells[1], point(512, 0.7))}  # fmt: skip
-    text = study_text(study, Comparison(cells, results), command="b2diffurl study x")
+    text = study_text(study, StudyResults(cells, results), command="b2diffurl study x")
     assert "stopped: ours 0, round 2: collapse" in text
     assert "0.900" not in text
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import tyro
 
-from b2diffurl.analysis.study.compare import Comparison
+from b2diffurl.analysis.study.compare import StudyResults
 from b2diffurl.analysis.study.cost import plan_text
 from b2diffurl.analysis.study.runner import Runner
 from b2diffurl.analysis.study.samples import save_samples
@@ -65,7 +65,7 @@ def study(words: list[str]) -> int:
     check_output(flags.results, setting="results")
     check_output(flags.output)
     results = runner.existing(cells) if flags.only_table else runner.run(cells)
-    comparison = Comparison(cells, results)
+    comparison = StudyResults(cells, results)
     name = "-".join(filter(None, (Path(flags.name).stem, flags.scale)))
     name += f"-{flags.num_images}" if flags.num_images else ""
     command = shlex.join(["b2diffurl", "study", *_without_places(words)])

@@ -215,14 +215,6 @@ class RunDirectory:
         """
         return records.read_evaluation(self._evaluation)
 
-    def has_evaluation(self, when: str) -> bool:
-        """Whether evaluation.json has the scores "before" or "after" training.
-
-        Raises:
-            UserError: evaluation.json is not a JSON object.
-        """
-        return when in (records.read_object(self._evaluation) or {})
-
     def read_stop(self) -> Stop | None:
         """Return why the run was stopped, or None.
 

@@ -132,7 +132,8 @@ class Trainer:
         try:
             if self.rounds_done == 0:
                 self._save_previews(0)
-            if self.run.logging.evaluate_before and not self.directory.has_evaluation("before"):
+            evaluation = self.directory.read_evaluation()
+            if self.run.logging.evaluate_before and not (evaluation and evaluation.before):
                 with self.model.reference():  # also if the file of a resumed run was lost
                     self._evaluate("before")
             while self.rounds_done < self.run.num_rounds:

@@ -30,7 +30,7 @@ class Decision:
     num_seeds: int
 
 
-class Comparison:
+class StudyResults:
     """The results of a study, by condition, arm and seed.
 
     Args:

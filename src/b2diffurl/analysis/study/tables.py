@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from b2diffurl.analysis.study.compare import Comparison, Decision, summary
+from b2diffurl.analysis.study.compare import Decision, StudyResults, summary
 from b2diffurl.analysis.study.results import Point
 from b2diffurl.analysis.study.spec import BASE, StudyFile
 from b2diffurl.evaluation.statistics import Interval, paired_difference
@@ -21,7 +21,7 @@ _COSTS = ("reward_queries", "network_evaluations", "seconds")
 _MAX_DIFFERENCE_METRICS = 4
 
 
-def write_tables(study: StudyFile, comparison: Comparison, folder: Path, *, command: str) -> str:
+def write_tables(study: StudyFile, comparison: StudyResults, folder: Path, *, command: str) -> str:
     """Write table.md, cells.csv and curves.png, and return the text of table.md.
 
     Args:
@@ -39,7 +39,7 @@ def write_tables(study: StudyFile, comparison: Comparison, folder: Path, *, comm
     return text
 
 
-def study_text(study: StudyFile, comparison: Comparison, *, command: str) -> str:
+def study_text(study: StudyFile, comparison: StudyResults, *, command: str) -> str:
     """Return the study's page: the tables by condition, paired differences, claims, what the paper reports."""
     commits = sorted({result.commit for result in comparison.results.values() if result.commit})
     machines = sorted({result.environment.get("processor", "") for result in comparison.results.values()} - {""})
@@ -67,7 +67,7 @@ def study_text(study: StudyFile, comparison: Comparison, *, command: str) -> str
     return "\n".join(lines).rstrip("\n") + "\n"
 
 
-def _arms_table(comparison: Comparison, condition: str) -> list[str]:
+def _arms_table(comparison: StudyResults, condition: str) -> list[str]:
     metrics = comparison.metrics()
     rows = [["arm", "seeds", "images", "network evaluations", "seconds", *metrics]]
     for arm in (BASE, *comparison.arms):
@@ -80,7 +80,7 @@ def _arms_table(comparison: Comparison, condition: str) -> list[str]:
     return _markdown(rows)
 
 
-def _differences(study: StudyFile, comparison: Comparison, condition: str) -> list[str]:
+def _differences(study: StudyFile, comparison: StudyResults, condition: str) -> list[str]:
     baseline = study.baseline or comparison.arms[0]
     metrics = comparison.metrics()[:_MAX_DIFFERENCE_METRICS]
     rows = [[f"minus {baseline}, paired by seed", "seeds", *metrics]]
@@ -110,7 +110,7 @@ def claims_table(decisions: Sequence[Decision]) -> list[str]:
     return _markdown(rows)
 
 
-def _csv(comparison: Comparison) -> str:
+def _csv(comparison: StudyResults) -> str:
     """Return one line per evaluation."""
     metrics = comparison.metrics()
     content = io.StringIO()
@@ -126,7 +126,7 @@ def _csv(comparison: Comparison) -> str:
     return content.getvalue()
 
 
-def _save_curves(comparison: Comparison, file: Path) -> None:
+def _save_curves(comparison: StudyResults, file: Path) -> None:
     """Plot each metric over the images scored, then diversity over alignment; the band is the range of the seeds."""
     metrics = comparison.metrics()
     pairs = [("reward_queries", name) for name in metrics[:3]]
@@ -140,7 +140,7 @@ def _save_curves(comparison: Comparison, file: Path) -> None:
     save_panels(panels, file, panel_inches=(3.6, 3.4))
 
 
-def _plot(axes: "Axes", *, comparison: Comparison, condition: str, x: str, y: str) -> None:
+def _plot(axes: "Axes", *, comparison: StudyResults, condition: str, x: str, y: str) -> None:
     for arm in comparison.arms:
         curves = list(comparison.seeds(condition, arm).values())
         if not curves:
