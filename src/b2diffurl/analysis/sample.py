@@ -11,7 +11,7 @@ from b2diffurl.config import PositiveInt, settings
 from b2diffurl.distributed import check_device
 from b2diffurl.errors import UserError
 from b2diffurl.evaluation.generate import GeneratedImages, generate_images
-from b2diffurl.models import EMOJI, Memory, ModelSource, check_lora
+from b2diffurl.models import EMOJI, Memory, ModelSource, check_lora, read_adapter_interval
 from b2diffurl.models.text import check_prompts
 from b2diffurl.models.text_to_image import TextToImageModel
 from b2diffurl.prompts.lists import read_prompts
@@ -70,7 +70,7 @@ def sample(
     Args:
         model: "emoji", a local diffusers directory, a .safetensors checkpoint file, or a hub id.
         prompts: prompts, or the name of a list or the path of a prompts file.
-        lora: adapter directory of a run.
+        lora: adapter directory of a run; one that was trained with `lora.interval` is on only in these steps.
         num_images: number of images, with the prompts in turn; by default one per prompt.
         seed: seed of the noise.
         generation: sampler, precision and device.
@@ -94,17 +94,8 @@ def sample(
     if lora is not None:
         check_lora(Path(lora))
     check_prompts(source.tokenizers, texts)
-    policy = TextToImageModel.load(
-        source, device=generation.device, memory=generation.memory, negative_prompt=sampler.negative_prompt
-    )
-    if lora is not None:
-        policy.load_lora(Path(lora))
     generated = generate_images(
-        DenoisingPolicy(
-            denoiser=policy,
-            chain=policy.ddim(num_inference_steps=sampler.num_inference_steps, eta=sampler.eta),
-            guidance_scale=sampler.guidance_scale,
-        ),
+        _load_policy(source, lora=None if lora is None else Path(lora), sampler=sampler, generation=generation),
         texts,
         num_images=total,
         noise=NoiseKey(seed=seed, stream=EVALUATION_STREAM),
@@ -115,3 +106,21 @@ def sample(
             f"model {model!r} generated images with NaN; check its weights and the adapter's, or use float32."
         )
     return generated
+
+
+def _load_policy(
+    source: ModelSource, *, lora: Path | None, sampler: Sampler, generation: Generation
+) -> DenoisingPolicy:
+    model = TextToImageModel.load(
+        source, device=generation.device, memory=generation.memory, negative_prompt=sampler.negative_prompt
+    )
+    policy = DenoisingPolicy(
+        denoiser=model,
+        chain=model.ddim(num_inference_steps=sampler.num_inference_steps, eta=sampler.eta),
+        guidance_scale=sampler.guidance_scale,
+    )
+    if lora is None:
+        return policy
+    model.load_lora(lora)
+    interval = read_adapter_interval(lora)
+    return policy if interval is None else policy.with_adapter_in(interval.num_steps(sampler.num_inference_steps))

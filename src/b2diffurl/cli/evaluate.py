@@ -8,7 +8,7 @@ from typing import Any
 from b2diffurl.analysis.evaluate import evaluate as compute_metrics
 from b2diffurl.analysis.evaluate import find_judge
 from b2diffurl.cli.common import check_file, parse, prepare
-from b2diffurl.cli.generation import GenerationFlags, progress_bar
+from b2diffurl.cli.generation import GenerationFlags, print_adapter_interval, progress_bar
 from b2diffurl.distributed import check_device
 from b2diffurl.errors import UserError
 from b2diffurl.prompts.lists import read_prompts
@@ -48,6 +48,7 @@ def evaluate(words: list[str]) -> int:
         check_file(flags.json, setting="json")
     check_device(flags.generation.device)
     prepare()
+    print_adapter_interval(flags)
     with progress_bar(flags.num_images) as advance:
         metrics = compute_metrics(
             flags.model, prompts, lora=flags.lora, num_images=flags.num_images, seed=flags.seed, judge=flags.judge,

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from b2diffurl.analysis.sample import Generation
+from b2diffurl.models import check_lora, read_adapter_interval
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +31,21 @@ class GenerationFlags:
     lora: Path | None = None
     seed: int = 0
     generation: Annotated[Generation, tyro.conf.arg(name="")] = Generation()  # noqa: RUF009 - frozen
+
+
+def print_adapter_interval(flags: GenerationFlags) -> None:
+    """Print in which steps the adapter is on, if it was trained for some of them only.
+
+    Raises:
+        UserError: the adapter folder does not exist.
+    """
+    if flags.lora is None:
+        return
+    check_lora(flags.lora)
+    interval = read_adapter_interval(flags.lora)
+    if interval is not None:
+        total = flags.generation.num_inference_steps
+        print(f"The adapter is on in the last {interval.num_steps(total)} of {total} steps, as it was trained.")
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import tyro
 
 from b2diffurl.analysis.sample import sample as generate_images
 from b2diffurl.cli.common import check_output, parse, prepare
-from b2diffurl.cli.generation import GenerationFlags, progress_bar
+from b2diffurl.cli.generation import GenerationFlags, print_adapter_interval, progress_bar
 from b2diffurl.errors import UserError
 from b2diffurl.images import grid, to_pil
 from b2diffurl.prompts.lists import read_prompts
@@ -38,6 +38,7 @@ def sample(words: list[str]) -> int:
         raise UserError(f"output is {flags.output}, which exists and is not an empty folder; give another folder.")
     prompts = read_prompts(flags.prompts)
     prepare()
+    print_adapter_interval(flags)
     with progress_bar(flags.num_images or len(prompts)) as advance:
         generated = generate_images(
             flags.model, prompts, lora=flags.lora, num_images=flags.num_images, seed=flags.seed,

@@ -20,6 +20,7 @@ from b2diffurl.errors import RewardFailed, RunStopped, UserError
 from b2diffurl.evaluation.evaluator import Evaluator
 from b2diffurl.evaluation.generate import GeneratedImages, generate_images
 from b2diffurl.evaluation.judges import load_judge
+from b2diffurl.models import AdapterInterval
 from b2diffurl.models.text_to_image import TextToImageModel
 from b2diffurl.prompts.lists import sample_prompts
 from b2diffurl.reporting import write_report
@@ -87,9 +88,10 @@ class Trainer:
             chunk_size=run.rollout.chunk_size,
             seed=run.seed,
             train_trunk=run.rollout.train_trunk,
+            adapter_interval=run.lora.interval,
         )
         self.evaluator = Evaluator(
-            policy=self.policy,
+            policy=lambda: self.strategy.trained_policy(self.policy, self.state.past),
             load_judge=partial(load_judge, resolved.judge, reward=self.reward, device=device),
             prompts=resolved.train_prompts,
             held_out=resolved.held_out_prompts,
@@ -143,7 +145,7 @@ class Trainer:
         if self.ranks.is_main:
             evaluation, rounds = self.directory.read_evaluation(), self.directory.read_metrics()
             with files.replaced_directory(self.directory.lora) as partial_lora:
-                self.model.save_lora(partial_lora)
+                self.model.save_lora(partial_lora, interval=_adapter_interval(self.run, self.state))
                 write_card(partial_lora, self.run, evaluation=evaluation, rounds=rounds)
             write_report(self.directory.path)
 
@@ -212,7 +214,7 @@ class Trainer:
         prompts = self.resolved.train_prompts
         num_samples = min(self.run.logging.num_samples, len(prompts))
         own = generate_images(
-            self.policy,
+            self.evaluator.policy(),
             prompts[:: len(prompts) // num_samples][:num_samples],
             num_images=num_samples,
             noise=NoiseKey(seed=self.run.seed, stream=PREVIEW_STREAM),
@@ -254,6 +256,13 @@ def bind_policy(model: TextToImageModel, run: Run) -> DenoisingPolicy:
         guidance_scale=run.sampler.guidance_scale,
         log_prob_reduction=run.rollout.log_prob_reduction,
     )
+
+
+def _adapter_interval(run: Run, state: RoundState) -> AdapterInterval | None:
+    """Return the steps in which the trained adapter has to be on; None for all."""
+    if not (run.lora.interval and state.past):
+        return None
+    return AdapterInterval(length=state.past[-1].interval_length, num_inference_steps=run.sampler.num_inference_steps)
 
 
 def _update_settings(run: Run) -> UpdateSettings:

@@ -26,6 +26,7 @@ from b2diffurl.algorithm.selection import BestWorst
 from b2diffurl.emoji.oracle import load_oracle
 from b2diffurl.errors import UserError
 from b2diffurl.evaluation.judges import is_emoji_world, scene_is_right
+from b2diffurl.models import read_adapter_interval
 from b2diffurl.models.text_to_image import TextToImageModel
 from b2diffurl.prompts.lists import PromptList, sample_prompts
 from b2diffurl.rewards import load_reward, score_images
@@ -179,9 +180,12 @@ def _load_policy(resolved: ResolvedRun, *, lora: Path | None, device: torch.devi
     model = TextToImageModel.load(
         resolved.model, device=device, memory=run.memory, negative_prompt=run.sampler.negative_prompt
     )
-    if lora is not None:
-        model.load_lora(lora)
-    return bind_policy(model, run)
+    policy = bind_policy(model, run)
+    if lora is None:
+        return policy
+    model.load_lora(lora)
+    interval = read_adapter_interval(lora)
+    return policy if interval is None else policy.with_adapter_in(interval.num_steps(policy.chain.num_steps))
 
 
 def _counted(chunks: Iterator[RolloutChunk], on_progress: Callable[[int], None]) -> Iterator[RolloutChunk]:
