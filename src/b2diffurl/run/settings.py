@@ -169,6 +169,7 @@ class Run:
         self.selection.check(num_branches=num_branches)
         self.advantage.check(num_branches=num_branches)
         self._check_on_policy()
+        self._check_replay()
         if self.optimization.warmup_rounds >= self.num_rounds:
             raise UserError(
                 f"optimization.warmup_rounds is {self.optimization.warmup_rounds} but num_rounds is {self.num_rounds}; "
@@ -185,6 +186,15 @@ class Run:
             raise UserError(
                 f"objective {self.objective.use} is on-policy, one optimizer step per round, but optimization."
                 f"num_inner_epochs x num_minibatches is {updates}; set both to 1 (and prefer smaller rounds)."
+            )
+
+    def _check_replay(self) -> None:
+        needs = self.objective.needs
+        if self.optimization.replay_rounds and (needs.on_policy or needs.pairs):
+            reason = "trains on pairs" if needs.pairs else "is on-policy"
+            raise UserError(
+                f"optimization.replay_rounds is {self.optimization.replay_rounds} but objective {self.objective.use} "
+                f"{reason}, and has no importance ratio for trajectories of earlier rounds; give objective:ddpo, or 0."
             )
 
     def _interval_lengths(self) -> list[int]:

@@ -228,13 +228,13 @@ class Trainer:
 
     def _save_checkpoint(self) -> None:
         if self.ranks.is_main:
-            checkpoint = make_checkpoint(self.resolved, self.model, self.optimizer, self.state, self.reward_queries)
+            checkpoint = make_checkpoint(self.resolved, self.model, self.update, self.state, self.reward_queries)
             self.directory.save_checkpoint(checkpoint, num_kept=self.run.logging.num_checkpoints)
 
     def _restore(self) -> None:
         checkpoint = self.directory.load_checkpoint()
         if checkpoint is not None:
-            restore_checkpoint(checkpoint, self.model, self.optimizer, self.state)
+            restore_checkpoint(checkpoint, self.model, self.update, self.state)
             self.reward_queries = checkpoint.reward_queries
 
 
