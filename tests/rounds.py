@@ -4,8 +4,9 @@ Shapes: B = 12 trajectories of 3 trunks with 4 branches, n = 3 trained steps of 
 """
 
 import copy
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from b2diffurl.algorithm.update import Optimization, Update, UpdateResult, Updat
 from b2diffurl.diffusion.ddim import DDIM
 from b2diffurl.diffusion.gaussian import LogProbReduction
 from tests.reference import ddim as ddim_twin
+from tests.reference import ddpo as ddpo_twin
 from tests.reference import gaussian as gaussian_twin
 from tests.tiny import PROMPTS, TinyPolicy, chain, stable_diffusion_scheduler
 
@@ -248,6 +250,26 @@ def twin_log_prob(policy: TinyPolicy, sampled: Round, trajectory: int, step: int
     mean, var = twin_transition(policy, sampled, trajectory, step)
     action = sampled.trajectories.latents[trajectory, step + 1].double().flatten().tolist()
     return gaussian_twin.log_prob(action, mean, var, reduction=sampled.reduction)
+
+
+def twin_gradient(policy: TinyPolicy, sampled: Round, batches: Sequence[SelectedTrajectories]) -> tuple[Tensor, float]:
+    """Gradient and KL: one step of one trajectory of one batch after the other, weighted, over their real number."""
+    policy = copy.deepcopy(policy).double()
+    gradients, squares = [], []
+    for batch in batches:
+        place = replace(sampled, trajectories=batch)
+        for trajectory in range(len(batch)):
+            weight = 1.0 if batch.weights is None else batch.weights[trajectory].item()
+            for step in range(batch.num_trained_steps):
+                log_prob = twin_log_prob(policy, place, trajectory, step)
+                numbers = (
+                    log_prob.item(), batch.log_probs[trajectory, step].item(), batch.advantages[trajectory].item()
+                )  # fmt: skip
+                slope = torch.cat([part.flatten() for part in torch.autograd.grad(log_prob, list(policy.parameters()))])
+                gradients.append(weight * ddpo_twin.gradient(*numbers, clip_range=0.01) * slope)
+                squares.append(((numbers[0] - numbers[1]) * NUM_ELEMENTS) ** 2)
+    num = len(gradients)
+    return torch.stack(gradients).sum(0) / num, (math.sqrt(1 + sum(squares) / num) - 1) / NUM_ELEMENTS
 
 
 def twin_weights(sampled: Round) -> list[float]:

@@ -62,7 +62,10 @@ def run(small_run: Callable[..., Run], prompts_file: Path) -> Run:
 
 @pytest.mark.parametrize("kind", ["b2", "dpo"])
 def test_two_processes_equal_one(kind: str, run: Run, tmp_path: Path) -> None:
+    """The first kind has a second round, which replays the trajectories of the first one."""
     run = replace(run, num_rounds=1)
+    if kind == "b2":
+        run = replace(run, num_rounds=2, optimization=replace(run.optimization, replay_rounds=1))
     if kind == "dpo":  # pairs of one prompt, whose members two processes have sampled
         run = replace(run, objective=DPO(beta=25.0), rollout=Rollout(num_branches=1), selection=All())
     settings = tmp_path / "settings.toml"

@@ -3,9 +3,7 @@
 Shapes: 3 trunks of 2 steps, each with 4 branches of 3 steps, of T = 5.
 """
 
-import copy
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import pytest
@@ -28,10 +26,8 @@ from b2diffurl.algorithm.training_data import TrainingData
 from b2diffurl.algorithm.update import Optimization, Update, UpdateResult, UpdateSettings
 from b2diffurl.errors import UserError
 from b2diffurl.run.recipes import emoji_quickstart
-from tests.reference import ddpo as ddpo_twin
 from tests.rounds import (
     NO_REGION,
-    NUM_ELEMENTS,
     ONE_STEP,
     Round,
     adamw,
@@ -43,7 +39,7 @@ from tests.rounds import (
     sample_round,
     sgd,
     take,
-    twin_log_prob,
+    twin_gradient,
     weights,
 )
 from tests.tiny import PROMPTS, TinyPolicy, chain, stable_diffusion_scheduler
@@ -82,26 +78,6 @@ def optimize(
 ) -> UpdateResult:
     update = Update(bind(policy, sampled.ddim), sgd(policy), objective or DDPO(clip_range=0.01), config)
     return update.optimize(selected, trunks=trunks, seed=0, round_number=7)
-
-
-def twin_gradient(policy: TinyPolicy, sampled: Round, batches: Sequence[SelectedTrajectories]) -> tuple[Tensor, float]:
-    """Gradient and KL: one step of one trajectory of one batch after the other, weighted, over their real number."""
-    policy = copy.deepcopy(policy).double()
-    gradients, squares = [], []
-    for batch in batches:
-        place = replace(sampled, trajectories=batch)
-        for trajectory in range(len(batch)):
-            weight = 1.0 if batch.weights is None else batch.weights[trajectory].item()
-            for step in range(batch.num_trained_steps):
-                log_prob = twin_log_prob(policy, place, trajectory, step)
-                numbers = (
-                    log_prob.item(), batch.log_probs[trajectory, step].item(), batch.advantages[trajectory].item()
-                )  # fmt: skip
-                slope = torch.cat([part.flatten() for part in torch.autograd.grad(log_prob, list(policy.parameters()))])
-                gradients.append(weight * ddpo_twin.gradient(*numbers, clip_range=0.01) * slope)
-                squares.append(((numbers[0] - numbers[1]) * NUM_ELEMENTS) ** 2)
-    num = len(gradients)
-    return torch.stack(gradients).sum(0) / num, (math.sqrt(1 + sum(squares) / num) - 1) / NUM_ELEMENTS
 
 
 # Rollout

@@ -18,12 +18,32 @@ from torch import Tensor
 
 
 def minibatches(
-    examples: Int[Tensor, "U m"], *, num_epochs: int, num_minibatches: int, rng: np.random.Generator
+    examples: Int[Tensor, "U m"],
+    *,
+    num_epochs: int,
+    num_minibatches: int,
+    rng: np.random.Generator,
+    earlier: Int[Tensor, "V 1"] | None = None,
 ) -> Iterator[Int[Tensor, "u m"]]:
-    """Shuffle the examples in every epoch and split them; at most one minibatch per example."""
+    """Shuffle the examples in every epoch and split them; at most one minibatch per example.
+
+    Args:
+        examples: examples of this round; without any there is no minibatch.
+        num_epochs: passes over all examples.
+        num_minibatches: minibatches per epoch.
+        rng: the order of the examples.
+        earlier: examples of earlier rounds, split evenly over the same minibatches, after the examples of this round.
+    """
     for _ in range(num_epochs if len(examples) else 0):
-        order = examples[torch.from_numpy(rng.permutation(len(examples)))]
-        yield from order.tensor_split(min(num_minibatches, len(order)))
+        parts = _shuffled(examples, rng).tensor_split(min(num_minibatches, len(examples)))
+        if earlier is not None and len(earlier):
+            others = _shuffled(earlier, rng).tensor_split(len(parts))
+            parts = [torch.cat(both) for both in zip(parts, others, strict=True)]
+        yield from parts
+
+
+def _shuffled(examples: Int[Tensor, "U m"], rng: np.random.Generator) -> Int[Tensor, "U m"]:
+    return examples[torch.from_numpy(rng.permutation(len(examples)))]
 
 
 def micro_batches(

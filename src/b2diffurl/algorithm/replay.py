@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from b2diffurl.algorithm.minibatches import micro_batches
@@ -44,14 +44,24 @@ class Replay:
         self._conditioning = policy.denoiser.encode(prompts) if prompts else None
         self._prompt_index = torch.tensor([prompts.index(prompt) for prompt in data.prompts], dtype=torch.int64)
 
-    def micro_batches(self, minibatch: Int[Tensor, "u m"]) -> Iterator[tuple[Int[Tensor, " M"], Int[Tensor, " M"]]]:
-        """Yield the single steps (trajectory, step) of this rank's shard of a minibatch."""
-        shard = self._ranks.shard(len(minibatch))
-        return micro_batches(
-            minibatch[shard.start : shard.stop],
-            spans=self.data.spans,
-            size=self._micro_batch_size,
-        )
+    def micro_batches(
+        self, minibatch: Int[Tensor, "u m"], *, new_only: bool = False
+    ) -> Iterator[tuple[Int[Tensor, " M"], Int[Tensor, " M"]]]:
+        """Yield the single steps (trajectory, step) of this rank's shard of a minibatch.
+
+        Args:
+            minibatch: training examples.
+            new_only: whether to leave out trajectories of earlier rounds, which otherwise have passes of their own.
+        """
+        is_new = self.is_new(minibatch[:, 0])
+        for part in [minibatch[is_new]] if new_only else [minibatch[is_new], minibatch[~is_new]]:
+            shard = self._ranks.shard(len(part))
+            own = part[shard.start : shard.stop]
+            yield from micro_batches(own, spans=self.data.spans, size=self._micro_batch_size)
+
+    def is_new(self, index: Int[Tensor, " M"]) -> Bool[Tensor, " M"]:
+        """Return which trajectories were sampled in this round; only these measure what the update has changed."""
+        return index < self.data.num_new
 
     def distributions(self, index: Int[Tensor, " M"], step: Int[Tensor, " M"]) -> tuple[Gaussian, Tensor]:
         """Return the distributions of single steps under the current weights, and the actions taken, (M, C, H, W)."""
@@ -64,7 +74,7 @@ class Replay:
 
     @torch.no_grad()
     def take_log_probs(self, minibatches: Sequence[Int[Tensor, "u m"]]) -> float:
-        """Replace the sampled log-probs by those of a replay in the shapes of training.
+        """Replace the log-probs that this round has sampled by those of a replay in the shapes of training.
 
         Args:
             minibatches: the minibatches of one epoch.
@@ -74,7 +84,7 @@ class Replay:
         """
         own: list[tuple[Tensor, Tensor, Tensor]] = []
         for minibatch in minibatches:
-            for index, step in self.micro_batches(minibatch):
+            for index, step in self.micro_batches(minibatch, new_only=True):
                 gaussian, action = self.distributions(index, step)
                 own.append((index, step, self._policy.log_prob(gaussian, action).cpu()))
         log_probs = self.data.log_probs.clone()
@@ -88,9 +98,13 @@ class Replay:
 
     @torch.no_grad()
     def measure_kl(self, minibatch: Int[Tensor, "u m"]) -> float:
-        """Return the distance to the policy that sampled on a minibatch, in nats per element, over all ranks."""
+        """Return the distance to the policy that sampled this round on a minibatch, in nats per element.
+
+        It is measured over all ranks, and on trajectories of this round only: those of earlier rounds were sampled by
+        other policies, and the estimate holds for actions of the policy that it measures from (`kl_of_log_ratios`).
+        """
         squares = 0.0
-        for index, step in self.micro_batches(minibatch):
+        for index, step in self.micro_batches(minibatch, new_only=True):
             gaussian, action = self.distributions(index, step)
             log_prob = self._policy.log_prob(gaussian, action).cpu()
             squares += self.squares(log_prob - self.data.log_probs[index, step])
@@ -102,6 +116,6 @@ class Replay:
         return float(((log_ratio * (self.data.num_elements if is_mean else 1)) ** 2).sum())
 
     def kl(self, squares: float, minibatch: Int[Tensor, "u m"]) -> float:
-        """Return the KL, in nats per element, of squared log-ratios that were summed over a minibatch."""
-        num_steps = self.data.num_single_steps(minibatch)
+        """Return the KL, in nats per element, of squared log-ratios summed over the new trajectories of a minibatch."""
+        num_steps = self.data.num_single_steps(minibatch[self.is_new(minibatch[:, 0])])
         return kl_of_log_ratios(squares / num_steps, num_elements=self.data.num_elements)

@@ -52,6 +52,7 @@ class Strategy:
         chunk_size: most trajectories that are sampled at once.
         seed: the run's seed.
         train_trunk: whether trunks are trained too.
+        adapter_interval: whether the adapter is on in the interval only.
     """
 
     schedule: Schedule
@@ -61,12 +62,21 @@ class Strategy:
     chunk_size: int
     seed: int
     train_trunk: bool = False
+    adapter_interval: bool = False
 
     def interval_length(self, round_number: int, *, num_steps: int, past: Sequence[PastRound]) -> int:
         """Return the interval length of a round of this run, on a chain of `num_steps` steps."""
         return self.schedule.interval_length(
             round_number, num_rounds=self.num_rounds, num_inference_steps=num_steps, past=past
         )
+
+    def sampling_policy(self, policy: DenoisingPolicy, interval_length: int) -> DenoisingPolicy:
+        """Return the policy that samples with this interval: with an adapter interval, its adapter is on only there."""
+        return policy.with_adapter_in(interval_length) if self.adapter_interval else policy
+
+    def trained_policy(self, policy: DenoisingPolicy, past: Sequence[PastRound]) -> DenoisingPolicy:
+        """Return the policy after some completed rounds, as it is evaluated: with the interval of the last of them."""
+        return self.sampling_policy(policy, past[-1].interval_length) if past else policy
 
 
 @dataclass(kw_only=True, slots=True)
@@ -170,7 +180,7 @@ def run_round(
     # Branch-based sampling (section 3.3): trunks down to the interval, K branches from each; scored as they finish.
     shard = ranks.shard(len(prompts))
     chunks = sample_branches(
-        policy,
+        strategy.sampling_policy(policy, interval_length),
         prompts[shard.start : shard.stop],
         interval_length=interval_length,
         num_branches=strategy.num_branches,

@@ -1,7 +1,8 @@
 """What one update trains on: the selected trajectories and, where trunks are trained, their trunks.
 
-Both are batches of trajectories with steps of their own. Joined, trajectories and steps are numbered through, first
-those of the first batch; a trajectory has the steps of its batch only.
+All are batches of trajectories with steps of their own; those of earlier rounds follow those of this round. Joined,
+trajectories and steps are numbered through, first those of the first batch; a trajectory has the steps of its batch
+only.
 
 Shapes: S trajectories and n steps of all batches, u examples of m trajectories, M single steps.
 """
@@ -25,6 +26,7 @@ class TrainingData:
 
     Attributes:
         batches: the batches; only the first may have pairs.
+        num_new: number of trajectories of this round, which come first.
         log_probs: log-probabilities under the policy that sampled; 0 where a trajectory does not have the step.
         step_index: which of the T denoising steps each step is.
         spans: first step of each trajectory, and the step after its last one.
@@ -34,6 +36,7 @@ class TrainingData:
     """
 
     batches: tuple[SelectedTrajectories, ...]
+    num_new: int
     log_probs: Float[Tensor, "S n"]
     step_index: Int[Tensor, " n"]
     spans: Int[Tensor, "S 2"]
@@ -42,8 +45,9 @@ class TrainingData:
     weights: Float[Tensor, " S"]
 
     @staticmethod
-    def join(batches: Sequence[SelectedTrajectories]) -> "TrainingData":
-        """Number the trajectories and the steps of all batches through."""
+    def join(batches: Sequence[SelectedTrajectories], earlier: Sequence[SelectedTrajectories] = ()) -> "TrainingData":
+        """Number the trajectories and the steps of all batches through, those of this round first."""
+        num_new, batches = sum(len(batch) for batch in batches), [*batches, *earlier]
         spans: list[Tensor] = []
         first = 0
         for batch in batches:
@@ -52,6 +56,7 @@ class TrainingData:
         weights = [torch.ones(len(batch)) if batch.weights is None else batch.weights for batch in batches]
         return TrainingData(
             batches=tuple(batches),
+            num_new=num_new,
             log_probs=torch.block_diag(*(batch.log_probs for batch in batches)).view(-1, first),
             step_index=torch.cat([batch.step_index for batch in batches]),
             spans=torch.cat(spans),
@@ -69,11 +74,15 @@ class TrainingData:
         return self.batches[0].num_elements
 
     def examples(self, *, as_pairs: bool) -> Int[Tensor, "U m"]:
-        """Return the training examples: the pairs, or every trajectory."""
+        """Return the training examples of this round: the pairs, or every trajectory."""
         if as_pairs:
-            assert len(self.batches) == 1, "trunks have no pairs"
+            assert len(self.batches) == 1, "trunks and earlier rounds have no pairs"
             return self.batches[0].pairs
-        return torch.arange(len(self))[:, None]
+        return torch.arange(self.num_new)[:, None]
+
+    def earlier_examples(self) -> Int[Tensor, "V 1"]:
+        """Return the training examples of earlier rounds: every trajectory."""
+        return torch.arange(self.num_new, len(self))[:, None]
 
     def num_single_steps(self, examples: Int[Tensor, "u m"]) -> int:
         """Return the number of single steps of all members of some examples."""
@@ -83,17 +92,18 @@ class TrainingData:
     def transitions(
         self, index: Int[Tensor, " M"], step: Int[Tensor, " M"]
     ) -> tuple[Float[Tensor, "M C H W"], Float[Tensor, "M C H W"]]:
-        """Return the latents before and after single steps."""
+        """Return the latents before and after single steps, all of this round or all of earlier ones."""
         before: list[Tensor] = []
         after: list[Tensor] = []
         places: list[Tensor] = []
         first_index, first_step = 0, 0
         for batch in self.batches:
             place = ((index >= first_index) & (index < first_index + len(batch))).nonzero()[:, 0]
-            own_index, own_step = index[place] - first_index, step[place] - first_step
-            before.append(batch.latents[own_index, own_step])
-            after.append(batch.latents[own_index, own_step + 1])
-            places.append(place)
+            if len(place):  # batches of this round and of earlier ones may be on different devices
+                own_index, own_step = index[place] - first_index, step[place] - first_step
+                before.append(batch.latents[own_index, own_step])
+                after.append(batch.latents[own_index, own_step + 1])
+                places.append(place)
             first_index, first_step = first_index + len(batch), first_step + batch.num_trained_steps
         order = torch.cat(places).argsort()
         return torch.cat(before)[order], torch.cat(after)[order]

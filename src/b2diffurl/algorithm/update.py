@@ -1,8 +1,9 @@
 """One round's optimizer steps on the selected trajectories, inside a trust region.
 
 A training example is one selected trajectory, or a (better, worse) pair for an objective that needs pairs, or one trunk
-where trunks are trained. Examples are shuffled and split into minibatches, one optimizer step each. Gradients are means
-over the real number of steps: nothing is dropped, padded or carried over.
+where trunks are trained, of this round or of an earlier one that is replayed. Examples are shuffled and split into
+minibatches, one optimizer step each. Gradients are means over the real number of steps: nothing is dropped, padded or
+carried over.
 
 Shapes: S selected trajectories, n steps of all trajectories, u examples of m trajectories in a minibatch, M single
 steps in one forward pass.
@@ -23,6 +24,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from b2diffurl.algorithm.earlier_rounds import EarlierRounds
 from b2diffurl.algorithm.interfaces import Objective
 from b2diffurl.algorithm.minibatches import minibatches
 from b2diffurl.algorithm.policy import DenoisingPolicy
@@ -53,6 +55,8 @@ class Optimization:
         num_inner_epochs: passes over the selected trajectories of a round.
         num_minibatches: optimizer steps per pass (ours: the reference fixes the minibatch size instead).
         micro_batch_size: single steps in one forward pass; changes memory and speed, and results by rounding only.
+        replay_rounds: N, earlier rounds whose selected trajectories are trained on again in every round, weighted by
+            the importance ratio to the policy that sampled them; 0, as in the paper, for none (ours).
         step_weights: "equal", as in the paper, or "even" (ours): the loss of a step is divided by its log-prob's
             sensitivity to the network (`DDIM.sensitivity`), with mean weight 1 over the trained steps, so that no step
             dominates the others; or "probe" (ours): that times the square root of `decided_variance`, mean weight 1.
@@ -69,6 +73,7 @@ class Optimization:
     num_inner_epochs: PositiveInt = 2
     num_minibatches: PositiveInt = 4
     micro_batch_size: PositiveInt = 64
+    replay_rounds: NonNegativeInt = 0
     step_weights: StepWeights = "equal"
     decided_variance: tuple[NonNegativeFloat, ...] = ()
 
@@ -159,6 +164,7 @@ class UpdateResult:
         ratio_max_error: largest |ratio - 1| between replay and sampling before the first step; None without an update.
         learning_rate: learning rate of the round's optimizer steps.
         means: mean over the passes of objective/loss, the objective's metrics and policy/kl_to_reference.
+        num_replayed: trajectories of earlier rounds that were trained on again.
         num_evaluations: network evaluations, over all ranks; a forward and backward pass counts as one.
         seconds: duration.
     """
@@ -170,6 +176,7 @@ class UpdateResult:
     ratio_max_error: float | None
     learning_rate: float
     means: dict[str, float]
+    num_replayed: int
     num_evaluations: int
     seconds: float
 
@@ -253,6 +260,7 @@ class Update:
         self.config = config
         self.ranks = ranks
         self.progress = progress
+        self.earlier = EarlierRounds(num_rounds=config.optimization.replay_rounds)
         self.parameters: list[Tensor] = [p for group in optimizer.param_groups for p in group["params"]]
 
     def learning_rate_factor(self, round_number: int, *, num_rounds: int) -> float:
@@ -282,7 +290,8 @@ class Update:
         """
         started, region = time.perf_counter(), self.config.trust_region
         learning_rate = self._set_learning_rate(learning_rate_factor)
-        data = TrainingData.join([selected] if trunks is None else [selected, trunks])
+        batches = [selected] if trunks is None else [selected, trunks]
+        data = TrainingData.join(batches, self.earlier.batches)
         queue = self._minibatches(data, seed, round_number)
         replay = Replay(self.policy, data, micro_batch_size=self.config.optimization.micro_batch_size, ranks=self.ranks)
         replay_error = self._replay_first(replay, queue)
@@ -309,6 +318,7 @@ class Update:
                 else:
                     steps.kl = moved
         self.optimizer.zero_grad(set_to_none=True)
+        self.earlier.add(batches)
         return UpdateResult(
             num_optimizer_steps=len(steps.grad_norms) - (steps.last_scale == 0),
             step_scale=steps.last_scale if steps.passes else None,
@@ -317,16 +327,23 @@ class Update:
             ratio_max_error=steps.passes[0].ratio_max_error if replay_error is None and steps.passes else replay_error,
             learning_rate=learning_rate,
             means=_mean_over_passes(steps.passes),
+            num_replayed=len(data) - data.num_new if steps.passes else 0,
             num_evaluations=sum(self.ranks.gather(replay.num_evaluations)),
             seconds=time.perf_counter() - started,
         )
 
     def _minibatches(self, data: TrainingData, seed: int, round_number: int) -> list[Int[Tensor, "u m"]]:
         config, rng = self.config.optimization, minibatch_rng(seed, round_number)
-        examples = data.examples(as_pairs=self.objective.needs.pairs)
-        self.progress.phase("update", data.num_single_steps(examples) * config.num_inner_epochs)
-        cut = minibatches(examples, num_epochs=config.num_inner_epochs, num_minibatches=config.num_minibatches, rng=rng)
-        return list(cut)
+        cut = minibatches(
+            data.examples(as_pairs=self.objective.needs.pairs),
+            num_epochs=config.num_inner_epochs,
+            num_minibatches=config.num_minibatches,
+            rng=rng,
+            earlier=data.earlier_examples(),
+        )
+        queue = list(cut)
+        self.progress.phase("update", sum(data.num_single_steps(minibatch) for minibatch in queue))
+        return queue
 
     def _replay_first(self, replay: Replay, queue: Sequence[Tensor]) -> float | None:
         """Begin without gradients, and with the log-probs of a replay if the settings demand it; return its error."""
@@ -346,14 +363,15 @@ class Update:
             batch, kl_to_reference = self._step_batch(replay, index, step)
             _check_finite(batch.log_prob, "log-prob", step_index[step], round_number)
             log_ratio = (batch.log_prob - batch.old_log_prob).detach()
-            done.squares += replay.squares(log_ratio)
-            if replay.kl(done.squares, minibatch) > self.config.trust_region.max_kl:  # the rest cannot reduce it
-                break
+            if bool(replay.is_new(index).all()):
+                done.squares += replay.squares(log_ratio)
+                done.ratio_max_error = max(done.ratio_max_error, float(log_ratio.exp().sub(1).abs().max()))
+                if replay.kl(done.squares, minibatch) > self.config.trust_region.max_kl:  # the rest cannot reduce it
+                    break
             loss = self.objective.loss(batch)
             _check_finite(loss, "loss", step_index[step], round_number)
             weight = weights[step[: len(loss)]] * data.weights[index].view(-1, len(loss)).mean(dim=0)
             ((loss * weight.to(loss.device)).sum() / num_losses).backward()
-            done.ratio_max_error = max(done.ratio_max_error, float(log_ratio.exp().sub(1).abs().max()))
             with torch.no_grad():
                 metrics = {f"objective/{name}": values for name, values in self.objective.metrics(batch).items()}
             for name, values in (metrics | {"objective/loss": loss.detach()}).items():

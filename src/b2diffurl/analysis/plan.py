@@ -8,6 +8,7 @@ Memory is an estimate: weights, adapter with its optimizer state, activations ke
 import json
 import math
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -112,6 +113,7 @@ class RoundCost:
             and backward pass counts as one, as do the reference and the measurement of the trust region, but not the
             up to five measurements of one minibatch that shrinking a step takes.
         latent_bytes: stored latents of the trained steps, and of the trunks where they are trained.
+        replayed_latent_bytes: stored latents of the earlier rounds that are trained on again, on the CPU, at most.
     """
 
     num_interval_steps: int
@@ -120,6 +122,7 @@ class RoundCost:
     branch_evaluations: int
     most_update_evaluations: int
     latent_bytes: int
+    replayed_latent_bytes: int = 0
 
     @property
     def rollout_evaluations(self) -> int:
@@ -194,33 +197,88 @@ def interval_lengths(run: Run) -> list[int]:
     ]
 
 
-def round_cost(run: Run, shape: Shape, *, num_interval_steps: int) -> RoundCost:
-    """Compute the cost of a round with this interval length."""
-    halves = 1 if run.sampler.guidance_scale == 1 else 2
-    num_branches, num_trunks = run.rollout.num_branches, run.num_trunks
-    num_trajectories, total = num_trunks * num_branches, run.sampler.num_inference_steps
-    selected = 2 * num_trunks if isinstance(run.selection, BestWorst | Gap) else num_trajectories
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Trained:
+    """What is trained of one round, at most.
+
+    Attributes:
+        num_selected: selected trajectories.
+        num_steps: trained steps of each.
+        num_trunks: trained trunks.
+        num_trunk_steps: steps of each.
+    """
+
+    num_selected: int
+    num_steps: int
+    num_trunks: int
+    num_trunk_steps: int
+
+    @property
+    def num_single_steps(self) -> int:
+        """Single steps of all."""
+        return self.num_selected * self.num_steps + self.num_trunks * self.num_trunk_steps
+
+    @property
+    def num_states(self) -> int:
+        """Stored latents of all."""
+        return self.num_selected * (self.num_steps + 1) + self.num_trunks * (self.num_trunk_steps + 1)
+
+
+def _trained(run: Run, num_interval_steps: int) -> _Trained:
+    num_trunks = run.num_trunks
+    selected = 2 * num_trunks if isinstance(run.selection, BestWorst | Gap) else run.reward_queries_per_round
     if run.objective.needs.pairs:
         selected = 2 * (selected // 2)
+    num_trunk_steps = run.sampler.num_inference_steps - num_interval_steps if run.rollout.train_trunk else 0
+    return _Trained(
+        num_selected=selected,
+        num_steps=num_interval_steps - run.schedule.tau_last,
+        num_trunks=num_trunks if num_trunk_steps else 0,
+        num_trunk_steps=num_trunk_steps,
+    )
+
+
+def round_costs(run: Run, shape: Shape) -> list[RoundCost]:
+    """Compute the cost of every round; for an adaptive schedule the minimum."""
+    lengths, num_replayed = interval_lengths(run), run.optimization.replay_rounds
+    return [
+        round_cost(run, shape, num_interval_steps=length, earlier=lengths[max(0, i - num_replayed) : i])
+        for i, length in enumerate(lengths)
+    ]
+
+
+def round_cost(run: Run, shape: Shape, *, num_interval_steps: int, earlier: Sequence[int] = ()) -> RoundCost:
+    """Compute the cost of a round with this interval length.
+
+    Args:
+        run: the settings.
+        shape: shape of the model.
+        num_interval_steps: interval length.
+        earlier: interval lengths of the earlier rounds that are trained on again.
+    """
+    halves = 1 if run.sampler.guidance_scale == 1 else 2
+    num_trajectories, total = run.reward_queries_per_round, run.sampler.num_inference_steps
+    optimization, trained = run.optimization, _trained(run, num_interval_steps)
+    replayed = [_trained(run, length) for length in earlier]
     passes = 2 if run.objective.needs.reference or run.logging.kl_to_reference else 1
-    optimization = run.optimization
     members = 2 if run.objective.needs.pairs else 1
-    num_trunk_steps = total - num_interval_steps if run.rollout.train_trunk else 0
-    trained_trunks = num_trunks if num_trunk_steps else 0
-    num_examples = selected // members + trained_trunks
+    num_examples = trained.num_selected // members + trained.num_trunks
     last_minibatch = members * (num_examples // max(1, min(optimization.num_minibatches, num_examples)))
-    num_trained_steps = num_interval_steps - run.schedule.tau_last
-    num_passes = optimization.num_inner_epochs * passes + (run.memory.base_dtype != "float32")
-    trained = (selected * num_trained_steps + trained_trunks * num_trunk_steps) * num_passes
-    measured = last_minibatch * max(num_trained_steps, num_trunk_steps)
-    states = num_trajectories * (num_trained_steps + 1) + trained_trunks * (num_trunk_steps + 1)
+    measured = last_minibatch * max(trained.num_steps, trained.num_trunk_steps)
+    single_steps = trained.num_single_steps + sum(round_.num_single_steps for round_ in replayed)
+    evaluations = single_steps * optimization.num_inner_epochs * passes
+    if run.memory.base_dtype != "float32":
+        evaluations += trained.num_single_steps
+    states = num_trajectories * (trained.num_steps + 1) + trained.num_trunks * (trained.num_trunk_steps + 1)
+    bytes_each = 4 * shape.channels * shape.latent_size**2
     return RoundCost(
         num_interval_steps=num_interval_steps,
-        num_trained_steps=num_trained_steps,
-        trunk_evaluations=halves * num_trunks * (total - num_interval_steps),
+        num_trained_steps=trained.num_steps,
+        trunk_evaluations=halves * run.num_trunks * (total - num_interval_steps),
         branch_evaluations=halves * num_trajectories * num_interval_steps,
-        most_update_evaluations=halves * (trained + measured),
-        latent_bytes=4 * states * shape.channels * shape.latent_size**2,
+        most_update_evaluations=halves * (evaluations + measured),
+        latent_bytes=bytes_each * states,
+        replayed_latent_bytes=bytes_each * sum(round_.num_states for round_ in replayed),
     )
 
 

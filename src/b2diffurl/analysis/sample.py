@@ -10,7 +10,7 @@ from b2diffurl.config import PositiveInt, settings
 from b2diffurl.distributed import check_device
 from b2diffurl.errors import UserError
 from b2diffurl.evaluation.generate import GeneratedImages, generate_images
-from b2diffurl.models import EMOJI, Memory, ModelSource, check_lora
+from b2diffurl.models import EMOJI, Memory, ModelSource, check_lora, read_adapter_interval
 from b2diffurl.models.text import check_prompts
 from b2diffurl.models.text_to_image import TextToImageModel
 from b2diffurl.prompts.lists import read_prompts
@@ -69,7 +69,7 @@ def sample(
     Args:
         model: "emoji", a local diffusers directory, a .safetensors checkpoint file, or a hub id.
         prompts: prompts, or the name of a list or the path of a prompts file.
-        lora: adapter directory of a run.
+        lora: adapter directory of a run; one that was trained with `lora.interval` is on only in these steps.
         num_images: number of images, with the prompts in turn; by default one per prompt.
         seed: seed of the noise.
         generation: sampler, precision and device.
@@ -167,13 +167,15 @@ class ImageGenerator:
         Raises:
             UserError: the adapter does not fit the model, or the images are not finite.
         """
+        policy = self.policy
         if lora is None:
             self.model.remove_lora()
         else:
             self.model.load_lora(lora)
             if scale != 1:
                 self.model.scale_lora(scale)
+            interval = read_adapter_interval(lora)
+            if interval is not None:
+                policy = policy.with_adapter_in(interval.num_steps(policy.chain.num_steps))
         noise = NoiseKey(seed=self.seed, stream=EVALUATION_STREAM)
-        return generate_images(
-            self.policy, self.prompts, num_images=self.num_images, noise=noise, on_progress=on_progress
-        )
+        return generate_images(policy, self.prompts, num_images=self.num_images, noise=noise, on_progress=on_progress)

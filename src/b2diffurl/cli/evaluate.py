@@ -11,7 +11,7 @@ from b2diffurl.analysis.compare import AdapterComparison, best_known, check_metr
 from b2diffurl.analysis.evaluate import BASE, EvaluationSettings, Variant, observe, variants
 from b2diffurl.cli.common import check_file, parse, prepare
 from b2diffurl.cli.comparison import curve_lines, metric_lines, worst_lines
-from b2diffurl.cli.generation import GenerationFlags, print_chain_note, progress_bar
+from b2diffurl.cli.generation import GenerationFlags, print_adapter_intervals, print_chain_note, progress_bar
 from b2diffurl.config import NonNegativeInt, settings
 from b2diffurl.distributed import check_device
 from b2diffurl.errors import UserError
@@ -77,6 +77,7 @@ def evaluate(words: list[str]) -> int:
     check_device(flags.generation.device)
     prepare()
     print_chain_note(flags.model)
+    print_adapter_intervals(flags.lora, flags.generation)
     with progress_bar(evaluation.num_images * len(compared)) as advance:
         observations = observe(
             flags.model, prompts, compared, evaluation=evaluation, seed=flags.seed, generation=flags.generation,

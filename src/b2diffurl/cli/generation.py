@@ -1,8 +1,9 @@
 """Flags that `sample` and `evaluate` share, and their progress bar."""
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 import tyro
@@ -10,7 +11,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from b2diffurl.analysis.sample import Generation
-from b2diffurl.models import ModelSource
+from b2diffurl.models import ModelSource, check_lora, read_adapter_interval
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +36,21 @@ def print_chain_note(model: str) -> None:
     note = ModelSource(model).chain_note
     if note:
         print(note)
+
+
+def print_adapter_intervals(loras: Sequence[Path], generation: Generation) -> None:
+    """Print in which steps an adapter is on, if it was trained for some of them only.
+
+    Raises:
+        UserError: an adapter folder does not exist.
+    """
+    for lora in loras:
+        check_lora(lora)
+        interval = read_adapter_interval(lora)
+        if interval is not None:
+            total = generation.num_inference_steps
+            steps = interval.num_steps(total)
+            print(f"The adapter {lora} is on in the last {steps} of {total} steps, as it was trained.")
 
 
 @contextmanager

@@ -13,9 +13,8 @@ from b2diffurl.analysis.plan import (
     Shape,
     estimate_memory,
     fit,
-    interval_lengths,
     model_shape,
-    round_cost,
+    round_costs,
 )
 from b2diffurl.cli.common import named_run, parse
 from b2diffurl.errors import UserError
@@ -73,7 +72,7 @@ def _advice(run: Run, shape: Shape, memory_gib: float) -> str:
 
 
 def _cost_table(run: Run, shape: Shape) -> Table:
-    costs = [round_cost(run, shape, num_interval_steps=length) for length in interval_lengths(run)]
+    costs = round_costs(run, shape)
     rows = {
         "interval, steps": [cost.num_interval_steps for cost in costs],
         "interval, trained steps": [cost.num_trained_steps for cost in costs],
@@ -84,6 +83,9 @@ def _cost_table(run: Run, shape: Shape) -> Table:
         "UNet evaluations, update, at most": [cost.most_update_evaluations for cost in costs],
         "MiB of stored latents": [math.ceil(cost.latent_bytes / 2**20) for cost in costs],
     }
+    if run.optimization.replay_rounds:
+        replayed = [math.ceil(cost.replayed_latent_bytes / 2**20) for cost in costs]
+        rows["MiB of replayed latents, CPU"] = replayed
     table = Table("", "first round", "last round", f"all {run.num_rounds} rounds", title=f"{run.recipe}: {run.model}")
     for name, values in rows.items():
         total = "" if name.startswith(("interval", "MiB")) else f"{sum(values):,}"

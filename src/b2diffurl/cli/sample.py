@@ -9,7 +9,7 @@ import tyro
 
 from b2diffurl.analysis.sample import sample as generate_images
 from b2diffurl.cli.common import check_output, parse, prepare
-from b2diffurl.cli.generation import GenerationFlags, print_chain_note, progress_bar
+from b2diffurl.cli.generation import GenerationFlags, print_adapter_intervals, print_chain_note, progress_bar
 from b2diffurl.errors import UserError
 from b2diffurl.images import grid, to_pil
 from b2diffurl.prompts.lists import read_prompts
@@ -41,6 +41,7 @@ def sample(words: list[str]) -> int:
     prompts = read_prompts(flags.prompts)
     prepare()
     print_chain_note(flags.model)
+    print_adapter_intervals(() if flags.lora is None else (flags.lora,), flags.generation)
     with progress_bar(flags.num_images or len(prompts)) as advance:
         generated = generate_images(
             flags.model, prompts, lora=flags.lora, num_images=flags.num_images, seed=flags.seed,

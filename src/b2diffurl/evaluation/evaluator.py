@@ -17,7 +17,7 @@ class Evaluator:
     """Generates images of the training prompts, and of the held-out ones, and judges them; always from the same noise.
 
     Attributes:
-        policy: the policy under its current weights.
+        policy: returns the policy as it is now.
         load_judge: loads the judge at its first use.
         prompts: the training prompts.
         held_out: the held-out prompts; may be empty.
@@ -28,7 +28,7 @@ class Evaluator:
         progress: advanced by the number of images.
     """
 
-    policy: DenoisingPolicy
+    policy: Callable[[], DenoisingPolicy]
     load_judge: Callable[[], Judge]
     prompts: Sequence[str]
     held_out: Sequence[str]
@@ -56,7 +56,7 @@ class Evaluator:
         shard = self.ranks.shard(num_images)
         self.progress.phase(phase, len(shard))
         own = generate_images(
-            self.policy,
+            self.policy(),
             prompts,
             num_images=num_images,
             noise=NoiseKey(seed=self.seed, stream=EVALUATION_STREAM),

@@ -16,6 +16,7 @@ from peft.utils import set_peft_model_state_dict
 from torch import Tensor
 
 from b2diffurl.errors import UserError
+from b2diffurl.models.adapter_interval import AdapterInterval
 from b2diffurl.models.export import save_adapter
 from b2diffurl.models.lora import LoRA
 from b2diffurl.models.model_files import first_lines
@@ -95,10 +96,20 @@ class AdaptedUNet:
         for name, parameter in parameters.items():
             parameter.copy_(state[name])
 
-    def save_lora(self, directory: Path) -> None:
-        """Write the adapter for `pipe.load_lora_weights(directory)` of stock diffusers, and for PEFT into `peft/`."""
+    def save_lora(self, directory: Path, *, interval: AdapterInterval | None = None) -> None:
+        """Write the adapter for `pipe.load_lora_weights(directory)` of stock diffusers, and for PEFT into `peft/`.
+
+        Args:
+            directory: output folder; created if missing.
+            interval: the steps in which the adapter has to be on, stored with it; None for all.
+        """
         save_adapter(
-            self.unet, directory, adapter=_ADAPTER, pipeline=self._pipeline_class, model=public_name(self.name)
+            self.unet,
+            directory,
+            adapter=_ADAPTER,
+            pipeline=self._pipeline_class,
+            model=public_name(self.name),
+            interval=interval,
         )
 
     def remove_lora(self) -> None:

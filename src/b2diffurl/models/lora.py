@@ -12,11 +12,15 @@ class LoRA:
         rank: rank of the update matrices.
         alpha: numerator of the scale alpha / rank.
         target_modules: names of the linear layers that get an adapter.
+        interval: adapter interval: whether the adapter is on in the interval only, so that the trunk is always sampled
+            by the pretrained model; in evaluation, in the last trained interval only. By default it is on in all steps,
+            as in the paper (ours).
     """
 
     rank: PositiveInt = 8
     alpha: PositiveFloat = 8.0
     target_modules: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0")
+    interval: bool = False
 
     def __post_init__(self) -> None:
         if not self.target_modules:

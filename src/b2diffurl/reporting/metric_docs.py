@@ -37,6 +37,10 @@ METRIC_NOTES: dict[str, str] = {
         "Trunks trained besides the selected trajectories (rollout.train_trunk). 0 in rounds whose interval is the "
         "whole chain."
     ),
+    "selection/num_replayed": (
+        "Trajectories of earlier rounds, trunks included, that are trained on again (optimization.replay_rounds). Not "
+        "logged in rounds without any."
+    ),
     "selection/num_trajectories": (
         "Trajectories selected for the update: the best and the worst of each branch group, if they pass the "
         "thresholds. 0 means a round without an update."
@@ -50,8 +54,8 @@ METRIC_NOTES: dict[str, str] = {
         "meaning, and it need not decrease while the reward rises."
     ),
     "objective/clip_fraction": (
-        "Fraction of trained steps (0 to 1) whose gradient is removed by the clip range. If it is always 0, clipping "
-        "has no effect; near 1, the updates are too large."
+        "Fraction of trained steps (0 to 1), those of earlier rounds included, whose gradient is removed by the clip "
+        "range. If it is always 0, clipping has no effect; near 1, the updates are too large."
     ),
     "objective/kl_term": (
         "KL term of the DPOK loss, beta times KL(policy || reference), in the unit of the log-probs. 0 at the start. "

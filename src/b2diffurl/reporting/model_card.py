@@ -26,18 +26,26 @@ def write_card(
         rounds: metrics of each round.
     """
     save_reward_curve(rounds, directory / _CURVE_FILE, title=run.recipe)
-    (directory / "README.md").write_text(model_card(run, evaluation), encoding="utf-8")
+    interval_length = int(rounds[-1]["interval/length"]) if run.lora.interval else 0
+    card = model_card(run, evaluation, interval_length=interval_length)
+    (directory / "README.md").write_text(card, encoding="utf-8")
 
 
-def model_card(run: Run, evaluation: Evaluation | None = None) -> str:
-    """Return the text of the card with metadata for the Hugging Face Hub, without any path or address of this host."""
+def model_card(run: Run, evaluation: Evaluation | None = None, *, interval_length: int = 0) -> str:
+    """Return the text of the card with metadata for the Hugging Face Hub, without any path or address of this host.
+
+    Args:
+        run: the run that trained the adapter.
+        evaluation: scores before and after training, if there are any.
+        interval_length: with `lora.interval`, the interval length of the last round.
+    """
     name = public_name(run.model)
     sections = [
         _metadata(run.model),
         f"# LoRA on {name}, trained by reinforcement learning\n",
         f"Trained with b2diffurl, recipe `{run.recipe}`, with the reward `{_public_reward(run)}` on the prompts "
         f"`{public_name(run.prompts)}`. Properties that the reward does not measure may have become worse.\n",
-        _usage(run),
+        _usage(run) + (_interval_usage(run, interval_length) if run.lora.interval and interval_length else ""),
         f"## Reward\n\n![mean reward of the training images by reward queries]({_CURVE_FILE})\n",
     ]
     if evaluation and evaluation.before and evaluation.after:
@@ -88,6 +96,25 @@ def _usage(run: Run) -> str:
         'pipe.load_lora_weights("DIRECTORY OR HUB ID OF THIS ADAPTER")\n'
         f'pipe("a prompt", {arguments})\n```\n\n'
         'For PEFT alone: `PeftModel.from_pretrained(unet, "DIRECTORY/peft")`.\n'
+    )
+
+
+def _interval_usage(run: Run, interval_length: int) -> str:
+    """Return how to switch the adapter on at the beginning of the interval."""
+    num_steps = run.sampler.num_inference_steps
+    start = num_steps - interval_length
+    return (
+        f"\n**The adapter has to be off in the first {start} of {num_steps} steps**: it was trained for the last "
+        f"{interval_length} only. In diffusers:\n\n"
+        "```python\n"
+        "def switch_on(pipe, step, timestep, tensors):\n"
+        f"    if step == {start - 1}:  # the end of the last step without the adapter\n"
+        "        pipe.enable_lora()\n"
+        "    return tensors\n\n"
+        "pipe.disable_lora()  # before each call\n"
+        'pipe("a prompt", ..., callback_on_step_end=switch_on)  # other arguments as above\n'
+        "```\n\n"
+        f"In ComfyUI, schedule the LoRA with a strength of 0 from 0 % and of 1 from {100 * start / num_steps:g} %.\n"
     )
 
 

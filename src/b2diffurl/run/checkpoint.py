@@ -21,6 +21,7 @@ from b2diffurl.run import files
 
 FORMAT = 2
 _ADAPTER, _OPTIMIZER, _STATE, _MANIFEST = "adapter.safetensors", "optimizer.safetensors", "state.json", "manifest.json"
+_EARLIER = "earlier_rounds.safetensors"  # only in runs that replay trajectories of earlier rounds
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,6 +34,7 @@ class Checkpoint:
         adapter: LoRA weights by name.
         optimizer: AdamW moments and step by parameter name, as "NAME/exp_avg" and so on.
         state: reward history and collapse detection as JSON values.
+        earlier: trajectories of earlier rounds that are trained on again, by name; empty if there are none.
         settings: settings of the run as TOML, or "" if they are not recorded.
         prompts_sha256: hash of the prompts of the run, or "" if it is not recorded.
         rewards_sha256: hash of the source file of each custom reward, by name.
@@ -43,6 +45,7 @@ class Checkpoint:
     adapter: dict[str, Tensor]
     optimizer: dict[str, Tensor]
     state: dict[str, Any]
+    earlier: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
     settings: str = ""
     prompts_sha256: str = ""
     rewards_sha256: dict[str, str] = field(default_factory=dict[str, str])
@@ -73,6 +76,8 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, num_kept: int) -> N
         _OPTIMIZER: save({name: value.contiguous() for name, value in checkpoint.optimizer.items()}),
         _STATE: json.dumps(state).encode(),
     }
+    if checkpoint.earlier:
+        contents[_EARLIER] = save({name: value.contiguous() for name, value in checkpoint.earlier.items()})
     target = _directory(folder, checkpoint.round_number)
     with files.replaced_directory(target) as partial:
         for name, content in contents.items():
@@ -130,7 +135,8 @@ def load_newest_checkpoint(folder: Path, *, on_message: Callable[[str], None]) -
 
 def _load(path: Path) -> Checkpoint:
     checksums = _read_manifest(path)
-    contents = {name: _read(path / name) for name in (_ADAPTER, _OPTIMIZER, _STATE)}
+    names = (_ADAPTER, _OPTIMIZER, _STATE, *((_EARLIER,) if _EARLIER in checksums else ()))
+    contents = {name: _read(path / name) for name in names}
     for name, content in contents.items():
         if hashlib.sha256(content).hexdigest() != checksums.get(name):
             raise _DamagedError(f"{name} does not have its checksum")
@@ -141,6 +147,7 @@ def _load(path: Path) -> Checkpoint:
         adapter=load(contents[_ADAPTER]),
         optimizer=load(contents[_OPTIMIZER]),
         state=state["state"],
+        earlier=load(contents[_EARLIER]) if _EARLIER in contents else {},
         settings=state["settings"],
         prompts_sha256=state["prompts_sha256"],
         rewards_sha256=state["rewards_sha256"],

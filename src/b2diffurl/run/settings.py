@@ -8,6 +8,7 @@ from typing import Annotated
 from annotated_types import Ge, Le, Lt
 from pydantic import Field
 
+from b2diffurl.algorithm.adaptive import Adaptive
 from b2diffurl.algorithm.advantage import Branch, PromptHistory, ScaledDifferences
 from b2diffurl.algorithm.collapse import Collapse
 from b2diffurl.algorithm.objectives import DDPO, AnyObjective
@@ -179,6 +180,7 @@ class Run:
         self.advantage.check(num_branches=num_branches)
         self._check_on_policy()
         self._check_thresholds()
+        self._check_replay()
         if self.optimization.warmup_rounds >= self.num_rounds:
             raise UserError(
                 f"optimization.warmup_rounds is {self.optimization.warmup_rounds} but num_rounds is {self.num_rounds}; "
@@ -191,6 +193,8 @@ class Run:
         )
         if self.rollout.train_trunk:
             self._check_trunks()
+        if self.lora.interval:
+            self._check_adapter_interval()
 
     def _check_on_policy(self) -> None:
         updates = self.optimization.num_inner_epochs * self.optimization.num_minibatches
@@ -213,6 +217,15 @@ class Run:
                     "max_advantage."
                 )
 
+    def _check_replay(self) -> None:
+        needs = self.objective.needs
+        if self.optimization.replay_rounds and (needs.on_policy or needs.pairs):
+            reason = "trains on pairs" if needs.pairs else "is on-policy"
+            raise UserError(
+                f"optimization.replay_rounds is {self.optimization.replay_rounds} but objective {self.objective.use} "
+                f"{reason}, and has no importance ratio for trajectories of earlier rounds; give objective:ddpo, or 0."
+            )
+
     def _interval_lengths(self) -> list[int]:
         """Return the interval length of every round; for an adaptive schedule the minimum."""
         num_steps = self.sampler.num_inference_steps
@@ -220,6 +233,20 @@ class Run:
             self.schedule.interval_length(i, num_rounds=self.num_rounds, num_inference_steps=num_steps)
             for i in range(1, self.num_rounds + 1)
         ]
+
+    def _check_adapter_interval(self) -> None:
+        num_steps = self.sampler.num_inference_steps
+        if self.rollout.train_trunk:
+            raise UserError(
+                "lora.interval and rollout.train_trunk are both true, but the adapter is off in the trunk's steps, so "
+                "that they cannot be trained; give one of them."
+            )
+        last = self.schedule.longest(num_steps) if isinstance(self.schedule, Adaptive) else self._interval_lengths()[-1]
+        if last >= num_steps:
+            raise UserError(
+                f"lora.interval is true but schedule {self.schedule.use} ends at all {num_steps} steps, where the "
+                f"adapter is never off; give a schedule that ends earlier, such as schedule.tau_max = {num_steps - 1}."
+            )
 
     def _check_trunks(self) -> None:
         num_steps = self.sampler.num_inference_steps

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from b2diffurl.algorithm.records import PastRound
 from b2diffurl.algorithm.round import RoundState
+from b2diffurl.algorithm.update import Update
 from b2diffurl.config import to_toml
 from b2diffurl.models.adapted_unet import AdaptedUNet
 from b2diffurl.rewards.builtin import CUSTOM
@@ -21,7 +22,7 @@ from b2diffurl.run.resolve import ResolvedRun
 def make_checkpoint(
     resolved: ResolvedRun,
     model: AdaptedUNet,
-    optimizer: torch.optim.Optimizer,
+    update: Update,
     state: RoundState,
     *,
     reward_queries: int,
@@ -32,11 +33,13 @@ def make_checkpoint(
         round_number=len(state.past),
         reward_queries=reward_queries,
         adapter=model.adapter_state(),
-        optimizer=optimizer_tensors(optimizer, model.trainable_parameters()),
+        optimizer=optimizer_tensors(update.optimizer, model.trainable_parameters()),
+        earlier=update.earlier.tensors(),
         state={
             "history": state.history.rounds,
             "monitor": state.monitor.state(),
             "past": [asdict(done) for done in state.past],
+            "earlier_prompts": update.earlier.prompts(),
         },
         settings=to_toml(resolved.run),
         prompts_sha256=hash_prompts(resolved),
@@ -65,12 +68,11 @@ def hash_rewards(resolved: ResolvedRun, reward: Reward | None) -> dict[str, str]
     return {name: value for name, value in hashes.items() if value is not None}
 
 
-def restore_checkpoint(
-    checkpoint: Checkpoint, model: AdaptedUNet, optimizer: torch.optim.Optimizer, state: RoundState
-) -> None:
+def restore_checkpoint(checkpoint: Checkpoint, model: AdaptedUNet, update: Update, state: RoundState) -> None:
     """Restore what `make_checkpoint` stored."""
     model.load_adapter_state(checkpoint.adapter)
-    load_optimizer_tensors(optimizer, model.trainable_parameters(), checkpoint.optimizer)
+    load_optimizer_tensors(update.optimizer, model.trainable_parameters(), checkpoint.optimizer)
+    update.earlier.load(checkpoint.earlier, checkpoint.state.get("earlier_prompts", []))
     state.history.rounds = checkpoint.state["history"]
     state.monitor.load_state(checkpoint.state["monitor"])
     state.past = [PastRound(**done) for done in checkpoint.state["past"]]

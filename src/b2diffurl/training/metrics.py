@@ -29,6 +29,7 @@ def round_metrics(result: RoundResult, *, reward_queries: int) -> Metrics:
         "advantage/zero_fraction": float((result.advantages == 0).float().mean()),
         "selection/num_trajectories": len(result.selection),
         "selection/num_pairs": len(result.selection.pairs),
+        **({"selection/num_replayed": update.num_replayed} if update.num_replayed else {}),
         **result.metrics,
         "objective/loss": None,
         **update.means,

@@ -1,6 +1,6 @@
 """What a run writes while it trains: the lines of its rounds, the preview images and the final adapter."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from b2diffurl.algorithm.policy import DenoisingPolicy
@@ -8,6 +8,7 @@ from b2diffurl.algorithm.randomness import PREVIEW_STREAM, NoiseKey
 from b2diffurl.algorithm.round import RoundResult
 from b2diffurl.distributed import Ranks
 from b2diffurl.evaluation.generate import GeneratedImages, generate_images
+from b2diffurl.models import AdapterInterval
 from b2diffurl.models.text_to_image import TextToImageModel
 from b2diffurl.reporting import write_report
 from b2diffurl.reporting.model_card import write_card
@@ -17,6 +18,7 @@ from b2diffurl.run.directory import RunDirectory
 from b2diffurl.run.log import RunLog
 from b2diffurl.run.resolve import ResolvedRun
 from b2diffurl.run.round_lines import RoundLines
+from b2diffurl.run.settings import Run
 from b2diffurl.training.callbacks import Metrics, ProgressReporter
 from b2diffurl.training.metrics import score_lines
 
@@ -82,12 +84,20 @@ def write_results(directory: RunDirectory, resolved: ResolvedRun, model: TextToI
     """Write the adapter with its card, and the report."""
     evaluation, rounds = directory.read_evaluation(), directory.read_metrics()
     with files.replaced_directory(directory.lora) as partial:
-        model.save_lora(partial)
+        model.save_lora(partial, interval=_adapter_interval(resolved.run, rounds))
         write_card(partial, resolved.run, evaluation=evaluation, rounds=rounds)
     write_report(directory.path)
     if evaluation is not None:
         log.write(f"evaluation before: {_numbers(evaluation.before)}; after: {_numbers(evaluation.after)}")
     log.write(f"adapter  {directory.lora}\nreport   {directory.report_file}")
+
+
+def _adapter_interval(run: Run, rounds: Sequence[Metrics]) -> AdapterInterval | None:
+    """Return the steps in which the trained adapter has to be on; None for all."""
+    if not (run.lora.interval and rounds):
+        return None
+    length = int(rounds[-1]["interval/length"])
+    return AdapterInterval(length=length, num_inference_steps=run.sampler.num_inference_steps)
 
 
 def _numbers(scores: Mapping[str, float]) -> str:

@@ -93,7 +93,7 @@ class Trainer:
         )
         self.strategy = _strategy(run)
         self.evaluator = Evaluator(
-            policy=self.policy,
+            policy=lambda: self.strategy.trained_policy(self.policy, self.state.past),
             load_judge=partial(_load_judge, resolved.judge, reward=self.reward, device=device),
             prompts=resolved.train_prompts,
             held_out=resolved.held_out_prompts,
@@ -220,7 +220,7 @@ class Trainer:
         save_previews(
             self.directory,
             self.resolved,
-            self.policy,
+            self.evaluator.policy(),
             round_number=round_number,
             ranks=self.ranks,
             progress=self.progress,
@@ -231,7 +231,7 @@ class Trainer:
             checkpoint = make_checkpoint(
                 self.resolved,
                 self.model,
-                self.optimizer,
+                self.update,
                 self.state,
                 reward_queries=self.reward_queries,
                 rewards_sha256=self.rewards_sha256,
@@ -241,7 +241,7 @@ class Trainer:
     def _restore(self) -> None:
         checkpoint = self.directory.load_checkpoint()
         if checkpoint is not None:
-            restore_checkpoint(checkpoint, self.model, self.optimizer, self.state)
+            restore_checkpoint(checkpoint, self.model, self.update, self.state)
             self.reward_queries = checkpoint.reward_queries
 
 
@@ -254,6 +254,7 @@ def _strategy(run: Run) -> Strategy:
         chunk_size=run.rollout.chunk_size,
         seed=run.seed,
         train_trunk=run.rollout.train_trunk,
+        adapter_interval=run.lora.interval,
     )
 
 

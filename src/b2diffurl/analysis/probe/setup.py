@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from b2diffurl.algorithm.policy import DenoisingPolicy
+from b2diffurl.models import read_adapter_interval
 from b2diffurl.models.text_to_image import TextToImageModel
 from b2diffurl.prompts.lists import PromptList
 from b2diffurl.rewards import load_reward, score_images
@@ -94,12 +95,16 @@ class Setup:
         model = TextToImageModel.load(
             resolved.model, device=device, memory=run.memory, negative_prompt=run.sampler.negative_prompt
         )
+        policy = bind_policy(model, run)
         if lora is not None:
             model.load_lora(lora)
+            interval = read_adapter_interval(lora)
+            if interval is not None:
+                policy = policy.with_adapter_in(interval.num_steps(policy.chain.num_steps))
         return Setup(
             run=run,
             model=model,
-            policy=bind_policy(model, run),
+            policy=policy,
             train_prompts=resolved.train_prompts,
             prompt_list=resolved.prompt_list,
             reward=reward or load_reward(run.reward, device=device, bert=run.bert, remote=run.remote),
