@@ -1,4 +1,4 @@
-"""The selected trajectories of the last rounds, which are trained on again (experience replay; ours).
+"""The selected trajectories of the last rounds, which are trained on again (experience replay, Lin 1992; ours).
 
 They keep the log-probs under which they were sampled, so that an objective with importance sampling weights each step
 by exp(log_prob - old_log_prob), as it does within a round. Advantages and weights are those of their own round.
