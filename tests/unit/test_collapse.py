@@ -14,7 +14,7 @@ from tests.reference import collapse as twin
 
 UPDATED = UpdateResult(
     num_optimizer_steps=8, step_scale=1.0, kl_to_old=1e-4, grad_norm=1.0, ratio_max_error=0.0, learning_rate=1e-4,
-    means={}, num_evaluations=0, seconds=1.0,
+    means={}, num_evaluations=0, num_replayed=0, seconds=1.0,
 )  # fmt: skip
 ALL_REFUSED = replace(UPDATED, step_scale=0.0, num_optimizer_steps=0)
 

@@ -20,7 +20,7 @@ def result(rewards: list[list[float]], *, selector: BestWorst | None = None, is_
     advantages: Tensor = PromptHistory().normalize(values, PROMPTS, past=())
     update = UpdateResult(
         num_optimizer_steps=int(is_updated), step_scale=1.0 if is_updated else None, kl_to_old=None, grad_norm=None,
-        ratio_max_error=None, learning_rate=1e-4, means={}, num_evaluations=0, seconds=0.0,
+        ratio_max_error=None, learning_rate=1e-4, means={}, num_evaluations=0, num_replayed=0, seconds=0.0,
     )  # fmt: skip
     sampled = Sampled(
         scores=Scores(rewards=values, contrast=torch.ones_like(values)), num_evaluations=0, rollout_seconds=0.0,

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from b2diffurl.algorithm.policy import DenoisingPolicy
 from b2diffurl.algorithm.randomness import PREVIEW_STREAM, NoiseKey
@@ -92,7 +93,7 @@ def write_results(directory: RunDirectory, resolved: ResolvedRun, model: TextToI
     log.write(f"adapter  {directory.lora}\nreport   {directory.report_file}")
 
 
-def _adapter_interval(run: Run, rounds: Sequence[Metrics]) -> AdapterInterval | None:
+def _adapter_interval(run: Run, rounds: Sequence[Mapping[str, Any]]) -> AdapterInterval | None:
     """Return the steps in which the trained adapter has to be on; None for all."""
     if not (run.lora.interval and rounds):
         return None

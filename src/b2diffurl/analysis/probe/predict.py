@@ -150,10 +150,11 @@ class _Given:
             interval = float(self.values.var(dim=1).mean())
             weight = self.trunk_variance / max(self.trunk_variance + interval / rewards.shape[1], 1e-30)
             credit, _ = edge_credit(rewards, self.mean, weight=weight)
-            return Shrunk().scaled(credit, credit.std(correction=0))
+            return Shrunk().scaled(credit, credit.std(correction=0), rewards)
         if name == "prompt-history":
             differences = rewards - self.mean[:, None]
-            return torch.stack([PromptHistory().scaled(*one) for one in zip(differences, self.std, strict=True)])
+            groups = zip(differences, self.std, rewards, strict=True)
+            return torch.stack([PromptHistory().scaled(*group) for group in groups])
         return Branch().normalize(rewards, self.prompts, past=())
 
 

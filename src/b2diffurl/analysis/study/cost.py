@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 
 from b2diffurl.algorithm.randomness import EVALUATION_STREAM, NoiseKey
-from b2diffurl.analysis.plan import interval_lengths, model_shape, round_cost
+from b2diffurl.analysis.plan import model_shape, round_costs
 from b2diffurl.analysis.study.runner import Runner
 from b2diffurl.analysis.study.spec import Cell
 from b2diffurl.evaluation.generate import generate_images
@@ -51,8 +51,7 @@ def plan_text(cells: Sequence[Cell], runner: Runner) -> str:
 
 def _evaluations(run: Run) -> tuple[int, int, int]:
     """Network evaluations of sampling, of updates at most, and of evaluations."""
-    shape = model_shape(run.model)
-    costs = [round_cost(run, shape, num_interval_steps=length) for length in interval_lengths(run)]
+    costs = round_costs(run, model_shape(run.model))
     logging = run.logging
     images = (1 + logging.evaluate_before) * logging.num_evaluation_images
     if logging.evaluate_every_rounds:

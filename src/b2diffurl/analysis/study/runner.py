@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from threading import Lock
 
-from b2diffurl.analysis.plan import interval_lengths, model_shape, round_cost
+from b2diffurl.analysis.plan import model_shape, round_costs
 from b2diffurl.analysis.study.results import Result, make_result, read_result, result_file, write_result
 from b2diffurl.analysis.study.spec import Cell, settings_hash
 from b2diffurl.config import read_toml, to_toml
@@ -138,6 +138,5 @@ class _Clock:
 
 def network_evaluations(run: Run) -> int:
     """Return the network evaluations of a run, at most; without evaluations of images."""
-    shape = model_shape(run.model)
-    costs = [round_cost(run, shape, num_interval_steps=length) for length in interval_lengths(run)]
+    costs = round_costs(run, model_shape(run.model))
     return sum(cost.rollout_evaluations + cost.most_update_evaluations for cost in costs)
