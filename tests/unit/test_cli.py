@@ -148,6 +148,7 @@ def test_model_directories_without_a_pipeline(
         ("num_rounds = 'many'", "num_rounds"),
         ("[schedule]\nuse = 'sideways'", "sideways"),
         ("seed = ", "not valid TOML"),
+        ('[sampler]\n"a\\nb\\u001b" = 1', r"sampler.a\nb\x1b is not a setting"),
     ],
 )
 def test_errors_in_a_toml_file(capsys: pytest.CaptureFixture[str], tmp_path: Path, line: str, fragment: str) -> None:

@@ -91,13 +91,13 @@ def test_a_reward_that_raises_is_called_three_times(num_failures: int, fails: bo
         nonlocal calls
         calls += 1
         if calls <= num_failures:
-            raise ConnectionError("gone")
+            raise ConnectionError("gone\n for good")
         return brightness(images, prompts)
 
     if not fails:
         assert score(shaky, uniform(0.5)).rewards.tolist() == [0.5]
         return
-    with pytest.raises(RewardFailed, match=r"^ConnectionError: gone \(.*test_scoring\.py, line \d+\)$"):
+    with pytest.raises(RewardFailed, match=r"^ConnectionError: gone for good \(.*test_scoring\.py, line \d+\)$"):
         score(shaky, uniform(0.5))
     assert calls == 3
 

@@ -14,12 +14,12 @@ from tools.torture.runs import Runs
 
 CAMPAIGN = "two processes"
 NUM_STOPS, NUM_RACES, NUM_STALE = 16, 8, 8
-_LOCK_IS_WRITTEN = 6  # operations until the lock names its process
 
 
 def cases(runs: Runs, *, short: bool) -> Iterator[Case]:
     """Give the cases."""
-    operations = runs.operations[_LOCK_IS_WRITTEN:]
+    started = next(op.number for op in runs.operations if op.kind == "rename")  # run.toml is in its place
+    operations = runs.operations[started:]
     stops = operations[:: max(1, len(operations) // (2 if short else NUM_STOPS))]
     for operation in stops:
         name = f"second process at {operation.number}, {operation.kind} {Path(operation.path).name}"

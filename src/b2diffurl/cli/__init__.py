@@ -64,10 +64,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _dispatch(words)
     except UserError as error:
-        print(f"b2diffurl: {error}", file=sys.stderr)
+        print(f"b2diffurl: {_one_line(str(error))}", file=sys.stderr)
         return 2
     except RunStopped as stop:
-        print("b2diffurl:", stop, *getattr(stop, "__notes__", []), file=sys.stderr)
+        print("b2diffurl:", _one_line(str(stop)), *getattr(stop, "__notes__", []), file=sys.stderr)
         return 1
     except RankLost as lost:
         print(f"b2diffurl: {lost}", file=sys.stderr)
@@ -75,6 +75,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("b2diffurl: interrupted; continue with --resume.", file=sys.stderr)
         return 130
+
+
+def _one_line(message: str) -> str:
+    """Escape line feeds and control characters, which a name in a file of the user may contain."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in message)
 
 
 def _dispatch(words: list[str]) -> int:

@@ -152,4 +152,5 @@ class Scoring:
 
 def _describe(error: Exception) -> str:
     last = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{type(error).__name__}: {error} ({last.filename}, line {last.lineno})"
+    message = " ".join(str(error).split())
+    return f"{type(error).__name__}: {message} ({last.filename}, line {last.lineno})"
