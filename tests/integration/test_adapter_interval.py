@@ -253,7 +253,8 @@ def test_the_command_prints_the_interval_and_uses_the_same_share_of_other_steps(
 ) -> None:
     words = ["sample", "emoji", "--lora", str(folder / "lora"), "--prompts", PROMPT, "--num-inference-steps", "10"]
     assert main([*words, "--output", str(tmp_path / "images")]) == 0
-    assert "The adapter is on in the last 6 of 10 steps, as it was trained.\n" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert f"The adapter {folder / 'lora'} is on in the last 6 of 10 steps, as it was trained.\n" in printed
     bound = replace(bind_policy(model, run), chain=model.ddim(num_inference_steps=10, eta=1.0)).with_adapter_in(6)
     noise = NoiseKey(seed=0, stream=EVALUATION_STREAM)
     expected = generate_images(bound, [PROMPT], num_images=1, noise=noise).images[0]

@@ -130,7 +130,7 @@ def test_a_model_saved_with_any_scheduler_can_be_sampled_trained_and_evaluated(
         denoiser=loaded, chain=ddim_chain(scheduler, num_inference_steps=3, eta=1.0), guidance_scale=1.0
     )
     evaluator = Evaluator(
-        policy=policy, load_judge=BrightnessJudge, prompts=[PROMPT], held_out=(), num_images=2, seed=0,
+        policy=lambda: policy, load_judge=BrightnessJudge, prompts=[PROMPT], held_out=(), num_images=2, seed=0,
         chunk_size=2,
     )  # fmt: skip
     before = evaluator.evaluate("before")

@@ -198,6 +198,10 @@ def with_past(path: Path, run: Run, *lengths: int, name: str = "round_00002") ->
         state={"past": [{"interval_length": length, "pair_fraction": 1.0} for length in lengths]},
         rewards_sha256={"my.py:f": "abc"},
     )  # fmt: skip
+    metrics, scores = directory.open_metrics(first_round=1), directory.open_scores(first_round=1)
+    for number in range(1, len(lengths) + 1):
+        metrics.append([{"round": number}])
+        scores.append([{"round": number}] * run.reward_queries_per_round)
     directory.save_checkpoint(saved, num_kept=1)
     assert (directory.checkpoints / name).is_dir()
     return directory

@@ -40,7 +40,7 @@ Fine-tune text-to-image diffusion models by reinforcement learning (B²-DiffuRL)
   serve-reward X          serve a reward over HTTP, for runs on other machines
   show RECIPE|run.toml    print the complete run as TOML
 
-recipes: emoji-b2-paper, emoji-quickstart, emoji-ddpo, emoji-policy-gradient, emoji-dpok, emoji-dpo,
+recipes: emoji-quickstart, emoji-b2-paper, emoji-ddpo, emoji-policy-gradient, emoji-dpok, emoji-dpo,
          paper-template1-clip, paper-template1-bert, paper-template2-clip, paper-template2-bert,
          paper-template3-clip, paper-template3-bert, sd15-custom-prompts, sdxl-clip
 studies: ablation, alignment, compatibility, cost, diversity, evidence, generalization, hacking, quickstart,

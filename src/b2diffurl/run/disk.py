@@ -1,6 +1,7 @@
 """Whether the disk has space for what a run keeps."""
 
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 from b2diffurl.errors import UserError
@@ -31,10 +32,17 @@ def check_disk_space(path: Path, resolved: ResolvedRun) -> None:
     Raises:
         UserError: less space is free than the run needs.
     """
-    folder = next(parent for parent in (path.absolute(), *path.absolute().parents) if parent.is_dir())
-    needed, free = needed_bytes(resolved), shutil.disk_usage(folder).free
+    needed, free = needed_bytes(resolved), _free_bytes(path.absolute())
     if free < needed:
         raise UserError(
             f"output {path} has {free / _MIB:,.0f} MiB of free disk space but checkpoints and adapter need about "
             f"{needed / _MIB:,.0f} MiB; free space, or lower lora.rank or logging.num_checkpoints."
         )
+
+
+def _free_bytes(path: Path) -> int:
+    """Return the free space of the disk that a path is on or will be on."""
+    for folder in (path, *path.parents):
+        with suppress(OSError):  # it does not exist, or another process has just removed it
+            return shutil.disk_usage(folder).free
+    raise AssertionError(path)

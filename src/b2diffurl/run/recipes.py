@@ -38,6 +38,12 @@ def _recipe(name: str) -> Callable[[Callable[[], Run]], Callable[[], Run]]:
     return register
 
 
+@_recipe("emoji-quickstart")
+def emoji_quickstart() -> Run:
+    """B² on the embedded model: the paper's 45 training prompts of template 1, a few minutes on two cores."""
+    return replace(emoji_b2_paper(), recipe="emoji-quickstart")
+
+
 @_recipe("emoji-b2-paper")
 def emoji_b2_paper() -> Run:
     """B² with the paper's interval, advantage and selection, on the embedded model.
@@ -63,12 +69,6 @@ def emoji_b2_paper() -> Run:
         trust_region=TrustRegion(max_kl=0.00483),  # ours: the value of the measurements in docs/
         logging=Logging(num_evaluation_images=360, samples_every_rounds=6),
     )
-
-
-@_recipe("emoji-quickstart")
-def emoji_quickstart() -> Run:
-    """B² on the embedded model: the paper's 45 training prompts of template 1, a few minutes on two cores."""
-    return replace(emoji_b2_paper(), recipe="emoji-quickstart")
 
 
 @_recipe("emoji-ddpo")

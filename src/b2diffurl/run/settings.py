@@ -186,11 +186,12 @@ class Run:
                 f"optimization.warmup_rounds is {self.optimization.warmup_rounds} but num_rounds is {self.num_rounds}; "
                 "give fewer warm-up rounds than rounds."
             )
-        self.optimization.check_decided_variance(
-            self._interval_lengths(),
-            tau_last=self.schedule.tau_last,
-            num_inference_steps=self.sampler.num_inference_steps,
-        )
+        if self.optimization.decided_variance:
+            self.optimization.check_decided_variance(
+                self._interval_lengths(),
+                tau_last=self.schedule.tau_last,
+                num_inference_steps=self.sampler.num_inference_steps,
+            )
         if self.rollout.train_trunk:
             self._check_trunks()
         if self.lora.interval:
