@@ -32,6 +32,7 @@ from b2diffurl.cli import main
 from b2diffurl.distributed import check_device
 from b2diffurl.errors import UserError
 from b2diffurl.evaluation.evaluator import Evaluator
+from b2diffurl.evaluation.judges import RewardJudge
 from b2diffurl.models import LoRA, ModelSource
 from b2diffurl.models.scheduler import ddim_chain, ddim_scheduler
 from b2diffurl.models.text_to_image import TextToImageModel
@@ -130,26 +131,23 @@ def test_a_model_saved_with_any_scheduler_can_be_sampled_trained_and_evaluated(
         denoiser=loaded, chain=ddim_chain(scheduler, num_inference_steps=3, eta=1.0), guidance_scale=1.0
     )
     evaluator = Evaluator(
-        policy=lambda: policy, load_judge=BrightnessJudge, prompts=[PROMPT], held_out=(), num_images=2, seed=0,
-        chunk_size=2,
+        policy=lambda: policy, load_judge=lambda: RewardJudge(brightness), prompts=[PROMPT], held_out=(),
+        num_images=2, seed=0, chunk_size=2,
     )  # fmt: skip
     before = evaluator.evaluate("before")
-    assert math.isfinite(before["brightness"])
+    assert math.isfinite(before["reward"])
     result = train_a_round(policy, loaded)
     assert result.update.num_optimizer_steps == 1
     assert (result.update.ratio_max_error or 0) <= 1e-3
-    assert math.isfinite(evaluator.evaluate("after")["brightness"])
+    assert math.isfinite(evaluator.evaluate("after")["reward"])
     if not policy.chain.is_action(2):
         with pytest.raises(UserError, match="add no noise"):
             source.check(num_inference_steps=3, eta=1.0, interval_length=1)
 
 
-class BrightnessJudge:
-    metrics = ("brightness",)
-
-    def __call__(self, images: torch.Tensor, prompts: Sequence[str]) -> dict[str, float]:
-        assert len(images) == len(prompts)
-        return {"brightness": float(images.mean())}
+def brightness(images: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
+    assert len(images) == len(prompts)
+    return images.mean(dim=(1, 2, 3))
 
 
 def train_a_round(policy: DenoisingPolicy, model: TextToImageModel) -> RoundResult:

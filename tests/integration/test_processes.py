@@ -60,7 +60,7 @@ def run(small_run: Callable[..., Run], prompts_file: Path) -> Run:
     )
 
 
-@pytest.mark.parametrize("kind", ["b2", "dpo"])
+@pytest.mark.parametrize("kind", ["b2", pytest.param("dpo", marks=pytest.mark.slow)])
 def test_two_processes_equal_one(kind: str, run: Run, tmp_path: Path) -> None:
     """The first kind has a second round, which replays the trajectories of the first one."""
     run = replace(run, num_rounds=1)

@@ -100,6 +100,7 @@ def test_predicted_information_of_normal_rewards() -> None:
     assert table["branch", "all", num].selected_fraction == 1
 
 
+@pytest.mark.slow
 def test_the_history_wastes_information_where_trunks_decide() -> None:
     few, many = (predictions(share_of_interval=share) for share in (0.3, 1.0))
     paper, centered = ("prompt-history", "best-worst", 4), ("branch", "best-worst", 4)
