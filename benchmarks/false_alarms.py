@@ -32,9 +32,9 @@ from b2diffurl.models.text_to_image import TextToImageModel
 from b2diffurl.prompts.lists import load_prompt_list, sample_prompts
 from b2diffurl.rewards import load_reward, score_images
 from b2diffurl.rewards.interface import Reward
+from b2diffurl.run.binding import bind_policy
 from b2diffurl.run.recipes import emoji_quickstart
 from b2diffurl.run.settings import Run
-from b2diffurl.training.trainer import bind_policy
 
 SIZES = (16, 64, 256)  # reward queries per round
 NUM_BRANCHES = 4

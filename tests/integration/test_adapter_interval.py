@@ -30,11 +30,12 @@ from b2diffurl.evaluation.generate import generate_images
 from b2diffurl.images import to_pil
 from b2diffurl.models import AdapterInterval, LoRA, read_adapter_interval
 from b2diffurl.models.text_to_image import TextToImageModel
+from b2diffurl.run.binding import bind_policy
 from b2diffurl.run.directory import RunDirectory
 from b2diffurl.run.recipes import emoji_quickstart
 from b2diffurl.run.resolve import resolve
 from b2diffurl.run.settings import Logging, Run, Sampler
-from b2diffurl.training.trainer import Trainer, bind_policy
+from b2diffurl.training.trainer import Trainer
 from tests.conftest import perturb
 from tests.reference import adapter_interval as twin
 from tests.rounds import GUIDANCE, bind, move, ratio_error, sample_all

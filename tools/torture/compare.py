@@ -17,6 +17,11 @@ def contents(folder: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
+def kept(folder: Path) -> dict[str, str]:
+    """Return the hashes of the files that a refused command must leave as they are; it may add to run.log."""
+    return {name: value for name, value in contents(folder).items() if name not in (".lock", "run.log")}
+
+
 def numbers(folder: Path) -> dict[str, Any]:
     """Return what two equal runs share: a hash of each file, tensors of the adapter, and metrics without times."""
     values: dict[str, Any] = {name: value for name, value in contents(folder).items() if name not in NOT_COMPARED}

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from tools.torture.cases import Case, Result, failed, passed
-from tools.torture.compare import contents, differences
+from tools.torture.compare import differences, kept
 from tools.torture.faults import ALLOCATING, Operation, Operations, no_space_from, remove_at
 from tools.torture.processes import Outcome, call
 from tools.torture.runs import Runs
@@ -61,12 +61,12 @@ def _read_only(runs: Runs) -> Result:
             return passed(f"skipped: {reason}")
         target = folder / "run"
         shutil.copytree(runs.killed, target)
-        before = contents(target)
+        before = kept(target)
         _mount("-o", "remount,ro", str(folder))
         ended = call(runs.world.train(target, "--resume"))
         _mount("-o", "remount,rw", str(folder))
-        if not ended.is_refusal or contents(target) != before:
-            return failed(f"{ended.describe()}; files are the same: {contents(target) == before}")
+        if not ended.is_refusal or kept(target) != before:
+            return failed(f"{ended.describe()}; files are the same: {kept(target) == before}")
         return runs.judge_continued(target, outcome="refused, then resumed, equal")
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tools.torture.cases import Result, failed, passed
-from tools.torture.compare import contents, differences, numbers
+from tools.torture.compare import differences, kept, numbers
 from tools.torture.faults import Fault, Operation, Operations, kill_at, read_log
 from tools.torture.processes import Outcome, call
 from tools.torture.world import World
@@ -94,7 +94,7 @@ class Runs:
         Folders with equal files continue equally, so each content is continued once. The lock names the process.
         """
         names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
-        state = str((names, [item for item in contents(folder).items() if item[0] not in (".lock", "env.json")]))
+        state = str((names, [item for item in kept(folder).items() if item[0] != "env.json"]))
         if state in self._continued:
             return Result(outcomes={outcome: 1}) if not self._continued[state] else failed(self._continued[state])
         ended = self.finish(folder)
@@ -104,11 +104,11 @@ class Runs:
 
     def judge_damaged(self, folder: Path, *, damaged: str, may_differ: str = "") -> Result:
         """Continue a run with a damaged file: it is refused and nothing is lost, or its end is right."""
-        before = contents(folder)
+        before = kept(folder)
         ended = self.finish(folder)
         if ended.is_refusal:
-            after = contents(folder)
-            lost = [name for name in before if name != ".lock" and before[name] != after.get(name)]
+            after = kept(folder)
+            lost = [name for name in before if before[name] != after.get(name)]
             return failed(f"refused, but changed {lost}") if lost else passed("refused")
         if ended.code != 0:
             return failed(ended.describe())

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from tools.torture.cases import Case, Result, failed, passed
-from tools.torture.compare import contents, differences
+from tools.torture.compare import differences, kept
 from tools.torture.faults import Operations, kill_at, stop_at
 from tools.torture.processes import call, start
 from tools.torture.runs import Runs
@@ -38,9 +38,9 @@ def _second(runs: Runs, number: int) -> Result:
         first = start(runs.world.train(folder), before=Operations(folder, fault=stop_at(number)).install)
         if not first.wait_until_stopped():
             return failed(f"not stopped: {first.wait().describe()}")
-        before = contents(folder)
+        before = kept(folder)
         seconds = [call(runs.world.train(folder, *flags)) for flags in ([], ["--resume"])]
-        is_unchanged = contents(folder) == before
+        is_unchanged = kept(folder) == before
         os.kill(first.pid, signal.SIGCONT)
         ended = first.wait()
         named = f"in use by process {first.pid} on "

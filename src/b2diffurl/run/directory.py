@@ -18,6 +18,7 @@ from b2diffurl.images import to_pil
 from b2diffurl.run import checkpoint as checkpoints
 from b2diffurl.run import files, records
 from b2diffurl.run.checkpoint import Checkpoint
+from b2diffurl.run.code_version import current_commit
 from b2diffurl.run.lock import LOCK_NAME, locked
 from b2diffurl.run.records import Evaluation, Json, RunRecord, Stop
 from b2diffurl.run.round_lines import RoundLines
@@ -97,6 +98,7 @@ class RunDirectory:
         """Write env.json: everything besides the settings that may change the numbers."""
         environment: dict[str, str] = {name: version(name) for name in _LIBRARIES}
         environment |= {"python": platform.python_version(), "machine": platform.platform(), "device": str(device)}
+        environment["commit"] = current_commit()
         environment["threads"] = str(torch.get_num_threads())
         files.write_text(self._environment, json.dumps(environment, indent=2))
 

@@ -12,7 +12,6 @@ import torch
 
 from b2diffurl.algorithm.advantage import RewardHistory
 from b2diffurl.algorithm.collapse import CollapseMonitor
-from b2diffurl.algorithm.policy import DenoisingPolicy
 from b2diffurl.algorithm.randomness import prompt_rng
 from b2diffurl.algorithm.round import RoundResult, RoundState, Strategy, run_round
 from b2diffurl.algorithm.update import Update, UpdateSettings
@@ -26,6 +25,7 @@ from b2diffurl.reporting import write_report
 from b2diffurl.rewards import load_reward, load_watched
 from b2diffurl.rewards.custom import name_of
 from b2diffurl.rewards.interface import Reward
+from b2diffurl.run.binding import bind_policy
 from b2diffurl.run.directory import RunDirectory
 from b2diffurl.run.disk import check_disk_space
 from b2diffurl.run.log import RunLog
@@ -265,16 +265,6 @@ def _adamw(run: Run, model: TextToImageModel) -> torch.optim.AdamW:
         lr=config.learning_rate,
         betas=config.betas,
         weight_decay=config.weight_decay,
-    )
-
-
-def bind_policy(model: TextToImageModel, run: Run) -> DenoisingPolicy:
-    """Bind a model to the run's chain, guidance scale and unit of log-probs."""
-    return DenoisingPolicy(
-        denoiser=model,
-        chain=model.ddim(num_inference_steps=run.sampler.num_inference_steps, eta=run.sampler.eta),
-        guidance_scale=run.sampler.guidance_scale,
-        log_prob_reduction=run.rollout.log_prob_reduction,
     )
 
 

@@ -21,9 +21,9 @@ from b2diffurl.models.text_to_image import TextToImageModel
 from b2diffurl.prompts.lists import PromptList
 from b2diffurl.rewards import load_reward, score_images
 from b2diffurl.rewards.interface import Reward
+from b2diffurl.run.binding import bind_policy
 from b2diffurl.run.resolve import ResolvedRun, resolve
 from b2diffurl.run.settings import Run
-from b2diffurl.training.trainer import bind_policy
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -14,8 +14,8 @@ from b2diffurl.models import EMOJI, ModelSource
 from b2diffurl.models.text_to_image import TextToImageModel
 from b2diffurl.prompts.lists import read_prompts
 from b2diffurl.reporting.text import count, format_duration
+from b2diffurl.run.binding import bind_policy
 from b2diffurl.run.settings import Run
-from b2diffurl.training.trainer import bind_policy
 
 _IMAGES = 32
 _TRAINED_COST = 2.1  # a forward and backward pass over a forward pass, measured on the embedded model

@@ -2,7 +2,6 @@
 
 import json
 import platform
-import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -60,7 +59,7 @@ class Result:
         settings_sha256: hash of the settings, without the seed.
         settings: the settings that differ from their defaults.
         seed: the run's seed.
-        commit: the commit of the code, with "+" if files differed from it; "" if it is unknown.
+        commit: the commit of the code that trained, with "+" if files differed from it; "" if it is unknown.
         environment: versions, machine and device.
         points: the evaluations, oldest first.
         rounds: some metrics of every round, by name.
@@ -120,14 +119,14 @@ def make_result(cell: Cell, directory: RunDirectory) -> Result:
     Raises:
         UserError: a file of the run cannot be read.
     """
-    rounds = directory.read_metrics()
+    rounds, environment = directory.read_metrics(), directory.read().environment
     stop: Stop | None = directory.read_stop()
     return Result(
         settings_sha256=settings_hash(cell.run),
         settings=_plain(changed_settings(cell.run)),
         seed=cell.seed,
-        commit=current_commit(),
-        environment=directory.read().environment | {"processor": _processor()},
+        commit=environment.get("commit", ""),
+        environment=environment | {"processor": _processor()},
         points=tuple(evaluation_points(directory)),
         rounds={name: [_float(metrics.get(name)) for metrics in rounds] for name in _kept_metrics(rounds)},
         stopped="" if stop is None else f"round {stop.round}: {stop.cause}",
@@ -173,21 +172,6 @@ def read_result(file: Path, cell: Cell) -> Result | None:
     if number != FORMAT or result.settings_sha256 != settings_hash(cell.run) or result.seed != cell.seed:
         raise UserError(f"{file} is the result of other settings or of another format; delete it to repeat the run.")
     return result
-
-
-def current_commit() -> str:
-    """Return the commit of the code that is running, with "+" if files differ from it; "" outside a git checkout."""
-    here = Path(__file__).resolve().parent
-
-    def git(*words: str) -> str:
-        done = subprocess.run(["git", "-C", str(here), *words], capture_output=True, text=True, check=False)
-        return done.stdout.strip() if done.returncode == 0 else ""
-
-    try:
-        commit = git("rev-parse", "--short=10", "HEAD")
-        return commit + ("+" if commit and git("status", "--porcelain", "--untracked-files=no", "--", ".") else "")
-    except OSError:  # there is no git
-        return ""
 
 
 def _processor() -> str:
