@@ -1,6 +1,6 @@
 """What a power cut leaves: each file of a run folder in turn cut in half, emptied, zeroed and missing; folders missing.
 
-A sample image that is missing cannot be made again, and a checkpoint before the newest is not needed: these files may
+A sample image that is missing, or the list of their prompts in a finished run, is not made again, and a checkpoint before the newest is not needed: these files may
 differ from those of the uninterrupted run, and no other.
 """
 
@@ -60,7 +60,7 @@ def _damage(runs: Runs, source: Path, file: str, damage: Callable[[Path], None])
 
 def _is_spare(folder: Path, file: str) -> bool:
     """Whether a damaged file may differ at the end: a missing sample, or an old checkpoint of a finished run."""
-    is_sample = file.startswith("samples/round_") or file == "samples"
+    is_sample = file.startswith("samples/round_") or file in ("samples", "samples/prompts.json")
     is_finished = (folder / "lora").is_dir()
     return (is_sample and not (folder / file).exists()) or (is_finished and "checkpoints/round_00002" in file)
 
