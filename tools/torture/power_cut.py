@@ -1,7 +1,7 @@
 """What a power cut leaves: each file of a run folder in turn cut in half, emptied, zeroed and missing; folders missing.
 
-A sample image that is missing, or the list of their prompts in a finished run, is not made again, and a checkpoint before
-the newest is not needed: these files may differ from those of the uninterrupted run, and no other.
+A sample image that is missing, or the list of their prompts in a finished run, is not made again, and a checkpoint
+before the newest is not needed: these files may differ from those of the uninterrupted run, and no other.
 """
 
 import shutil
