@@ -10,7 +10,7 @@ STAMP := .venv/.installed
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS)
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-all golden lint type house fmt wheel emoji-model torture torture-short clean
+.PHONY: help quickstart test test-all golden lint type house docs fmt wheel emoji-model torture torture-short clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +41,9 @@ type: $(STAMP) ## Check types
 house: $(STAMP) ## Check the architecture's figures against their limits, and ARCHITECTURE.md against the code
 	$(BIN)/python tools/house.py
 	$(BIN)/python tools/architecture.py --check
+
+docs: $(STAMP) ## Build the documentation site into build/docs; a warning is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 fmt: $(STAMP) ## Format the code and sort the imports
 	$(BIN)/ruff check --select I --fix
