@@ -1,5 +1,6 @@
 """Shared by the commands: flags to settings, and the run that the first word names."""
 
+import sys
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -8,6 +9,7 @@ from typing import TypeVar
 import tyro
 
 from b2diffurl.config import read_toml
+from b2diffurl.distributed import choose_device, describe_device
 from b2diffurl.errors import UserError
 from b2diffurl.models.progress_bars import disable_progress_bars
 from b2diffurl.run.recipes import RECIPES, recipe
@@ -51,6 +53,17 @@ def named_run(words: list[str], command: str) -> Run:
         raise UserError(f"`b2diffurl {command}` needs a recipe or a run.toml first; recipes: {', '.join(RECIPES)}.")
     name = words[0]
     return read_toml(Path(name), Run) if name.endswith(".toml") else recipe(name)
+
+
+def announce_device(device: str) -> str:
+    """Return the device to use, and print it with its name and memory to stderr.
+
+    Raises:
+        UserError: the device is not available.
+    """
+    chosen = choose_device(device)
+    print(f"device   {describe_device(chosen)}", file=sys.stderr)
+    return chosen
 
 
 def check_output(path: Path, *, setting: str = "output") -> None:

@@ -15,7 +15,7 @@ from rich.table import Table
 from b2diffurl.cli.common import check_output, named_run, parse, prepare
 from b2diffurl.cli.console import ConsoleObserver
 from b2diffurl.config import to_toml
-from b2diffurl.distributed import check_device, device_of_rank, join_ranks, leave_ranks
+from b2diffurl.distributed import AUTO, check_device, choose_device, device_of_rank, join_ranks, leave_ranks
 from b2diffurl.errors import UserError
 from b2diffurl.models.hub import check_push, push_to_hub
 from b2diffurl.run.directory import RunDirectory
@@ -39,7 +39,7 @@ class TrainCommand:
         resume: continue the run in that folder from its newest checkpoint.
         dry_run: check everything that can be checked without loading a model, print the run, and stop.
         tensorboard: write TensorBoard events into the run folder (extra: tensorboard).
-        device: device of the model, such as cpu or cuda.
+        device: device of the model, such as cpu or cuda; "auto" is the first of cuda, mps and cpu that there is.
         push_to_hub: repository, such as me/my-adapter, that the adapter is uploaded to at the end.
     """
 
@@ -48,7 +48,7 @@ class TrainCommand:
     resume: bool = False
     dry_run: bool = False
     tensorboard: bool = False
-    device: str = "cpu"
+    device: str = AUTO
     push_to_hub: str | None = None
 
 
@@ -93,10 +93,10 @@ def _train(resolved: ResolvedRun, flags: TrainCommand, output: Path) -> bool:
     """Train; return whether this is rank 0."""
     prepare()
     run, ranks = resolved.run, join_ranks()
-    device = device_of_rank(flags.device, ranks)
+    device = device_of_rank(choose_device(flags.device), ranks)
     console = Console(quiet=not ranks.is_main)
-    for line in opening_notes(resolved, output):
-        console.print(line)
+    for line in opening_notes(resolved, RunDirectory(output), device=device, resume=flags.resume):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
     with ConsoleObserver(console, num_rounds=run.num_rounds) as shown:
         observers: list[Observer] = [shown]
         if flags.tensorboard and ranks.is_main:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from b2diffurl.algorithm.randomness import held_out_rng
 from b2diffurl.errors import UserError
 from b2diffurl.evaluation.judges import JudgeChoice, choose_judge
-from b2diffurl.models import ModelSource
+from b2diffurl.models import EMOJI, ModelSource
 from b2diffurl.prompts.lists import PromptList, load_prompt_list, split_prompts
 from b2diffurl.rewards import check_reward, check_watched, parse_reward
 from b2diffurl.rewards.spec import Term, parse_watched
@@ -65,6 +65,7 @@ def resolve(run: Run, *, own_reward: bool = False) -> ResolvedRun:
     Raises:
         UserError: the model, the prompts, the reward or the judge cannot be found or do not fit together.
     """
+    _check_given(run, own_reward=own_reward)
     model = ModelSource(run.model)
     model.check(
         num_inference_steps=run.sampler.num_inference_steps,
@@ -103,6 +104,27 @@ def resolve(run: Run, *, own_reward: bool = False) -> ResolvedRun:
             run.judge, model=run.model, prompts=[*train, *held_out], reward="" if own_reward else run.reward
         ),
     )
+
+
+def _check_given(run: Run, *, own_reward: bool) -> None:
+    """Refuse a run whose recipe leaves prompts or reward to the user, and the embedded CLIP for another model."""
+    if not run.prompts:
+        raise UserError(
+            f"prompts is missing, which recipe {run.recipe} leaves to you; give --prompts FILE with one prompt per line, "
+            "or a named list such as template1-train."
+        )
+    if not run.reward and not own_reward:
+        raise UserError(
+            f"reward is missing, which recipe {run.recipe} leaves to you; give --reward NAME, such as clip, pickscore or "
+            "my_reward.py:score."
+        )
+    names = {"reward": "" if own_reward else run.reward, "watch": " ".join(run.watch), "judge": run.judge}
+    setting = next((setting for setting, text in names.items() if f"clip:{EMOJI}" in text.split()), None)
+    if setting is not None and run.model != EMOJI:
+        raise UserError(
+            f"{setting} is {names[setting]!r}, but clip:{EMOJI} knows only the images of the embedded model, and model is "
+            f"{run.model!r}; give another {setting}, such as clip, and begin with recipe sd15 or sdxl."
+        )
 
 
 def _check_pairs(run: Run, *, num_prompts: int) -> None:
