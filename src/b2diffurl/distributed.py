@@ -172,9 +172,7 @@ def check_device(device: torch.device | str) -> None:
     if parsed.type == "cuda":
         num = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if num <= (parsed.index or 0):
-            raise UserError(
-                f"device is {str(device)!r} but PyTorch finds {num} CUDA devices here; give auto or cpu."
-            )
+            raise UserError(f"device is {str(device)!r} but PyTorch finds {num} CUDA devices here; give auto or cpu.")
         return
     try:
         torch.zeros(1, device=parsed).item()

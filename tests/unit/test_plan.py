@@ -146,11 +146,11 @@ def test_every_recipe_can_be_planned(
     (tmp_path / "prompts.txt").write_text("".join(f"a cat, {i}\n" for i in range(10)), encoding="utf-8")
     assert main(["plan", name, "--memory-gib", "24"]) == 0
     out = capsys.readouterr().out
-    assert "UNet evaluations, branches" in out
+    assert "network evaluations, branches" in out
     assert name.startswith("emoji") or "For 24 GiB: --rollout.chunk-size" in out
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "inf", "nan"])
 def test_no_memory_is_refused(value: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["plan", "sdxl-clip", "--memory-gib", value]) == 2
+    assert main(["plan", "sdxl", "--memory-gib", value]) == 2
     assert capsys.readouterr().err.startswith("b2diffurl: memory_gib is ")

@@ -10,9 +10,10 @@ from b2diffurl.analysis.study.compare import StudyResults
 from b2diffurl.analysis.study.cost import plan_text
 from b2diffurl.analysis.study.runner import Runner
 from b2diffurl.analysis.study.samples import save_samples
-from b2diffurl.analysis.study.spec import make_cells, read_study
+from b2diffurl.analysis.study.spec import make_cells, read_study, study_names
 from b2diffurl.analysis.study.tables import write_tables
 from b2diffurl.cli.common import check_output, parse
+from b2diffurl.cli.help import wrapped
 from b2diffurl.distributed import AUTO, check_device, choose_device
 from b2diffurl.errors import UserError
 
@@ -48,6 +49,8 @@ class StudyCommand:
 
 def study(words: list[str]) -> int:
     """Train a study's runs and print its table."""
+    if set(words) & {"-h", "--help"}:
+        print("\n".join(wrapped("studies: ", list(study_names()))), end="\n\n")
     flags = parse(StudyCommand, words, prog="b2diffurl study")
     if flags.num_jobs < 1:
         raise UserError(f"num_jobs is {flags.num_jobs}; give 1 or more.")
@@ -57,7 +60,11 @@ def study(words: list[str]) -> int:
         spec = replace(spec, num_images=flags.num_images)
     cells = make_cells(spec, flags.seeds)
     runner = Runner(
-        output=flags.output, results=flags.results, device=choose_device(flags.device), num_jobs=flags.num_jobs, on_message=_print
+        output=flags.output,
+        results=flags.results,
+        device=choose_device(flags.device),
+        num_jobs=flags.num_jobs,
+        on_message=_print,
     )
     if flags.plan:
         print(plan_text(cells, runner))

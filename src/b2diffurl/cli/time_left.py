@@ -8,6 +8,9 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from b2diffurl.analysis.plan import model_shape, round_costs, run_evaluations
+from b2diffurl.run.settings import Run
+
 _UPDATE_FACTOR = 3.0  # ours: forward and backward pass over a forward pass, until an update has been measured
 _SAMPLE, _SCORE, _UPDATE = "sample", "score", "update"
 
@@ -23,6 +26,17 @@ class RoundWork:
 
     sampling: float
     update: float
+
+
+def run_time_left(run: Run) -> "TimeLeft":
+    """Return the estimate of a run, from the network evaluations that its rounds will take."""
+    shape = model_shape(run.model)
+    cost = run_evaluations(run, shape)
+    rounds = [
+        RoundWork(sampling=float(each.rollout_evaluations), update=float(each.most_update_evaluations))
+        for each in round_costs(run, shape)
+    ]
+    return TimeLeft(rounds, after=cost.images / (1 + run.logging.evaluate_before))
 
 
 class TimeLeft:

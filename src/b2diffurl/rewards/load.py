@@ -70,7 +70,9 @@ def load_reward(
         UserError: the name is invalid, a model cannot be loaded, or a server does not answer.
     """
     check_reward(name, remote=remote)
-    options = RewardOptions(device=choose_device(device), bert=bert or BertSettings(), remote=remote or RemoteSettings())
+    options = RewardOptions(
+        device=choose_device(device), bert=bert or BertSettings(), remote=remote or RemoteSettings()
+    )
     terms = parse_reward(name)
     rewards = [_load(term, options) for term in terms]
     if len(terms) == 1 and terms[0].weight == 1:
@@ -100,7 +102,9 @@ def load_watched(
         UserError: a name is invalid, is a weighted sum, or is listed more than once, or as in `load_reward`.
     """
     check_watched(names, remote=remote)
-    options = RewardOptions(device=choose_device(device), bert=bert or BertSettings(), remote=remote or RemoteSettings())
+    options = RewardOptions(
+        device=choose_device(device), bert=bert or BertSettings(), remote=remote or RemoteSettings()
+    )
     return {term.name: _load(term, options) for term in parse_watched(names)}
 
 

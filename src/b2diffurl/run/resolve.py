@@ -3,6 +3,7 @@
 Nothing heavy is loaded here. Code that receives a `ResolvedRun` parses none of its settings again.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from b2diffurl.algorithm.randomness import held_out_rng
@@ -87,6 +88,7 @@ def resolve(run: Run, *, own_reward: bool = False) -> ResolvedRun:
         check_reward(run.reward, remote=run.remote)
     check_watched(run.watch, remote=run.remote)
     reward_terms, watched_terms = () if own_reward else parse_reward(run.reward), parse_watched(run.watch)
+    _check_emoji(run, reward_terms, watched_terms)
     duplicates = {term.name for term in reward_terms} & {term.name for term in watched_terms}
     if duplicates:
         raise UserError(
@@ -107,24 +109,32 @@ def resolve(run: Run, *, own_reward: bool = False) -> ResolvedRun:
 
 
 def _check_given(run: Run, *, own_reward: bool) -> None:
-    """Refuse a run whose recipe leaves prompts or reward to the user, and the embedded CLIP for another model."""
+    """Refuse a run whose recipe leaves prompts or reward to the user, who has not given them."""
     if not run.prompts:
         raise UserError(
-            f"prompts is missing, which recipe {run.recipe} leaves to you; give --prompts FILE with one prompt per line, "
-            "or a named list such as template1-train."
+            f"prompts is missing, which recipe {run.recipe} leaves to you; give --prompts FILE with one prompt per "
+            "line, or a named list such as template1-train."
         )
     if not run.reward and not own_reward:
         raise UserError(
-            f"reward is missing, which recipe {run.recipe} leaves to you; give --reward NAME, such as clip, pickscore or "
-            "my_reward.py:score."
+            f"reward is missing, which recipe {run.recipe} leaves to you; give --reward NAME, such as clip, pickscore "
+            "or my_reward.py:score."
         )
-    names = {"reward": "" if own_reward else run.reward, "watch": " ".join(run.watch), "judge": run.judge}
-    setting = next((setting for setting, text in names.items() if f"clip:{EMOJI}" in text.split()), None)
-    if setting is not None and run.model != EMOJI:
-        raise UserError(
-            f"{setting} is {names[setting]!r}, but clip:{EMOJI} knows only the images of the embedded model, and model is "
-            f"{run.model!r}; give another {setting}, such as clip, and begin with recipe sd15 or sdxl."
-        )
+
+
+def _check_emoji(run: Run, reward_terms: Sequence[Term], watched_terms: Sequence[Term]) -> None:
+    """Refuse the embedded CLIP for another model: it was trained on the images of the embedded one only."""
+    names = {
+        "reward": [term.name for term in reward_terms],
+        "watch": [term.name for term in watched_terms],
+        "judge": [run.judge],
+    }
+    for setting, given in names.items():
+        if f"clip:{EMOJI}" in given and run.model != EMOJI:
+            raise UserError(
+                f"{setting} has clip:{EMOJI}, which knows only the images of the embedded model, but model is "
+                f"{run.model!r}; give another {setting}, such as clip, and begin with recipe sd15 or sdxl."
+            )
 
 
 def _check_pairs(run: Run, *, num_prompts: int) -> None:

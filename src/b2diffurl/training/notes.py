@@ -49,9 +49,7 @@ def opening_notes(resolved: ResolvedRun, directory: RunDirectory, *, device: str
     return notes
 
 
-def with_dtype(
-    resolved: ResolvedRun, directory: RunDirectory, *, device: str, resume: bool
-) -> tuple[ResolvedRun, str]:
+def with_dtype(resolved: ResolvedRun, directory: RunDirectory, *, device: str, resume: bool) -> tuple[ResolvedRun, str]:
     """Replace the dtype "auto" by the one that the run will keep, on whatever device it is resumed.
 
     Args:
