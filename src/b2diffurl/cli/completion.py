@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import is_dataclass
 from importlib import import_module
 
+from b2diffurl.analysis.study.spec import study_names
 from b2diffurl.cli.documentation import components_of, flags_of
 from b2diffurl.errors import UserError, did_you_mean
 from b2diffurl.run.recipes import RECIPES
@@ -44,6 +45,10 @@ _b2diffurl() {{
 complete -o default -F _b2diffurl b2diffurl
 """
 _ZSH = "autoload -U +X bashcompinit && bashcompinit\n"
+_WORDS = {
+    "check": ("reward",), "completion": SHELLS, "show": ("--comments",), "study": study_names(),
+    "train": ("--help-all",), "plan": ("--help-all",),
+}  # fmt: skip
 _WITH_RUN = ("train", "plan", "probe", "show")
 
 
@@ -57,20 +62,21 @@ def completion(words: list[str]) -> int:
         raise UserError(
             f"shell is {' '.join(words)!r}{did_you_mean(words[0], SHELLS)}; give one of: {', '.join(SHELLS)}."
         )
-    flags = {command: command_flags(module) for command, (module, _) in commands.items()}
+    flags = {command: command_words(command, module) for command, (module, _) in commands.items()}
     print(_fish(flags) if words[0] == "fish" else _bash(flags, is_zsh=words[0] == "zsh"), end="")
     return 0
 
 
-def command_flags(module: str) -> list[str]:
-    """Return the flags of a command: those of the dataclasses that its module defines."""
+def command_words(command: str, module: str) -> list[str]:
+    """Return the words that may follow a command: its own, and the flags of its module's dataclasses."""
     imported = import_module(f"b2diffurl.cli.{module}")
     classes = [
         value
         for _, value in inspect.getmembers(imported, inspect.isclass)
         if is_dataclass(value) and value.__module__ == imported.__name__
     ]
-    return sorted({flag.name for cls in classes for flag in flags_of(cls)} | {"--help"})
+    flags = {flag.name for cls in classes for flag in flags_of(cls)} | {"--help"}
+    return [*_WORDS.get(command, ()), *sorted(flags)]
 
 
 def _components() -> dict[str, tuple[str, ...]]:
@@ -94,7 +100,10 @@ def _fish(flags: Mapping[str, Sequence[str]]) -> str:
         condition = f"-n '__fish_seen_subcommand_from {command}'"
         if command in _WITH_RUN:
             lines.append(f"complete -c b2diffurl {condition} -a '{' '.join(RECIPES)}'")
-        lines += [f"complete -c b2diffurl {condition} -l {name.removeprefix('--')}" for name in names]
+        lines += [
+            f"complete -c b2diffurl {condition} " + (f"-l {name[2:]}" if name.startswith("--") else f"-a {name}")
+            for name in names
+        ]
     for flag, names in _components().items():
         lines.append(f"complete -c b2diffurl -l {flag.removeprefix('--')} -x -a '{' '.join(names)}'")
     return "\n".join(lines) + "\n"

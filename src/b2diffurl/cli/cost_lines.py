@@ -43,7 +43,7 @@ def advice_text(run: Run, shape: Shape, memory_gib: float) -> str:
     elif advice.sufficient_gib is None:
         lines.append("No size up to that of the largest GPUs would suffice.")
     else:
-        lines.append(f"{'Even with these, ' if lines[1:] else ''}{advice.sufficient_gib} GiB would suffice.")
+        lines.append(f"{'With these, ' if lines[1:] else ''}{advice.sufficient_gib} GiB would suffice.")
     return "\n".join(lines)
 
 
@@ -62,8 +62,9 @@ def time_lines(run: Run, shape: Shape, speed: Speed, device: str) -> list[str]:
     """Return what `plan --measure` has measured, and the time of the whole run."""
     micro_batch = run.optimization.micro_batch_size
     lines = [
-        f"Measured on {device}: {speed.sampling:.3g} s per network evaluation in sampling ({count(speed.num_images, 'image')} at a time), "
-        f"{speed.update:.3g} s in updates (one micro-batch of {micro_batch}), {speed.reward:.3g} s per scored image",
+        f"Measured on {device}: {speed.sampling:.3g} s per network evaluation in sampling "
+        f"({count(speed.num_images, 'image')} at a time), {speed.update:.3g} s in updates (one micro-batch of "
+        f"{micro_batch}), {speed.reward:.3g} s per scored image",
         f"The whole run on this machine: about {format_duration(run_seconds(run, shape, speed))}, or less if fewer "
         "trajectories are selected; what a judge takes besides is not counted",
     ]

@@ -87,9 +87,9 @@ def flags_of(cls: type, prefix: str = "") -> Iterator[Flag]:
 
 
 def _attributes(text: str) -> dict[str, str]:
-    """Parse the section "Attributes" of a docstring.
+    r"""Parse the section "Attributes" of a docstring.
 
-    >>> _attributes("Do.\\n\\nAttributes:\\n    a: one\\n        two.\\n    b: three.\\n\\nRaises:\\n    X: no.")
+    >>> _attributes("Do.\n\nAttributes:\n    a: one\n        two.\n    b: three.\n\nRaises:\n    X: no.")
     {'a': 'one two.', 'b': 'three.'}
     """
     _, _, section = text.partition("\nAttributes:\n")

@@ -54,7 +54,7 @@ def short_help(command: str, cls: type, run: Run | None = None, *, name: str = "
     lines = [f"usage: b2diffurl {command} {name} [flags]", ""]
     for group, paths in _GROUPS.items():
         lines += [f"{group}:", *(line for path in paths for line in _lines(by_path[path], run)), ""]
-    lines += [f"{command}:", *(line for flag in flags_of(cls) if flag.path in own for line in _lines(flag, None)), ""]
+    lines += ["this command:", *(line for flag in flags_of(cls) if flag.path in own for line in _lines(flag, None)), ""]
     lines += ["examples:", *(f"  {example}" for example in _EXAMPLES[command]), ""]
     lines.append("--help-all lists every setting; `b2diffurl show --comments RECIPE` explains them.")
     if run is None:
@@ -79,7 +79,7 @@ def _lines(flag: Flag, run: Run | None) -> list[str]:
     if flag.is_component:
         meaning += f": {', '.join(_COMPONENTS[flag.path])}, or FILE.py:CLASS"
     if run is not None:
-        meaning += f" ({_text(_value(run, flag.path))})"
+        meaning += f" [{_text(_value(run, flag.path))}]"
     heading = f"  {flag.name}" if flag.is_switch else f"  {flag.name} {_metavar(flag)}"
     described = textwrap.wrap(meaning, _WIDTH - _COLUMN - 1, break_on_hyphens=False, break_long_words=False)
     if len(heading) > _COLUMN - 1:
@@ -92,12 +92,13 @@ def _metavar(flag: Flag) -> str:
 
 
 def _first_clause(text: str) -> str:
-    """Return the beginning of a description, up to the end of its first sentence or clause.
+    """Return the beginning of a description, up to the end of its first sentence or clause outside parentheses.
 
-    >>> _first_clause('file of prompts, such as "a.txt"; see the docs. More.')
-    'file of prompts, such as "a.txt"'
+    >>> _first_clause('steps per pass (ours: the reference has another); see "a.txt". More.')
+    'steps per pass (ours: the reference has another)'
     """
-    return re.split(r"[.;:] ", text.rstrip("."))[0]
+    ends = (match.start() for match in re.finditer(r"[.;:] ", text))
+    return text[: next((end for end in ends if text.count("(", 0, end) == text.count(")", 0, end)), None)].rstrip(".")
 
 
 def _value(run: Run, path: str) -> Any:

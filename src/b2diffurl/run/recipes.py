@@ -205,10 +205,10 @@ def sdxl(prompts: str = "", reward: str = "") -> Run:
 
 @_recipe("sd15-ddpo")
 def sd15_ddpo(prompts: str = "") -> Run:
-    """DDPO as in ddpo-pytorch's config/base.py, with the images per round of its config/dgx.py:compressibility.
+    """DDPO as in ddpo-pytorch: its config/base.py, with the numbers of images of its config/dgx.py:compressibility.
 
-    Its base.py has 2 images per round, which its README calls a way to get the code running; dgx.py has 256. Another
-    number cites neither: one by the value of base.py, if it differs, or "ours". docs/coming-from-ddpo.md compares the keys.
+    Its base.py has 2 images per round, which by its README are not meant to give good results. Numbers without a
+    comment are those of base.py; docs/coming-from-ddpo.md compares the keys.
 
     Args:
         prompts: as `Run.prompts`; required before the run can start. Theirs are the animals of ImageNet.

@@ -1,4 +1,4 @@
-"""What a run says about itself before it begins, on the console and in run.log: its device, its dtype and its limits."""
+"""The first lines of a run, on the console and in run.log: size, device, dtype, and what it does not do."""
 
 from dataclasses import replace
 from typing import cast

@@ -24,8 +24,8 @@ from b2diffurl.algorithm.selection import BestWorst
 from b2diffurl.analysis.probe.predict import Prediction, by_prompt, history_places, predict
 from b2diffurl.analysis.probe.setup import Branched, Cost, Setup
 from b2diffurl.analysis.probe.variance import DecidedVariance, decided_variance
-from b2diffurl.emoji.oracle import load_oracle
 from b2diffurl.distributed import AUTO, choose_device
+from b2diffurl.emoji.oracle import load_oracle
 from b2diffurl.errors import UserError
 from b2diffurl.evaluation.judges import is_emoji_world, scene_is_right
 from b2diffurl.prompts.lists import sample_prompts

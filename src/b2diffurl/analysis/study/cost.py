@@ -39,7 +39,8 @@ def plan_text(cells: Sequence[Cell], runner: Runner) -> str:
         num_missing = sum(cell.key not in existing for cell in runs)
         lines.append(
             f"| {' '.join(filter(None, name))} | {len(runs)} | {num_missing} | "
-            f"{run.num_rounds * run.reward_queries_per_round:,} | {cost.sampling + cost.update:,} + {cost.images:,} to evaluate | "
+            f"{run.num_rounds * run.reward_queries_per_round:,} | {cost.sampling + cost.update:,} + {cost.images:,} to "
+            "evaluate | "
             f"{_duration(run, seconds_each)} |"
         )
     if seconds_each is not None:
