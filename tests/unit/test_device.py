@@ -92,8 +92,9 @@ def test_a_cpu_is_described_with_its_memory() -> None:
 def test_every_command_takes_auto_by_default() -> None:
     defaults = {Generation().device}
     for module, _ in _COMMANDS.values():
-        for value in vars(import_module(f"b2diffurl.cli.{module}")).values():
-            if dataclasses.is_dataclass(value):
+        imported = import_module(f"b2diffurl.cli.{module}")
+        for value in vars(imported).values():
+            if dataclasses.is_dataclass(value) and value.__module__ == imported.__name__:
                 defaults |= {field.default for field in dataclasses.fields(value) if field.name == "device"}
     assert defaults == {AUTO}
 

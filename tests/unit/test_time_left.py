@@ -33,7 +33,7 @@ def test_rounds_of_any_length_are_extrapolated() -> None:
     """Nothing is known before the first image; then rounds of an hour count as those of a second do."""
     for length in (1.0, 3600.0):
         clock = Clock()
-        left = TimeLeft([RoundWork(sampling=10, update=5)] * 4, clock=clock)
+        left = TimeLeft([RoundWork(sampling=10.0, update=5.0)] * 4, clock=clock)
         assert left.seconds() is None
         do_round(left, clock, sampling=2 * length, update=length)
         assert left.seconds() == pytest.approx(9 * length)
@@ -46,7 +46,9 @@ def test_rounds_of_any_length_are_extrapolated() -> None:
 def test_growing_rounds_are_weighted_by_their_cost() -> None:
     """1 unit of sampling takes 1 s, 1 of updates 2 s; 20 + 10 units are left, and 5 of the evaluation."""
     clock = Clock()
-    left = TimeLeft([RoundWork(sampling=10, update=5), RoundWork(sampling=20, update=10)], after=5.0, clock=clock)
+    left = TimeLeft(
+        [RoundWork(sampling=10.0, update=5.0), RoundWork(sampling=20.0, update=10.0)], after=5.0, clock=clock
+    )
     do_round(left, clock, sampling=10.0, update=10.0)
     assert left.seconds() == pytest.approx(20 + 2 * 10 + 5)
     do_round(left, clock, sampling=20.0, update=20.0)
@@ -58,7 +60,7 @@ def test_growing_rounds_are_weighted_by_their_cost() -> None:
 def test_the_first_round_is_estimated_while_it_runs() -> None:
     """Half of 10 units in 5 s; an update costs 3 times as much per unit until it is measured."""
     clock = Clock()
-    left = TimeLeft([RoundWork(sampling=10, update=10)], clock=clock)
+    left = TimeLeft([RoundWork(sampling=10.0, update=10.0)], clock=clock)
     left.begin_phase("sample")
     clock.seconds = 5.0
     left.advance(0.5)
@@ -67,7 +69,7 @@ def test_the_first_round_is_estimated_while_it_runs() -> None:
 
 def test_a_resumed_run_counts_only_the_rounds_to_come() -> None:
     clock = Clock()
-    left = TimeLeft([RoundWork(sampling=1, update=1)] * 10, clock=clock)
+    left = TimeLeft([RoundWork(sampling=1.0, update=1.0)] * 10, clock=clock)
     left.begin_round(8)
     do_round(left, clock, sampling=1.0, update=1.0)
     assert left.seconds() == pytest.approx(2)
@@ -77,7 +79,7 @@ def test_the_bars_end_at_their_end_and_name_the_time() -> None:
     """More is reported than was announced; the bar stays at its end. A resumed run begins where it was."""
     console = Console(file=io.StringIO(), width=80)
     clock = Clock()
-    left = TimeLeft([RoundWork(sampling=1, update=1)] * 3, clock=clock)
+    left = TimeLeft([RoundWork(sampling=1.0, update=1.0)] * 3, clock=clock)
     shown = ConsoleObserver(console, num_rounds=3, rounds_done=1, time_left=left)
     shown.on_phase("sample", total=10)
     clock.seconds = 60.0

@@ -292,9 +292,9 @@ class Evaluations:
     """Network evaluations of a whole run: forward passes of the UNet for one image, two per step with guidance.
 
     Attributes:
-        sampling: for the rounds' images.
-        update: in updates, at most; a forward and backward pass counts as one.
-        images: for the images that are evaluated, held-out ones included, and the preview images.
+        sampling: evaluations that sample the images of the rounds.
+        update: evaluations of the updates, at most; a forward and backward pass counts as one.
+        images: evaluations that sample the evaluated images, held-out prompts included, and the preview images.
     """
 
     sampling: int

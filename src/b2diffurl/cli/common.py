@@ -37,12 +37,12 @@ def parse(cls: type[T], words: list[str], *, prog: str, default: T | None = None
         SystemExit: help was requested, or a flag is unknown or has the wrong type.
     """
     config = (tyro.conf.CascadeSubcommandArgs,)
-    words = ["--help" if word == HELP_ALL else word for word in expand_components(words)]
-    if any(word.partition("=")[0] == "--recipe" for word in words):
+    given = ["--help" if word == HELP_ALL else word for word in expand_components(words)]
+    if any(word.partition("=")[0] == "--recipe" for word in given):
         raise UserError("recipe is not a flag; give its name as the first word after the command.")
     if default is None:
-        return tyro.cli(cls, args=words, prog=prog, config=config)
-    return tyro.cli(cls, args=words, prog=prog, default=default, config=config)
+        return tyro.cli(cls, args=given, prog=prog, config=config)
+    return tyro.cli(cls, args=given, prog=prog, default=default, config=config)
 
 
 def show_help(words: list[str], command: str, cls: type) -> None:

@@ -72,7 +72,7 @@ def flags_of(cls: type, prefix: str = "") -> Iterator[Flag]:
         hint, path = hints[field.name], prefix + field.name
         if _is_positional(hint) or path == "recipe" or (field.name == "use" and prefix):
             continue
-        members = [member for member in _members(hint) if is_dataclass(member)]
+        members = [member for member in _members(hint) if isinstance(member, type) and is_dataclass(member)]
         if component_names(hint):
             yield Flag(name=_flag(path), path=path, description=meanings.get(field.name, ""), is_component=True)
         nested = prefix if _is_unnamed(hint) else f"{path}."

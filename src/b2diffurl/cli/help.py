@@ -56,7 +56,7 @@ def short_help(command: str, cls: type, run: Run | None = None, *, name: str = "
         lines += [f"{group}:", *(line for path in paths for line in _lines(by_path[path], run)), ""]
     lines += ["this command:", *(line for flag in flags_of(cls) if flag.path in own for line in _lines(flag, None)), ""]
     lines += ["examples:", *(f"  {example}" for example in _EXAMPLES[command]), ""]
-    lines.append("--help-all lists every setting; `b2diffurl show --comments RECIPE` explains them.")
+    lines.append("--help-all lists every setting; `b2diffurl show --comments RECIPE` explains all.")
     if run is None:
         lines += ["", *wrapped("recipes: ", list(RECIPES))]
     return "\n".join(lines)

@@ -27,7 +27,7 @@ def show(words: list[str]) -> int:
     run = named_run(others, "show")
     if len(others) > 1:
         raise UserError(f"`b2diffurl show` takes one recipe; remove {' '.join(others[1:])!r}.")
-    print(commented(run) if _COMMENTS in words else to_toml(run), end="")
+    print(to_toml(run) if len(others) == len(words) else commented(run), end="")
     return 0
 
 
@@ -39,11 +39,16 @@ def commented(run: Run) -> str:
         table = re.fullmatch(r"\[([\w.]+)\]", line)
         key = re.match(r"(\w+) = ", line)
         if table:
-            value = getattr(run, table[1], None)
-            cls = None if value is None else type(value)
+            cls = _class_of(run, table[1])
             meaning = "" if cls is None else summary(cls)
         else:
             meaning = descriptions(cls).get(key[1], "") if key and cls is not None else ""
         lines += textwrap.wrap(meaning, 80, initial_indent="# ", subsequent_indent="# ", break_on_hyphens=False)
         lines.append(line)
     return "\n".join(lines)
+
+
+def _class_of(run: Run, table: str) -> type | None:
+    """Return the class of a table's settings; None for the options of user code."""
+    value: object = getattr(run, table, None)
+    return None if value is None else value.__class__

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from itertools import product
+from typing import TypeVar
 
 from b2diffurl.algorithm.advantage import PromptHistory
 from b2diffurl.algorithm.collapse import Collapse
@@ -24,14 +25,15 @@ from b2diffurl.errors import UserError, did_you_mean
 from b2diffurl.models import EMOJI, LoRA, Memory
 from b2diffurl.run.settings import Logging, Run, Sampler
 
+C = TypeVar("C", bound=Callable[..., Run])
 RECIPES: dict[str, Callable[[], Run]] = {}  # by name, in the order of this file
 EMOJI_GUIDANCE_SCALE = 1.0  # ours: at guidance 1 the embedded model is as misaligned as intended
 
 
-def _recipe(name: str) -> Callable[[Callable[[], Run]], Callable[[], Run]]:
+def _recipe(name: str) -> Callable[[C], C]:
     """Register a function that creates a run under a name."""
 
-    def register(create: Callable[[], Run]) -> Callable[[], Run]:
+    def register(create: C) -> C:
         RECIPES[name] = create
         return create
 

@@ -1,13 +1,11 @@
 """The first lines of a run, on the console and in run.log: size, device, dtype, and what it does not do."""
 
 from dataclasses import replace
-from typing import cast
 
 from b2diffurl.config import read_toml
 from b2diffurl.distributed import describe_device
 from b2diffurl.evaluation.judges import NO_JUDGE_NOTE
 from b2diffurl.models import EMOJI
-from b2diffurl.models.memory import ConcreteDtype
 from b2diffurl.models.pipeline import choose_dtype
 from b2diffurl.models.text_to_image import SAFETY_CHECKER_NOTE
 from b2diffurl.run.directory import RunDirectory
@@ -70,5 +68,5 @@ def with_dtype(resolved: ResolvedRun, directory: RunDirectory, *, device: str, r
         dtype, reason = read_toml(directory.run_file, Run).memory.base_dtype, "as the run began"
     if dtype == "auto":
         dtype, reason = choose_dtype(resolved.model, memory, device=device)
-    fixed = replace(memory, base_dtype=cast("ConcreteDtype", dtype))
+    fixed = replace(memory, base_dtype=dtype)
     return replace(resolved, run=replace(resolved.run, memory=fixed)), reason

@@ -89,12 +89,7 @@ class Trainer:
         self.watched = load_watched(run.watch, device=device, bert=run.bert, remote=run.remote)
         self.optimizer = _adamw(run, self.model)
         self.update = Update(
-            self.policy,
-            self.optimizer,
-            run.objective,
-            _update_settings(run, self.model),
-            ranks=ranks,
-            progress=self.progress,
+            self.policy, self.optimizer, run.objective, _settings(run, self.model), ranks=ranks, progress=self.progress
         )
         self.strategy = _strategy(run)
         self.evaluator = Evaluator(
@@ -273,7 +268,7 @@ def _adamw(run: Run, model: TextToImageModel) -> torch.optim.AdamW:
     )
 
 
-def _update_settings(run: Run, model: TextToImageModel) -> UpdateSettings:
+def _settings(run: Run, model: TextToImageModel) -> UpdateSettings:
     return UpdateSettings(
         optimization=run.optimization,
         trust_region=run.trust_region,
