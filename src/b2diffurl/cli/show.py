@@ -18,16 +18,16 @@ equation or section of the paper that it is from.
 """
 
 
-def show(words: list[str]) -> int:
+def show(arguments: list[str]) -> int:
     """Print the run."""
-    if set(words) & {"-h", "--help"}:
+    if set(arguments) & {"-h", "--help"}:
         print(_USAGE, end="")
         return 0
-    others = [word for word in words if word != _COMMENTS]
+    others = [word for word in arguments if word != _COMMENTS]
     run = named_run(others, "show")
     if len(others) > 1:
         raise UserError(f"`b2diffurl show` takes one recipe; remove {' '.join(others[1:])!r}.")
-    print(to_toml(run) if len(others) == len(words) else commented(run), end="")
+    print(to_toml(run) if len(others) == len(arguments) else commented(run), end="")
     return 0
 
 
