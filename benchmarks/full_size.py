@@ -1,9 +1,9 @@
 """One round of a recipe on a full-size model with random weights: peak memory against `plan`'s estimate, and speed.
 
     python benchmarks/full_size.py paper-template1-clip --limit-gib 16
-    python benchmarks/full_size.py sdxl-clip --limit-gib 24
+    python benchmarks/full_size.py sdxl --limit-gib 24
     python benchmarks/full_size.py paper-template1-clip --device cpu --queries 4 --steps 2 --epochs 1
-    python benchmarks/full_size.py sdxl-clip --device cpu --queries 4 --steps 1 --epochs 1 --minibatches 1
+    python benchmarks/full_size.py sdxl --device cpu --queries 4 --steps 1 --epochs 1 --minibatches 1
 
 On a GPU the peak is the memory reserved by the caching allocator, limited to `--limit-gib` minus plan's allowance for
 the overhead of the device. On a CPU (Linux with glibc only) it is the growth of the resident memory since before the

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # numbers of the tests are those of a CPU
 
 from b2diffurl.algorithm.schedule import Backward
 from b2diffurl.algorithm.update import Optimization

@@ -1,4 +1,6 @@
-"""Several processes as one run, one GPU per rank: every rank samples and trains on a shard, and all decide alike.
+"""The device of a process, and several processes as one run, one GPU per rank.
+
+Every rank samples and trains on a shard, and all decide alike.
 
 Noise is keyed by trunk and gradients are summed before the step, so the result is that of one process, to rounding.
 Ranks exchange scores, the selected trajectories and adapter gradients; the model is not wrapped in
@@ -6,6 +8,7 @@ DistributedDataParallel.
 """
 
 import os
+import platform
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +21,9 @@ from torch import Tensor, distributed
 from b2diffurl.errors import RankLost, RewardFailed, RunStopped, UserError
 
 T = TypeVar("T")
+AUTO = "auto"
+_GIB = 2**30
+_HAS_SYSCONF = hasattr(os, "sysconf")  # not on Windows
 _TIMEOUT = timedelta(minutes=30)  # ours: a slow reward keeps other ranks waiting
 
 
@@ -117,22 +123,56 @@ def device_of_rank(device: str, ranks: Ranks) -> str:
     return device
 
 
+def choose_device(device: torch.device | str) -> str:
+    """Return the device to use: "auto" is the first of cuda, mps and cpu that this machine has.
+
+    Raises:
+        UserError: as `check_device`, for any other device.
+    """
+    if str(device) != AUTO:
+        check_device(device)
+        return str(device)
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def describe_device(device: str) -> str:
+    """Return a device with its name and memory; the first use of a GPU, which initializes CUDA.
+
+    Raises:
+        UserError: the GPU cannot be used.
+    """
+    kind = torch.device(device).type
+    if kind == "cuda":
+        try:
+            properties: Any = torch.cuda.get_device_properties(device)  # pyright: ignore[reportUnknownMemberType]
+        except (RuntimeError, AssertionError) as error:
+            raise UserError(
+                f"device is {device!r}, which cannot be used ({str(error).splitlines()[0].rstrip('.')}); give cpu."
+            ) from error
+        return f"{device}: {properties.name}, {properties.total_memory / _GIB:.1f} GiB"
+    memory = f"{os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / _GIB:.1f} GiB" if _HAS_SYSCONF else ""
+    name = "Apple GPU" if kind == "mps" else f"{platform.machine()}, {torch.get_num_threads()} threads"
+    return f"{device}: " + ", ".join(filter(None, (name, memory)))
+
+
 def check_device(device: torch.device | str) -> None:
-    """Refuse a device that this machine does not have; CUDA is not initialized.
+    """Refuse a device that this machine does not have; CUDA is not initialized. "auto" is always accepted.
 
     Raises:
         UserError: the device is unknown or not available, or it cannot hold numbers (meta).
     """
+    if str(device) == AUTO:
+        return
     try:
         parsed = torch.device(device)
     except (RuntimeError, TypeError) as error:
-        raise UserError(f"device is {str(device)!r}, not a device of PyTorch; give cpu, cuda or mps.") from error
+        raise UserError(f"device is {str(device)!r}, not a device of PyTorch; give auto, cpu, cuda or mps.") from error
     if parsed.type == "cuda":
         num = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if num <= (parsed.index or 0):
-            raise UserError(
-                f"device is {str(device)!r} but PyTorch finds {num} CUDA devices here; give another device."
-            )
+            raise UserError(f"device is {str(device)!r} but PyTorch finds {num} CUDA devices here; give auto or cpu.")
         return
     try:
         torch.zeros(1, device=parsed).item()

@@ -1,4 +1,7 @@
-"""The exceptions that b2diffurl raises on purpose."""
+"""The exceptions that b2diffurl raises on purpose, and the name that a user may have meant."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
 
 
 class UserError(Exception):
@@ -6,6 +9,18 @@ class UserError(Exception):
 
     Not a ValueError, on purpose: pydantic and tyro would wrap it into a message of their own.
     """
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return a hint to the known name that is most like an unknown one; "" if none is.
+
+    >>> did_you_mean("trian", ["train", "sample"])
+    " (did you mean 'train'?)"
+    >>> did_you_mean("fly", ["train", "sample"])
+    ''
+    """
+    closest = get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f" (did you mean {closest[0]!r}?)" if closest else ""
 
 
 class RunStopped(RuntimeError):  # noqa: N818 - the name says what happened

@@ -47,7 +47,8 @@ def reduced(run: Run, folder: Path) -> Run:
         prompts = folder / "short.txt"
         prompts.write_text("fox on car\nbox under car\ncar near fox\n", encoding="utf-8")
         run = replace(run, prompts=str(prompts))
-    if run.prompts == "prompts.txt":
+    run = replace(run, reward=run.reward or CLIP)
+    if not run.prompts:
         prompts = folder / "prompts.txt"
         prompts.write_text("".join(f"a cat with {i} hats\n" for i in range(5)), encoding="utf-8")
         run = replace(run, prompts=str(prompts))

@@ -39,8 +39,8 @@ from b2diffurl.rewards import score_images
 from b2diffurl.rewards.clip import CLIPScore
 from b2diffurl.rewards.interface import Reward
 from b2diffurl.rewards.remote.client import RemoteReward
-from b2diffurl.rewards.remote.server import ServerLimits, decode_image, reward_app, serve_reward
-from b2diffurl.rewards.remote.settings import TOKEN_VARIABLE, RemoteSettings
+from b2diffurl.rewards.remote.server import decode_image, reward_app, serve_reward
+from b2diffurl.rewards.remote.settings import TOKEN_VARIABLE, RemoteSettings, ServerLimits
 from b2diffurl.run.settings import Run
 from b2diffurl.training.callbacks import Metrics
 

@@ -28,13 +28,14 @@ def test_only_the_publications_that_the_run_uses_are_cited() -> None:
     assert arxiv_of("emoji-dpok") == common | {B2, CLIPSCORE, "2305.16381"}
     assert arxiv_of("emoji-dpo") == common | {B2, CLIPSCORE, "2305.18290", "2311.13231"}
     assert arxiv_of("paper-template1-bert") == common | {B2, GUIDANCE, BERTSCORE}
-    assert arxiv_of("sdxl-clip", reward="pickscore + 0.5*jpeg-size:compressible") == common | {B2, GUIDANCE, PICKSCORE}
+    assert arxiv_of("sdxl", reward="pickscore + 0.5*jpeg-size:compressible") == common | {B2, GUIDANCE, PICKSCORE}
     assert arxiv_of("emoji-ddpo", reward="mine.py:f") == common
 
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_the_hub_can_parse_the_card_of_every_recipe(name: str) -> None:
-    text = model_card(recipe(name))
+    run = recipe(name)
+    text = model_card(replace(run, reward=run.reward or "clip", prompts=run.prompts or "template1-train"))
     metadata = ModelCard(text).data.to_dict()
     assert metadata["library_name"] == "diffusers"
     assert metadata.get("base_model") == (None if name.startswith("emoji") else recipe(name).model)

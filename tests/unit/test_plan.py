@@ -16,10 +16,22 @@ from b2diffurl.algorithm.schedule import Backward, Full
 from b2diffurl.algorithm.selection import All
 from b2diffurl.algorithm.trust_region import TrustRegion
 from b2diffurl.algorithm.update import Optimization
-from b2diffurl.analysis.plan import estimate_memory, fit, interval_lengths, model_shape, round_cost
+from b2diffurl.analysis.advice import advise
+from b2diffurl.analysis.plan import (
+    estimate_memory,
+    fit,
+    interval_lengths,
+    model_shape,
+    round_cost,
+    round_costs,
+    run_evaluations,
+)
+from b2diffurl.analysis.storage import hub_models, run_disk_bytes
 from b2diffurl.cli import main
 from b2diffurl.models import Memory
+from b2diffurl.run.disk import needed_bytes
 from b2diffurl.run.recipes import RECIPES, recipe
+from b2diffurl.run.resolve import resolve
 from b2diffurl.run.settings import Run, Sampler
 
 _GIB = 2**30
@@ -102,7 +114,7 @@ def test_memory_grows_with_precision_and_shrinks_with_checkpointing() -> None:
     run = recipe("paper-template1-clip")
     shape = model_shape(run.model)
     base = estimate_memory(run, shape)
-    full = estimate_memory(replace(run, memory=Memory()), shape)
+    full = estimate_memory(replace(run, memory=Memory(base_dtype="float32")), shape)
     saving = estimate_memory(replace(run, memory=Memory(base_dtype="bfloat16", gradient_checkpointing=True)), shape)
     assert base is not None
     assert full is not None
@@ -146,11 +158,63 @@ def test_every_recipe_can_be_planned(
     (tmp_path / "prompts.txt").write_text("".join(f"a cat, {i}\n" for i in range(10)), encoding="utf-8")
     assert main(["plan", name, "--memory-gib", "24"]) == 0
     out = capsys.readouterr().out
-    assert "UNet evaluations, branches" in out
+    assert "network evaluations, branches" in out
     assert name.startswith("emoji") or "For 24 GiB: --rollout.chunk-size" in out
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "inf", "nan"])
 def test_no_memory_is_refused(value: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["plan", "sdxl-clip", "--memory-gib", value]) == 2
+    assert main(["plan", "sdxl", "--memory-gib", value]) == 2
     assert capsys.readouterr().err.startswith("b2diffurl: memory_gib is ")
+
+
+def test_advice_lowers_the_estimate_and_says_what_suffices() -> None:
+    """Every change that is printed is estimated again: a reward on another machine, then nothing else helps."""
+    run = replace(recipe("sd15"), prompts="template1-train", reward="clip")
+    shape = model_shape(run.model)
+    helped = advise(run, shape, memory_bytes=8.0 * _GIB)
+    assert [flags.split()[0] for flags, _ in helped.changes] == ["--reward"]
+    assert helped.fits
+    hopeless = advise(run, shape, memory_bytes=4.0 * _GIB)
+    assert not hopeless.fits
+    assert hopeless.sufficient_gib == 8
+    whole = replace(run, memory=Memory(base_dtype="float32"))
+    changes = advise(whole, shape, memory_bytes=8.0 * _GIB).changes
+    assert [flags.split()[0] for flags, _ in changes] == ["--memory.base-dtype", "--reward"]
+    sizes = [after for _, after in changes]
+    assert sizes == sorted(sizes, reverse=True)
+
+
+def test_evaluations_of_a_whole_run() -> None:
+    """18 rounds; 360 images before and after, and 16 previews before, after 6, 12 and 18, of 20 steps each."""
+    run = recipe("emoji-quickstart")
+    shape = model_shape("emoji")
+    cost = run_evaluations(run, shape)
+    assert cost.images == (2 * 360 + 16 * 4) * 20
+    assert cost.sampling == sum(each.rollout_evaluations for each in round_costs(run, shape))
+
+
+def test_the_download_and_the_disk_of_a_run() -> None:
+    run = replace(recipe("sd15"), prompts="template1-train", reward="pickscore + 0.5*jpeg-size:compressible")
+    resolved = resolve(run)
+    assert hub_models(resolved) == [run.model, "yuvalkirstain/PickScore_v1"]
+    assert hub_models(resolve(recipe("emoji-quickstart"))) == []
+    adapter = 4 * 1_594_368
+    previews = 8 * 2 * 512**2  # at least
+    assert run_disk_bytes(resolved, model_shape(run.model)) > needed_bytes(resolved) + 11 * adapter + previews
+
+
+def test_measuring_prints_the_time_of_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--sampler.num-inference-steps", "4", "--schedule.tau-first", "2", "--rollout.chunk-size", "4"]
+    words += ["--optimization.micro-batch-size", "4", "--device", "cpu"]
+    assert main(["plan", "emoji-quickstart", "--measure", *words]) == 0
+    out, err = capsys.readouterr()
+    assert err.startswith("device   cpu: ")
+    for fragment in (
+        "Measured on cpu: ",
+        "4 images at a time",
+        "micro-batch of 4",
+        "The whole run on this machine: about",
+    ):
+        assert fragment in " ".join(out.split())
+    assert not any(tmp_path.iterdir())

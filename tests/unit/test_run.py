@@ -148,7 +148,8 @@ def test_everything_that_a_recipe_names_is_found(name: str, tmp_path: Path, monk
     """Beside a prompts.txt, for those that train on the user's own."""
     monkeypatch.chdir(tmp_path)
     Path("prompts.txt").write_text("a cat\na dog\na cow\na bear\na fox\n", encoding="utf-8")
-    resolve(recipe(name))
+    run = recipe(name)
+    resolve(replace(run, prompts=run.prompts or "prompts.txt", reward=run.reward or "clip"))
 
 
 @pytest.mark.parametrize(

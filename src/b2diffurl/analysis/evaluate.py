@@ -13,6 +13,7 @@ from annotated_types import Ge, Gt, Lt
 
 from b2diffurl.analysis.sample import Generation, ImageGenerator
 from b2diffurl.config import NonNegativeFloat, PositiveInt, settings
+from b2diffurl.distributed import choose_device
 from b2diffurl.errors import UserError
 from b2diffurl.evaluation.generate import GeneratedImages
 from b2diffurl.evaluation.judges import Judge, JudgeChoice, choose_judge, load_judge
@@ -214,10 +215,11 @@ def observe(
     if len(variants) == 1:  # the model's memory is free before the judge is loaded
         images = iter([next(images)])
         del generator
+    device = choose_device(generation.device)
     observer: _Observer | None = None
     observations: list[Observations] = []
     for generated in images:
-        observer = observer or _Observer.load(choice, evaluation.reward, device=generation.device)
+        observer = observer or _Observer.load(choice, evaluation.reward, device=device)
         observations.append(observer.observe(generated, prompts))
     return observations
 

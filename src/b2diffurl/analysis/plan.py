@@ -16,8 +16,8 @@ from typing import Any
 from b2diffurl.algorithm.gap import Gap
 from b2diffurl.algorithm.selection import BestWorst
 from b2diffurl.errors import UserError
-from b2diffurl.models import ModelSource
-from b2diffurl.models.memory import decode_batch_size
+from b2diffurl.models import EMOJI, ModelSource
+from b2diffurl.models.memory import ConcreteDtype, decode_batch_size
 from b2diffurl.run.settings import Run
 
 _MIB, _GIB = 2**20, 2**30
@@ -40,6 +40,7 @@ class Family:
             measured by benchmarks/activations.py.
         forward_bytes: peak of a forward pass in bfloat16, per image (ours).
         adapter_parameters: number of parameters of a LoRA of rank 8 on attention.
+        forward_flops: floating-point operations of a forward pass of the UNet, per image (ours, rough).
     """
 
     name: str
@@ -49,6 +50,7 @@ class Family:
     kept_bytes: dict[tuple[str, bool], int]
     forward_bytes: int
     adapter_parameters: int
+    forward_flops: float
 
 
 def _kept(*mib: int) -> dict[tuple[str, bool], int]:
@@ -63,14 +65,17 @@ FAMILIES = {
     768: Family(
         name="Stable Diffusion 1.x", unet_parameters=859_520_964, text_parameters=123_060_480, latent_size=64,
         kept_bytes=_kept(1522, 285, 991, 142), forward_bytes=100 * _MIB, adapter_parameters=1_594_368,
+        forward_flops=0.8e12,
     ),
     1024: Family(
         name="Stable Diffusion 2.x", unet_parameters=865_910_724, text_parameters=340_387_840, latent_size=96,
         kept_bytes=_kept(3228, 454, 2126, 227), forward_bytes=200 * _MIB, adapter_parameters=1_659_904,
+        forward_flops=2.0e12,
     ),
     2048: Family(
         name="Stable Diffusion XL", unet_parameters=2_567_463_684, text_parameters=817_720_320, latent_size=128,
         kept_bytes=_kept(10646, 931, 7418, 465), forward_bytes=250 * _MIB, adapter_parameters=11_612_160,
+        forward_flops=6.0e12,
     ),
 }  # fmt: skip
 # Hub ids whose shape is known without a download: the width of the text embeddings and the size of the latents.
@@ -267,7 +272,7 @@ def round_cost(run: Run, shape: Shape, *, num_interval_steps: int, earlier: Sequ
     measured = last_minibatch * max(trained.num_steps, trained.num_trunk_steps)
     single_steps = trained.num_single_steps + sum(round_.num_single_steps for round_ in replayed)
     evaluations = single_steps * optimization.num_inner_epochs * passes
-    if run.memory.base_dtype != "float32":
+    if planned_dtype(run) != "float32":
         evaluations += trained.num_single_steps
     states = num_trajectories * (trained.num_steps + 1) + trained.num_trunks * (trained.num_trunk_steps + 1)
     bytes_each = 4 * shape.channels * shape.latent_size**2
@@ -282,12 +287,57 @@ def round_cost(run: Run, shape: Shape, *, num_interval_steps: int, earlier: Sequ
     )
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Evaluations:
+    """Network evaluations of a whole run: forward passes of the UNet for one image, two per step with guidance.
+
+    Attributes:
+        sampling: evaluations that sample the images of the rounds.
+        update: evaluations of the updates, at most; a forward and backward pass counts as one.
+        images: evaluations that sample the evaluated images, held-out prompts included, and the preview images.
+    """
+
+    sampling: int
+    update: int
+    images: int
+
+
+def run_evaluations(run: Run, shape: Shape) -> Evaluations:
+    """Count the network evaluations of a run."""
+    costs, logging = round_costs(run, shape), run.logging
+    images = (1 + logging.evaluate_before) * logging.num_evaluation_images
+    if logging.evaluate_every_rounds:
+        interim = logging.num_interim_images or logging.num_evaluation_images
+        images += interim * ((run.num_rounds - 1) // logging.evaluate_every_rounds)
+    lists = 2 if run.held_out_prompts or run.held_out_fraction else 1
+    halves = 1 if run.sampler.guidance_scale == 1 else 2
+    images = lists * images + num_previews(run)
+    return Evaluations(
+        sampling=sum(cost.rollout_evaluations for cost in costs),
+        update=sum(cost.most_update_evaluations for cost in costs),
+        images=halves * images * run.sampler.num_inference_steps,
+    )
+
+
+def num_previews(run: Run) -> int:
+    """Count the preview images of a run: before training, every few rounds, and after the last."""
+    every = run.logging.samples_every_rounds
+    return run.logging.num_samples * (1 + run.num_rounds // every + bool(run.num_rounds % every))
+
+
+def planned_dtype(run: Run) -> ConcreteDtype:
+    """Return the dtype of the frozen weights on a GPU, as far as it is known without the model's config."""
+    if run.memory.base_dtype != "auto":
+        return run.memory.base_dtype
+    return "float32" if run.model == EMOJI else "float16"
+
+
 def estimate_memory(run: Run, shape: Shape) -> MemoryEstimate | None:
     """Estimate the peak bytes on the device; None for a model of unknown size."""
     family = shape.family
     if family is None:
         return None
-    dtype, checkpointing = run.memory.base_dtype, run.memory.gradient_checkpointing
+    dtype, checkpointing = planned_dtype(run), run.memory.gradient_checkpointing
     bytes_each = 4 if dtype == "float32" else 2
     scale = (shape.latent_size / family.latent_size) ** 2
     halves = 1 if run.sampler.guidance_scale == 1 else 2

@@ -7,7 +7,7 @@ from pathlib import Path
 from b2diffurl.algorithm.policy import DenoisingPolicy
 from b2diffurl.algorithm.randomness import EVALUATION_STREAM, NoiseKey
 from b2diffurl.config import PositiveInt, settings
-from b2diffurl.distributed import check_device
+from b2diffurl.distributed import AUTO, choose_device
 from b2diffurl.errors import UserError
 from b2diffurl.evaluation.generate import GeneratedImages, generate_images
 from b2diffurl.models import EMOJI, Memory, ModelSource, check_lora, read_adapter_interval
@@ -29,7 +29,7 @@ class Generation:
             other models.
         negative_prompt: prompt of the unconditional half of guidance; "" for none.
         memory: precision, as in training.
-        device: device of the model, such as cpu or cuda.
+        device: device of the model, such as cpu or cuda; "auto" is the first of cuda, mps and cpu that there is.
     """
 
     num_inference_steps: PositiveInt = 20
@@ -37,7 +37,7 @@ class Generation:
     guidance_scale: float | None = None
     negative_prompt: str = ""
     memory: Memory = Memory()
-    device: str = "cpu"
+    device: str = AUTO
 
     def sampler(self, model: str) -> Sampler:
         """Give the sampler settings for a model.
@@ -136,14 +136,14 @@ class ImageGenerator:
         total = len(texts) if num_images is None else num_images
         if total < 1:
             raise UserError(f"num_images is {total}; give 1 or more.")
-        check_device(generation.device)
+        device = choose_device(generation.device)
         source = ModelSource(model)
         source.check(num_inference_steps=sampler.num_inference_steps, eta=sampler.eta)
         for lora in loras:
             check_lora(lora)
         check_prompts(source.tokenizers, texts)
         loaded = TextToImageModel.load(
-            source, device=generation.device, memory=generation.memory, negative_prompt=sampler.negative_prompt
+            source, device=device, memory=generation.memory, negative_prompt=sampler.negative_prompt
         )
         for lora in loras if len(loras) > 1 else ():  # refuse the last one now, not after the images of the others
             loaded.load_lora(lora)

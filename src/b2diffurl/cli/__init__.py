@@ -10,7 +10,7 @@ from importlib import import_module
 
 from b2diffurl import __version__
 from b2diffurl.cli.environment import prepare_process
-from b2diffurl.errors import RankLost, RunStopped, UserError
+from b2diffurl.errors import RankLost, RunStopped, UserError, did_you_mean
 
 # Module and function of each command; the module is imported when the command is called.
 _COMMANDS = {
@@ -23,14 +23,16 @@ _COMMANDS = {
     "check": ("check", "check"),
     "serve-reward": ("serve_reward", "serve"),
     "show": ("show", "show"),
+    "completion": ("completion", "completion"),
 }
+_DEVICE_ERRORS = ("OutOfMemoryError", "AcceleratorError")
 # The names of recipes and studies are written out: importing them imports torch. A test compares them.
 _HELP = """\
 usage: b2diffurl COMMAND ...
 
 Fine-tune text-to-image diffusion models by reinforcement learning (B²-DiffuRL).
 
-  train RECIPE|run.toml   fine-tune a model; --help after the recipe lists every setting
+  train RECIPE|run.toml   fine-tune a model; --help lists the common flags
   plan RECIPE|run.toml    print the cost of a run, before anything is downloaded
   probe RECIPE|run.toml   measure which steps decide the reward, and suggest what to train
   sample MODEL            generate images, with or without an adapter
@@ -38,11 +40,12 @@ Fine-tune text-to-image diffusion models by reinforcement learning (B²-DiffuRL)
   study NAME|FILE.toml    compare methods over seeds; the paper's figures and tables are studies
   check reward X          check whether a reward fulfills its contract
   serve-reward X          serve a reward over HTTP, for runs on other machines
-  show RECIPE|run.toml    print the complete run as TOML
+  show RECIPE|run.toml    print the complete run as TOML; --comments explains every key
+  completion SHELL        print a script that completes commands, recipes and flags
 
 recipes: emoji-quickstart, emoji-b2-paper, emoji-ddpo, emoji-policy-gradient, emoji-dpok, emoji-dpo,
          paper-template1-clip, paper-template1-bert, paper-template2-clip, paper-template2-bert,
-         paper-template3-clip, paper-template3-bert, sd15-custom-prompts, sdxl-clip
+         paper-template3-clip, paper-template3-bert, sd15, sdxl, sd15-ddpo
 studies: ablation, alignment, compatibility, cost, diversity, evidence, generalization, hacking, quickstart,
          samples, sweep
 
@@ -72,9 +75,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except RankLost as lost:
         print(f"b2diffurl: {lost}", file=sys.stderr)
         return 1
+    except RuntimeError as error:  # torch's errors of a device, which are not imported here
+        if type(error).__name__ not in _DEVICE_ERRORS:
+            raise
+        print(f"b2diffurl: {_device_message(error)}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("b2diffurl: interrupted; continue with --resume.", file=sys.stderr)
         return 130
+
+
+def _device_message(error: RuntimeError) -> str:
+    """Return an error of a device as one sentence."""
+    reason = _one_line(str(error).partition("\n")[0]).rstrip(".")
+    if type(error).__name__ == "OutOfMemoryError":
+        return f"the memory of the GPU is full ({reason}); `b2diffurl plan` recommends sizes for it."
+    return f"the device failed ({reason}); a run that has a checkpoint continues with --resume."
 
 
 def _one_line(message: str) -> str:
@@ -90,6 +106,8 @@ def _dispatch(words: list[str]) -> int:
         print(__version__)
         return 0
     if words[0] not in _COMMANDS:
-        raise UserError(f"unknown command {words[0]!r}; give one of: {', '.join(_COMMANDS)}.")
+        raise UserError(
+            f"unknown command {words[0]!r}{did_you_mean(words[0], _COMMANDS)}; give one of: {', '.join(_COMMANDS)}."
+        )
     module, function = _COMMANDS[words[0]]
     return int(getattr(import_module(f"b2diffurl.cli.{module}"), function)(words[1:]))

@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from b2diffurl.cli.common import parse, prepare
-from b2diffurl.distributed import check_device
+from b2diffurl.cli.common import announce_device, parse, prepare
+from b2diffurl.distributed import AUTO, check_device
 from b2diffurl.errors import UserError
 from b2diffurl.rewards import check_reward, load_reward
 from b2diffurl.rewards.bert.settings import BertSettings
@@ -40,7 +40,7 @@ class CheckReward:
         images: images to check with, all of one size; by default eight synthetic ones.
         prompts: prompts of the images, repeated as needed.
         size: side of the synthetic images, in pixels.
-        device: device of the models, such as cpu or cuda.
+        device: device of the models, such as cpu or cuda; "auto" is the first of cuda, mps and cpu that there is.
         bert: settings of the reward bert.
         remote: settings of the rewards remote:URL.
     """
@@ -52,7 +52,7 @@ class CheckReward:
     images: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="FILE ...")] = ()
     prompts: tuple[str, ...] = PROMPTS
     size: int = SIZE
-    device: str = "cpu"
+    device: str = AUTO
     bert: BertSettings = field(default_factory=BertSettings)
     remote: RemoteSettings = field(default_factory=RemoteSettings)
 
@@ -86,7 +86,8 @@ def run(command: CheckReward) -> int:
         raise UserError("prompts is empty; give at least one.")
     images = read_images(command.images) if command.images else synthetic_images(size=command.size)
     prompts = [command.prompts[index % len(command.prompts)] for index in range(len(images))]
-    reward = load_reward(command.reward, device=command.device, bert=command.bert, remote=command.remote)
+    device = announce_device(command.device)
+    reward = load_reward(command.reward, device=device, bert=command.bert, remote=command.remote)
     findings = check_reward_contract(reward, images=images, prompts=prompts, better=better)
     print_findings(Console(), findings)
     return 0 if all(finding.ok for finding in findings) else 1

@@ -1,5 +1,6 @@
 """Shared by the commands: flags to settings, and the run that the first word names."""
 
+import sys
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -7,14 +8,19 @@ from typing import TypeVar
 
 import tyro
 
+from b2diffurl.cli.documentation import components_of
+from b2diffurl.cli.help import short_help, wrapped
 from b2diffurl.config import read_toml
-from b2diffurl.errors import UserError
+from b2diffurl.distributed import choose_device, describe_device
+from b2diffurl.errors import UserError, did_you_mean
 from b2diffurl.models.progress_bars import disable_progress_bars
 from b2diffurl.run.recipes import RECIPES, recipe
 from b2diffurl.run.settings import Run
 
 T = TypeVar("T")
-_COMPONENTS = ("schedule", "advantage", "selection", "objective")
+HELP_ALL = "--help-all"
+_COMPONENTS = components_of(Run)
+Switch = tyro.conf.FlagCreatePairsOff[bool]  # a flag of a command without a --no- twin
 
 
 def parse(cls: type[T], words: list[str], *, prog: str, default: T | None = None) -> T:
@@ -31,10 +37,30 @@ def parse(cls: type[T], words: list[str], *, prog: str, default: T | None = None
         SystemExit: help was requested, or a flag is unknown or has the wrong type.
     """
     config = (tyro.conf.CascadeSubcommandArgs,)
-    words = expand_custom(words)
+    given = ["--help" if word == HELP_ALL else word for word in expand_components(words)]
+    if any(word.partition("=")[0] == "--recipe" for word in given):
+        raise UserError("recipe is not a flag; give its name as the first word after the command.")
     if default is None:
-        return tyro.cli(cls, args=words, prog=prog, config=config)
-    return tyro.cli(cls, args=words, prog=prog, default=default, config=config)
+        return tyro.cli(cls, args=given, prog=prog, config=config)
+    return tyro.cli(cls, args=given, prog=prog, default=default, config=config)
+
+
+def show_help(words: list[str], command: str, cls: type) -> None:
+    """Print the short help of a command that takes a run, if the words ask for help.
+
+    Args:
+        words: the words after the command.
+        command: its name.
+        cls: dataclass of its flags.
+
+    Raises:
+        SystemExit: help was requested.
+    """
+    if not set(words) & {"-h", "--help"}:
+        return
+    has_run = words[0] not in ("-h", "--help")
+    print(short_help(command, cls, named_run(words, command), name=words[0]) if has_run else short_help(command, cls))
+    raise SystemExit(0)
 
 
 def named_run(words: list[str], command: str) -> Run:
@@ -44,13 +70,25 @@ def named_run(words: list[str], command: str) -> Run:
         UserError: the first word is missing, unknown, or a TOML file that is invalid.
         SystemExit: help was requested.
     """
-    if words and words[0] in ("-h", "--help"):
-        print(f"usage: b2diffurl {command} RECIPE|run.toml [flags]\nrecipes: {', '.join(RECIPES)}")
+    if words and words[0] in ("-h", "--help", HELP_ALL):
+        usage = f"usage: b2diffurl {command} RECIPE|run.toml [flags]; {HELP_ALL} after the recipe lists every setting"
+        print("\n".join([usage, *wrapped("recipes: ", list(RECIPES))]))
         raise SystemExit(0)
     if not words or words[0].startswith("-"):
         raise UserError(f"`b2diffurl {command}` needs a recipe or a run.toml first; recipes: {', '.join(RECIPES)}.")
     name = words[0]
     return read_toml(Path(name), Run) if name.endswith(".toml") else recipe(name)
+
+
+def announce_device(device: str) -> str:
+    """Return the device to use, and print it with its name and memory to stderr.
+
+    Raises:
+        UserError: the device is not available.
+    """
+    chosen = choose_device(device)
+    print(f"device   {describe_device(chosen)}", file=sys.stderr)
+    return chosen
 
 
 def check_output(path: Path, *, setting: str = "output") -> None:
@@ -115,20 +153,41 @@ def prepare() -> None:
     disable_progress_bars()
 
 
-def expand_custom(words: list[str]) -> list[str]:
-    """Replace `objective:module:Class` and `--objective.use module:Class` by the flags of a custom component.
+def expand_components(words: list[str]) -> list[str]:
+    """Replace the forms that name a component by the one that tyro reads: `--objective dpo`, `--objective.use dpo`.
 
-    >>> expand_custom(["schedule:mine.py:Sawtooth", "--seed", "1"])
+    A component of user code, `objective:module:Class`, becomes two flags.
+
+    Raises:
+        UserError: a component does not exist.
+
+    >>> expand_components(["--objective", "dpo", "--seed", "1"])
+    ['objective:dpo', '--seed', '1']
+    >>> expand_components(["schedule:mine.py:Sawtooth", "--seed", "1"])
     ['schedule:custom-schedule', '--schedule.name', 'mine.py:Sawtooth', '--seed', '1']
     """
     expanded: list[str] = []
-    remaining = iter(words)
+    remaining, before = iter(words), ""
     for word in remaining:
-        kind, _, name = word.partition(":")
-        option = word.removeprefix("--").removesuffix(".use")
-        if word == f"--{option}.use" and option in _COMPONENTS:
-            kind, name = option, next(remaining, "")
-            word = f"{kind}:{name}"
-        is_custom = kind in _COMPONENTS and ":" in name
-        expanded += [f"{kind}:custom-{kind}", f"--{kind}.name", name] if is_custom else [word]
+        option, equals, value = word.partition("=")
+        kind = option.removeprefix("--").removesuffix(".use")
+        if option.startswith("--") and kind in _COMPONENTS:
+            expanded += _component(kind, value if equals else next(remaining, ""))
+        elif word.partition(":")[0] in _COMPONENTS and not (before.startswith("--") and "=" not in before):
+            kind, _, name = word.partition(":")
+            expanded += _component(kind, name)
+        else:
+            expanded.append(word)
+        before = word
     return expanded
+
+
+def _component(kind: str, name: str) -> list[str]:
+    if ":" in name:
+        return [f"{kind}:custom-{kind}", f"--{kind}.name", name]
+    known = _COMPONENTS[kind]
+    if name not in (*known, f"custom-{kind}"):
+        raise UserError(
+            f"{kind} is {name!r}{did_you_mean(name, known)}; give one of: {', '.join(known)}, or FILE.py:CLASS."
+        )
+    return [f"{kind}:{name}"]

@@ -1,7 +1,7 @@
 """`b2diffurl evaluate MODEL`: evaluate a model's images, and compare adapters."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,7 +9,7 @@ import tyro
 
 from b2diffurl.analysis.compare import AdapterComparison, best_known, check_metric, summarize
 from b2diffurl.analysis.evaluate import BASE, EvaluationSettings, Variant, observe, variants
-from b2diffurl.cli.common import check_file, parse, prepare
+from b2diffurl.cli.common import announce_device, check_file, parse, prepare
 from b2diffurl.cli.comparison import curve_lines, metric_lines, worst_lines
 from b2diffurl.cli.generation import GenerationFlags, print_adapter_intervals, print_chain_note, progress_bar
 from b2diffurl.config import NonNegativeInt, settings
@@ -76,11 +76,12 @@ def evaluate(words: list[str]) -> int:
     _check_shown(shown, available, is_comparison=is_comparison)
     check_device(flags.generation.device)
     prepare()
+    generation = replace(flags.generation, device=announce_device(flags.generation.device))
     print_chain_note(flags.model)
     print_adapter_intervals(flags.lora, flags.generation)
     with progress_bar(evaluation.num_images * len(compared)) as advance:
         observations = observe(
-            flags.model, prompts, compared, evaluation=evaluation, seed=flags.seed, generation=flags.generation,
+            flags.model, prompts, compared, evaluation=evaluation, seed=flags.seed, generation=generation,
             on_progress=advance,
         )  # fmt: skip
     tables = _settings(flags)

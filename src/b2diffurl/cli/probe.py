@@ -1,6 +1,6 @@
 """`b2diffurl probe RECIPE|run.toml`: measure, before a run, what to train: which steps, by which rule."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -22,9 +22,9 @@ from b2diffurl.analysis.probe import (
     write_probe,
 )
 from b2diffurl.analysis.probe.setup import Cost
-from b2diffurl.cli.common import check_output, named_run, parse, prepare
+from b2diffurl.cli.common import announce_device, check_output, named_run, parse, prepare
 from b2diffurl.cli.generation import progress_bar
-from b2diffurl.distributed import check_device
+from b2diffurl.distributed import AUTO, check_device
 from b2diffurl.errors import UserError
 from b2diffurl.models import check_lora
 from b2diffurl.run.resolve import ResolvedRun, resolve
@@ -51,7 +51,7 @@ class ProbeCommand:
         num_groups: branch groups for the information.
         tau: interval length of these groups; 0 for the run's first one.
         tau_last: number of last steps to leave out; 0 for the run's own or, if that is 0, three tenths of the chain.
-        device: device of the model, such as cpu or cuda.
+        device: device of the model, such as cpu or cuda; "auto" is the first of cuda, mps and cpu that there is.
     """
 
     run: Annotated[Run, tyro.conf.arg(name="")]
@@ -65,7 +65,7 @@ class ProbeCommand:
     num_groups: int = 500
     tau: int = 0
     tau_last: int = 0
-    device: str = "cpu"
+    device: str = AUTO
 
     @property
     def variance(self) -> ProbeSettings | None:
@@ -88,7 +88,7 @@ def probe(words: list[str]) -> int:
     flags = parse(ProbeCommand, words[1:], prog=f"b2diffurl probe {name}", default=ProbeCommand(run=base))
     resolved = _check(flags)
     prepare()
-    console = Console()
+    flags, console = replace(flags, device=announce_device(flags.device)), Console()
     if flags.variance is not None:
         _probe_variance(flags, resolved, flags.variance, name, console)
     if flags.lora:

@@ -1,15 +1,16 @@
 """`b2diffurl sample MODEL`: generate images."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
 from b2diffurl.analysis.sample import sample as generate_images
-from b2diffurl.cli.common import check_output, parse, prepare
+from b2diffurl.cli.common import announce_device, check_output, parse, prepare
 from b2diffurl.cli.generation import GenerationFlags, print_adapter_intervals, print_chain_note, progress_bar
+from b2diffurl.distributed import check_device
 from b2diffurl.errors import UserError
 from b2diffurl.images import grid, to_pil
 from b2diffurl.prompts.lists import read_prompts
@@ -39,13 +40,15 @@ def sample(words: list[str]) -> int:
     if flags.output.exists() and (not flags.output.is_dir() or any(flags.output.iterdir())):
         raise UserError(f"output is {flags.output}, which exists and is not an empty folder; give another folder.")
     prompts = read_prompts(flags.prompts)
+    check_device(flags.generation.device)
     prepare()
+    generation = replace(flags.generation, device=announce_device(flags.generation.device))
     print_chain_note(flags.model)
     print_adapter_intervals(() if flags.lora is None else (flags.lora,), flags.generation)
     with progress_bar(flags.num_images or len(prompts)) as advance:
         generated = generate_images(
             flags.model, prompts, lora=flags.lora, num_images=flags.num_images, seed=flags.seed,
-            generation=flags.generation, on_progress=advance,
+            generation=generation, on_progress=advance,
         )  # fmt: skip
     flags.output.mkdir(parents=True, exist_ok=True)
     images = [to_pil(image) for image in generated.images]

@@ -1,15 +1,15 @@
 """`b2diffurl serve-reward X`: serve a reward over HTTP."""
 
 from dataclasses import dataclass, field
+from importlib import import_module
 
 import tyro
 
-from b2diffurl.cli.common import parse, prepare
-from b2diffurl.distributed import check_device
+from b2diffurl.cli.common import announce_device, parse, prepare
+from b2diffurl.distributed import AUTO, check_device
 from b2diffurl.rewards import check_reward, load_reward
 from b2diffurl.rewards.http import read_token
-from b2diffurl.rewards.remote.server import ServerLimits, check_host, serve_reward
-from b2diffurl.rewards.remote.settings import TOKEN_VARIABLE
+from b2diffurl.rewards.remote.settings import TOKEN_VARIABLE, ServerLimits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,14 +21,15 @@ class ServeReward:
         host: address to listen on; any other than this machine's loopback needs a token.
         port: port to listen on; 0 picks a free one.
         limits: limits of one request.
-        device: device of the reward's model, such as cpu or cuda.
+        device: device of the reward's model, such as cpu or cuda; "auto" is the first of cuda, mps and cpu that there
+            is.
     """
 
     name: tyro.conf.Positional[str]
     host: str = "127.0.0.1"
     port: int = 8009
     limits: ServerLimits = field(default_factory=ServerLimits)
-    device: str = "cpu"
+    device: str = AUTO
 
 
 def serve(words: list[str]) -> int:
@@ -46,10 +47,13 @@ def run(command: ServeReward) -> int:
     Raises:
         UserError: the reward is invalid, or the server cannot listen on the address.
     """
+    server = import_module("b2diffurl.rewards.remote.server")  # needs the extra "serve", which --help does not
     token = read_token(TOKEN_VARIABLE)
-    check_host(command.host, token=token)
+    server.check_host(command.host, token=token)
     check_device(command.device)
     check_reward(command.name)
-    reward = load_reward(command.name, device=command.device)
-    serve_reward(reward, name=command.name, host=command.host, port=command.port, token=token, limits=command.limits)
+    reward = load_reward(command.name, device=announce_device(command.device))
+    server.serve_reward(
+        reward, name=command.name, host=command.host, port=command.port, token=token, limits=command.limits
+    )
     return 0

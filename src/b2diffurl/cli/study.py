@@ -10,10 +10,11 @@ from b2diffurl.analysis.study.compare import StudyResults
 from b2diffurl.analysis.study.cost import plan_text
 from b2diffurl.analysis.study.runner import Runner
 from b2diffurl.analysis.study.samples import save_samples
-from b2diffurl.analysis.study.spec import make_cells, read_study
+from b2diffurl.analysis.study.spec import make_cells, read_study, study_names
 from b2diffurl.analysis.study.tables import write_tables
 from b2diffurl.cli.common import check_output, parse
-from b2diffurl.distributed import check_device
+from b2diffurl.cli.help import wrapped
+from b2diffurl.distributed import AUTO, check_device, choose_device
 from b2diffurl.errors import UserError
 
 
@@ -28,7 +29,7 @@ class StudyCommand:
         seeds: seeds of every arm; empty for the study's own.
         num_images: images that are scored in a run, instead of the study's; 0 for these.
         scale: another size that the study offers, such as sd14; "" for its own.
-        device: device of the models, such as cpu or cuda.
+        device: device of the models, such as cpu or cuda; "auto" is the first of cuda, mps and cpu that there is.
         num_jobs: number of runs at a time.
         plan: only print the runs, their cost and the time that they will take.
         only_table: train nothing; write the table of the results that exist.
@@ -40,7 +41,7 @@ class StudyCommand:
     seeds: tuple[int, ...] = ()
     num_images: int = 0
     scale: str = ""
-    device: str = "cpu"
+    device: str = AUTO
     num_jobs: int = 1
     plan: bool = False
     only_table: bool = False
@@ -48,6 +49,8 @@ class StudyCommand:
 
 def study(words: list[str]) -> int:
     """Train a study's runs and print its table."""
+    if set(words) & {"-h", "--help"}:
+        print("\n".join(wrapped("studies: ", list(study_names()))), end="\n\n")
     flags = parse(StudyCommand, words, prog="b2diffurl study")
     if flags.num_jobs < 1:
         raise UserError(f"num_jobs is {flags.num_jobs}; give 1 or more.")
@@ -57,7 +60,11 @@ def study(words: list[str]) -> int:
         spec = replace(spec, num_images=flags.num_images)
     cells = make_cells(spec, flags.seeds)
     runner = Runner(
-        output=flags.output, results=flags.results, device=flags.device, num_jobs=flags.num_jobs, on_message=_print
+        output=flags.output,
+        results=flags.results,
+        device=choose_device(flags.device),
+        num_jobs=flags.num_jobs,
+        on_message=_print,
     )
     if flags.plan:
         print(plan_text(cells, runner))

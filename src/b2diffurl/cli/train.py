@@ -12,10 +12,12 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from b2diffurl.cli.common import check_output, named_run, parse, prepare
+from b2diffurl.cli.common import Switch, check_output, named_run, parse, prepare, show_help
 from b2diffurl.cli.console import ConsoleObserver
+from b2diffurl.cli.cost_lines import cpu_warning
+from b2diffurl.cli.time_left import run_time_left
 from b2diffurl.config import to_toml
-from b2diffurl.distributed import check_device, device_of_rank, join_ranks, leave_ranks
+from b2diffurl.distributed import AUTO, check_device, choose_device, device_of_rank, join_ranks, leave_ranks
 from b2diffurl.errors import UserError
 from b2diffurl.models.hub import check_push, push_to_hub
 from b2diffurl.run.directory import RunDirectory
@@ -39,21 +41,22 @@ class TrainCommand:
         resume: continue the run in that folder from its newest checkpoint.
         dry_run: check everything that can be checked without loading a model, print the run, and stop.
         tensorboard: write TensorBoard events into the run folder (extra: tensorboard).
-        device: device of the model, such as cpu or cuda.
+        device: device of the model, such as cpu or cuda; "auto" is the first of cuda, mps and cpu that there is.
         push_to_hub: repository, such as me/my-adapter, that the adapter is uploaded to at the end.
     """
 
     run: Annotated[Run, tyro.conf.arg(name="")]
     output: Path | None = None
-    resume: bool = False
-    dry_run: bool = False
+    resume: Switch = False
+    dry_run: Switch = False
     tensorboard: bool = False
-    device: str = "cpu"
+    device: str = AUTO
     push_to_hub: str | None = None
 
 
 def train(words: list[str]) -> int:
     """Fine-tune a model into a run folder."""
+    show_help(words, "train", TrainCommand)
     base = named_run(words, "train")
     name = words[0]
     own_folder = Path(name).parent if Path(name).name == "run.toml" and "--resume" in words else None
@@ -93,11 +96,15 @@ def _train(resolved: ResolvedRun, flags: TrainCommand, output: Path) -> bool:
     """Train; return whether this is rank 0."""
     prepare()
     run, ranks = resolved.run, join_ranks()
-    device = device_of_rank(flags.device, ranks)
+    device = device_of_rank(choose_device(flags.device), ranks)
     console = Console(quiet=not ranks.is_main)
-    for line in opening_notes(resolved, output):
-        console.print(line)
-    with ConsoleObserver(console, num_rounds=run.num_rounds) as shown:
+    time_left, rounds_done = run_time_left(run), _rounds_done(flags, output)
+    for line in opening_notes(resolved, RunDirectory(output), device=device, resume=flags.resume):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    warning = cpu_warning(run, device=device)
+    if warning:
+        console.print(warning, highlight=False, soft_wrap=True)
+    with ConsoleObserver(console, num_rounds=run.num_rounds, rounds_done=rounds_done, time_left=time_left) as shown:
         observers: list[Observer] = [shown]
         if flags.tensorboard and ranks.is_main:
             observers.append(TensorBoard(output / "tensorboard"))
@@ -114,6 +121,11 @@ def _train(resolved: ResolvedRun, flags: TrainCommand, output: Path) -> bool:
     _print_evaluation(console, RunDirectory(output).read_evaluation())
     console.print(f"adapter  {output / 'lora'}\nreport   {output / 'report.html'}", highlight=False, soft_wrap=True)
     return ranks.is_main
+
+
+def _rounds_done(flags: TrainCommand, output: Path) -> int:
+    """Count the rounds that a resumed run has done, as far as its metrics show."""
+    return len(RunDirectory(output).read_metrics()) if flags.resume else 0
 
 
 def _print_evaluation(console: Console, evaluation: Evaluation | None) -> None:

@@ -4,7 +4,8 @@ from typing import Literal
 
 from b2diffurl.config import settings
 
-Weights = Literal["float32", "bfloat16", "float16"]
+ConcreteDtype = Literal["float32", "bfloat16", "float16"]
+Weights = Literal["auto", "float32", "bfloat16", "float16"]
 _PIXELS_PER_DECODE = 2**20  # about 4 GB for Stable Diffusion's autoencoder (ours)
 
 
@@ -18,13 +19,14 @@ class Memory:
     docs/how-to-own-model.md has figures.
 
     Attributes:
-        base_dtype: dtype of the frozen UNet and text encoders. "float16" rounds 8 times finer than "bfloat16", and its
-            gradients are scaled into range; use "bfloat16" for models that overflow in float16.
+        base_dtype: dtype of the frozen UNet and text encoders. "auto" is float32 on CPU and mps, and for the embedded
+            model; on CUDA it is float16, or bfloat16 for models that overflow in float16. A run keeps the dtype that it
+            began with. "float16" rounds 8 times finer than "bfloat16", and its gradients are scaled into range.
         gradient_checkpointing: recompute activations in the backward pass instead of storing them; about a third
             slower, same results.
     """
 
-    base_dtype: Weights = "float32"
+    base_dtype: Weights = "auto"
     gradient_checkpointing: bool = False
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from diffusers import DiffusionPipeline
+from diffusers import DiffusionPipeline, UNet2DConditionModel
 from diffusers.loaders.single_file_utils import DIFFUSERS_DEFAULT_PIPELINE_PATHS, infer_diffusers_model_type
 from safetensors import safe_open
 from transformers import CLIPTokenizer
@@ -40,6 +40,18 @@ def read_index(source: ModelSource) -> Mapping[str, Any]:
             "put the configuration of its own family there."
         )
     return index
+
+
+def upcasts_attention(source: ModelSource) -> bool:
+    """Whether the config of a model's UNet asks for attention in float32, because it overflows in float16.
+
+    Raises:
+        UserError: the config cannot be read.
+    """
+    with loading(f"the UNet's config of model {source.name!r}"):
+        config = UNet2DConditionModel.load_config(config_location(source), subfolder="unet")
+    assert isinstance(config, dict)
+    return bool(config.get("upcast_attention"))
 
 
 def read_tokenizers(source: ModelSource) -> tuple[CLIPTokenizer, ...]:

@@ -19,11 +19,11 @@ from diffusers import (
 )
 from transformers import CLIPTokenizer
 
-from b2diffurl.distributed import check_device
+from b2diffurl.distributed import choose_device
 from b2diffurl.errors import UserError
-from b2diffurl.models.memory import Memory
-from b2diffurl.models.model_files import config_location, loading, tokenizer_names
-from b2diffurl.models.model_source import SUPPORTED, ModelSource
+from b2diffurl.models.memory import ConcreteDtype, Memory
+from b2diffurl.models.model_files import config_location, loading, tokenizer_names, upcasts_attention
+from b2diffurl.models.model_source import EMOJI, SUPPORTED, ModelSource
 from b2diffurl.models.scheduler import ddim_scheduler
 from b2diffurl.models.text import StableDiffusionText, StableDiffusionXLText, TextEncoder
 
@@ -71,13 +71,12 @@ def load_components(source: ModelSource | str, *, device: torch.device | str, me
         memory: precision of the UNet and the text encoders.
 
     Raises:
-        UserError: the model cannot be found or is not supported.
+        UserError: the model cannot be found or is not supported, or this machine does not have the device.
     """
-    source = ModelSource.of(source)
-    dtype = getattr(torch, memory.base_dtype)
+    source, device = ModelSource.of(source), choose_device(device)
+    dtype = getattr(torch, choose_dtype(source, memory, device=device)[0])
     load = _from_file if source.is_checkpoint else _from_directory
     components = {**_LEFT_OUT[source.index["_class_name"]], **_tokenizers(source)}
-    check_device(device)
     with loading(f"model {source.name!r}"):
         pipe = load(source, dtype, components)
         _check_unet(pipe, source.name)
@@ -91,6 +90,29 @@ def load_components(source: ModelSource | str, *, device: torch.device | str, me
         pipeline=type(pipe),
         has_safety_checker=source.has_safety_checker,
     )
+
+
+def choose_dtype(source: ModelSource, memory: Memory, *, device: str) -> tuple[ConcreteDtype, str]:
+    """Return the dtype of the frozen weights on a device, and the reason for it.
+
+    Args:
+        source: the model; on CUDA, "auto" reads the config of its UNet, which may download it.
+        memory: `base_dtype` is used.
+        device: device of the model, not "auto".
+
+    Raises:
+        UserError: the config cannot be read.
+    """
+    if memory.base_dtype != "auto":
+        return memory.base_dtype, "as set"
+    kind = torch.device(device).type
+    if source.name == EMOJI:
+        return "float32", "the embedded model is small"
+    if kind != "cuda":
+        return "float32", f"half precision is slow or incomplete on {kind}"
+    if upcasts_attention(source):
+        return "bfloat16", "the model's config says that its attention overflows in float16"
+    return "float16", "half the memory of float32, and it rounds 8 times finer than bfloat16"
 
 
 def load_tokenizers(model: ModelSource | str) -> tuple[CLIPTokenizer, ...]:

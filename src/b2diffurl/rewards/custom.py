@@ -17,9 +17,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from b2diffurl.errors import RewardFailed, UserError
+from b2diffurl.errors import RewardFailed, UserError, did_you_mean
 from b2diffurl.plugins import find_named, user_code
-from b2diffurl.rewards.builtin import RewardKind, RewardOptions, reward_forms
+from b2diffurl.rewards.builtin import BUILTIN_MODULES, RewardKind, RewardOptions, reward_forms
 from b2diffurl.rewards.interface import Metadata, Reward, RewardOutput
 from b2diffurl.rewards.scores import split_output, to_tensor
 from b2diffurl.rewards.spec import Term
@@ -162,7 +162,10 @@ def _check_form(name: str) -> None:
     if name.endswith(".py"):
         raise UserError(f"reward is {name!r}; add the function in that file: '{name}:FUNCTION'.")
     if not (colon and where and attribute.isidentifier()):
-        raise UserError(f"reward is {name!r}; give {reward_forms()}, or a sum such as 'clip + 0.5*FILE.py:FUNCTION'.")
+        hint = did_you_mean(name.partition(":")[0], BUILTIN_MODULES)
+        raise UserError(
+            f"reward is {name!r}{hint}; give {reward_forms()}, or a sum such as 'clip + 0.5*FILE.py:FUNCTION'."
+        )
 
 
 def _check_class(target: type, name: str) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
+from b2diffurl.distributed import AUTO, choose_device
 from b2diffurl.errors import UserError
 from b2diffurl.rewards.bert.settings import BertSettings
 from b2diffurl.rewards.builtin import RewardOptions, reward_kind
@@ -49,7 +50,7 @@ def check_watched(names: Sequence[str], *, remote: RemoteSettings | None = None)
 def load_reward(
     name: str,
     *,
-    device: torch.device | str = "cpu",
+    device: torch.device | str = AUTO,
     bert: BertSettings | None = None,
     remote: RemoteSettings | None = None,
 ) -> Reward:
@@ -58,7 +59,7 @@ def load_reward(
     Args:
         name: a term such as "clip:emoji", "pickscore", "jpeg-size:compressible", "remote:http://HOST:PORT" or
             "my_reward.py:redness", or a weighted sum: "clip + 0.5*jpeg-size:compressible".
-        device: device of the models.
+        device: device of the models; "auto" is the first of cuda, mps and cpu that there is.
         bert: settings of the reward "bert"; BertSettings() by default.
         remote: settings of the rewards "remote:URL"; RemoteSettings() by default.
 
@@ -69,7 +70,9 @@ def load_reward(
         UserError: the name is invalid, a model cannot be loaded, or a server does not answer.
     """
     check_reward(name, remote=remote)
-    options = RewardOptions(device=device, bert=bert or BertSettings(), remote=remote or RemoteSettings())
+    options = RewardOptions(
+        device=choose_device(device), bert=bert or BertSettings(), remote=remote or RemoteSettings()
+    )
     terms = parse_reward(name)
     rewards = [_load(term, options) for term in terms]
     if len(terms) == 1 and terms[0].weight == 1:
@@ -80,7 +83,7 @@ def load_reward(
 def load_watched(
     names: Sequence[str],
     *,
-    device: torch.device | str = "cpu",
+    device: torch.device | str = AUTO,
     bert: BertSettings | None = None,
     remote: RemoteSettings | None = None,
 ) -> dict[str, Reward]:
@@ -99,7 +102,9 @@ def load_watched(
         UserError: a name is invalid, is a weighted sum, or is listed more than once, or as in `load_reward`.
     """
     check_watched(names, remote=remote)
-    options = RewardOptions(device=device, bert=bert or BertSettings(), remote=remote or RemoteSettings())
+    options = RewardOptions(
+        device=choose_device(device), bert=bert or BertSettings(), remote=remote or RemoteSettings()
+    )
     return {term.name: _load(term, options) for term in parse_watched(names)}
 
 

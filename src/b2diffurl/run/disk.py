@@ -9,7 +9,7 @@ from b2diffurl.models.before_loading import adapter_bytes
 from b2diffurl.run.resolve import ResolvedRun
 
 _MIB = 2**20
-_OTHER_BYTES = 20 * _MIB  # ours: report, metrics, scores and sample images of a short run
+OTHER_BYTES = 20 * _MIB  # ours: report, metrics, scores and sample images of a short run
 
 
 def needed_bytes(resolved: ResolvedRun) -> int:
@@ -19,7 +19,7 @@ def needed_bytes(resolved: ResolvedRun) -> int:
     is saved in two formats. The adapter of a model on the hub, whose size is not known here, is not counted.
     """
     size = adapter_bytes(resolved.model, resolved.run.lora)
-    return size * (3 * (resolved.run.logging.num_checkpoints + 1) + 2) + _OTHER_BYTES
+    return size * (3 * (resolved.run.logging.num_checkpoints + 1) + 2) + OTHER_BYTES
 
 
 def check_disk_space(path: Path, resolved: ResolvedRun) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from itertools import product
+from typing import TypeVar
 
 from b2diffurl.algorithm.advantage import PromptHistory
 from b2diffurl.algorithm.collapse import Collapse
@@ -20,18 +21,19 @@ from b2diffurl.algorithm.schedule import Backward, Full
 from b2diffurl.algorithm.selection import All, BestWorst
 from b2diffurl.algorithm.trust_region import TrustRegion
 from b2diffurl.algorithm.update import Optimization
-from b2diffurl.errors import UserError
-from b2diffurl.models import EMOJI, Memory
+from b2diffurl.errors import UserError, did_you_mean
+from b2diffurl.models import EMOJI, LoRA, Memory
 from b2diffurl.run.settings import Logging, Run, Sampler
 
+C = TypeVar("C", bound=Callable[..., Run])
 RECIPES: dict[str, Callable[[], Run]] = {}  # by name, in the order of this file
 EMOJI_GUIDANCE_SCALE = 1.0  # ours: at guidance 1 the embedded model is as misaligned as intended
 
 
-def _recipe(name: str) -> Callable[[Callable[[], Run]], Callable[[], Run]]:
+def _recipe(name: str) -> Callable[[C], C]:
     """Register a function that creates a run under a name."""
 
-    def register(create: Callable[[], Run]) -> Callable[[], Run]:
+    def register(create: C) -> C:
         RECIPES[name] = create
         return create
 
@@ -147,7 +149,6 @@ def paper(template: int, reward: str) -> Run:
         advantage=PromptHistory(num_rounds=8),  # the reference
         selection=BestWorst(pos_threshold=0.5, neg_threshold=-0.5),  # the reference
         objective=DDPO(clip_range=0.1),  # the reference
-        memory=Memory(base_dtype="float16"),  # ours: for 16 GB
         optimization=Optimization(
             learning_rate=1e-4,  # the reference
             num_inner_epochs=2,  # the reference
@@ -164,32 +165,81 @@ for _template, _reward in product((1, 2, 3), ("clip", "bert")):
     _recipe(f"paper-template{_template}-{_reward}")(partial(paper, _template, _reward))
 
 
-@_recipe("sd15-custom-prompts")
-def sd15_custom_prompts() -> Run:
-    """Stable Diffusion 1.5 on your own prompts, one per line in prompts.txt; a fifth of them is held out."""
+@_recipe("sd15")
+def sd15(prompts: str = "", reward: str = "") -> Run:
+    """Stable Diffusion 1.5 on your own prompts and reward; a fifth of the prompts is held out.
+
+    Args:
+        prompts: as `Run.prompts`; required before the run can start.
+        reward: as `Run.reward`; required before the run can start.
+    """
     run = paper(1, "clip")
     return replace(
         run,
-        recipe="sd15-custom-prompts",
+        recipe="sd15",
         model="stable-diffusion-v1-5/stable-diffusion-v1-5",
-        prompts="prompts.txt",
+        reward=reward,
+        prompts=prompts,
         held_out_fraction=0.2,  # ours
+        judge="auto",
         logging=replace(run.logging, num_evaluation_images=256),  # ours: a few minutes
     )
 
 
-@_recipe("sdxl-clip")
-def sdxl_clip() -> Run:
-    """Stable Diffusion XL on the paper's prompts of template 1; sizes for 24 GB."""
-    run = paper(1, "clip")
+@_recipe("sdxl")
+def sdxl(prompts: str = "", reward: str = "") -> Run:
+    """Stable Diffusion XL on your own prompts and reward; sizes for 24 GB.
+
+    Args:
+        prompts: as `Run.prompts`; required before the run can start.
+        reward: as `Run.reward`; required before the run can start.
+    """
     return replace(
-        run,
-        recipe="sdxl-clip",
+        sd15(prompts, reward),
+        recipe="sdxl",
         model="stabilityai/stable-diffusion-xl-base-1.0",
         reward_queries_per_round=64,  # ours: an image costs about ten times as much as with SD 1.4
         rollout=Rollout(num_branches=4, chunk_size=4),  # ours: for 24 GB
-        memory=Memory(base_dtype="float16", gradient_checkpointing=True),  # ours: for 24 GB
+        memory=Memory(gradient_checkpointing=True),  # ours: for 24 GB
         logging=Logging(num_evaluation_images=128, num_samples=8, samples_every_rounds=10),  # ours
+    )
+
+
+@_recipe("sd15-ddpo")
+def sd15_ddpo(prompts: str = "") -> Run:
+    """DDPO as in ddpo-pytorch: its config/base.py, with the numbers of images of its config/dgx.py:compressibility.
+
+    Its base.py has 2 images per round, which by its README are not meant to give good results. Numbers without a
+    comment are those of base.py; docs/coming-from-ddpo.md compares the keys.
+
+    Args:
+        prompts: as `Run.prompts`; required before the run can start. Theirs are the animals of ImageNet.
+    """
+    return Run(
+        recipe="sd15-ddpo",
+        model="stable-diffusion-v1-5/stable-diffusion-v1-5",  # base.py, at its present address
+        reward="jpeg-size:compressible",  # base.py
+        prompts=prompts,
+        num_rounds=100,
+        reward_queries_per_round=256,  # dgx.py; base.py: 2
+        seed=42,
+        sampler=Sampler(num_inference_steps=50, eta=1.0, guidance_scale=5.0),
+        rollout=Rollout(num_branches=1, chunk_size=8),  # dgx.py: 8 images at a time; base.py: 1
+        schedule=Full(),
+        advantage=PromptHistory(num_rounds=2, max_advantage=5.0),  # ours: theirs has the last 16 rewards of a prompt
+        selection=All(),
+        objective=DDPO(clip_range=1e-4),
+        lora=LoRA(rank=4, alpha=4.0),  # the default of diffusers' LoRAAttnProcessor, which train.py uses
+        optimization=Optimization(
+            learning_rate=3e-4,
+            weight_decay=1e-4,
+            max_grad_norm=1.0,
+            num_inner_epochs=1,
+            num_minibatches=4,  # dgx.py: 4 updates per epoch
+            micro_batch_size=4,  # dgx.py; base.py: 1
+        ),
+        trust_region=TrustRegion(max_kl=math.inf),  # theirs has none
+        collapse=Collapse(max_kl=math.inf),  # so only the reward and the contrast of the images are monitored
     )
 
 
@@ -200,5 +250,7 @@ def recipe(name: str) -> Run:
         UserError: the recipe does not exist.
     """
     if name not in RECIPES:
-        raise UserError(f"recipe is {name!r}; give a run.toml or one of: {', '.join(RECIPES)}.")
+        raise UserError(
+            f"recipe is {name!r}{did_you_mean(name, RECIPES)}; give a run.toml or one of: {', '.join(RECIPES)}."
+        )
     return RECIPES[name]()

@@ -3,12 +3,13 @@
 Nothing heavy is loaded here. Code that receives a `ResolvedRun` parses none of its settings again.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from b2diffurl.algorithm.randomness import held_out_rng
 from b2diffurl.errors import UserError
 from b2diffurl.evaluation.judges import JudgeChoice, choose_judge
-from b2diffurl.models import ModelSource
+from b2diffurl.models import EMOJI, ModelSource
 from b2diffurl.prompts.lists import PromptList, load_prompt_list, split_prompts
 from b2diffurl.rewards import check_reward, check_watched, parse_reward
 from b2diffurl.rewards.spec import Term, parse_watched
@@ -65,6 +66,7 @@ def resolve(run: Run, *, own_reward: bool = False) -> ResolvedRun:
     Raises:
         UserError: the model, the prompts, the reward or the judge cannot be found or do not fit together.
     """
+    _check_given(run, own_reward=own_reward)
     model = ModelSource(run.model)
     model.check(
         num_inference_steps=run.sampler.num_inference_steps,
@@ -86,6 +88,7 @@ def resolve(run: Run, *, own_reward: bool = False) -> ResolvedRun:
         check_reward(run.reward, remote=run.remote)
     check_watched(run.watch, remote=run.remote)
     reward_terms, watched_terms = () if own_reward else parse_reward(run.reward), parse_watched(run.watch)
+    _check_emoji(run, reward_terms, watched_terms)
     duplicates = {term.name for term in reward_terms} & {term.name for term in watched_terms}
     if duplicates:
         raise UserError(
@@ -103,6 +106,35 @@ def resolve(run: Run, *, own_reward: bool = False) -> ResolvedRun:
             run.judge, model=run.model, prompts=[*train, *held_out], reward="" if own_reward else run.reward
         ),
     )
+
+
+def _check_given(run: Run, *, own_reward: bool) -> None:
+    """Refuse a run whose recipe leaves prompts or reward to the user, who has not given them."""
+    if not run.prompts:
+        raise UserError(
+            f"prompts is missing, which recipe {run.recipe} leaves to you; give --prompts FILE with one prompt per "
+            "line, or a named list such as template1-train."
+        )
+    if not run.reward and not own_reward:
+        raise UserError(
+            f"reward is missing, which recipe {run.recipe} leaves to you; give --reward NAME, such as clip, pickscore "
+            "or my_reward.py:score."
+        )
+
+
+def _check_emoji(run: Run, reward_terms: Sequence[Term], watched_terms: Sequence[Term]) -> None:
+    """Refuse the embedded CLIP for another model: it was trained on the images of the embedded one only."""
+    names = {
+        "reward": [term.name for term in reward_terms],
+        "watch": [term.name for term in watched_terms],
+        "judge": [run.judge],
+    }
+    for setting, given in names.items():
+        if f"clip:{EMOJI}" in given and run.model != EMOJI:
+            raise UserError(
+                f"{setting} has clip:{EMOJI}, which knows only the images of the embedded model, but model is "
+                f"{run.model!r}; give another {setting}, such as clip, and begin with recipe sd15 or sdxl."
+            )
 
 
 def _check_pairs(run: Run, *, num_prompts: int) -> None:

@@ -15,7 +15,7 @@ from b2diffurl.algorithm.collapse import CollapseMonitor
 from b2diffurl.algorithm.randomness import prompt_rng
 from b2diffurl.algorithm.round import RoundResult, RoundState, Strategy, run_round
 from b2diffurl.algorithm.update import Update, UpdateSettings
-from b2diffurl.distributed import Ranks
+from b2diffurl.distributed import AUTO, Ranks, choose_device
 from b2diffurl.errors import RewardFailed, RunStopped, UserError
 from b2diffurl.evaluation.evaluator import Evaluator
 from b2diffurl.evaluation.judges import Judge, JudgeChoice, load_judge
@@ -37,7 +37,7 @@ from b2diffurl.training.checkpoint import hash_prompts, hash_rewards, make_check
 from b2diffurl.training.idle import IdleWatch
 from b2diffurl.training.image_scorer import ImageScorer
 from b2diffurl.training.metrics import round_metrics
-from b2diffurl.training.notes import opening_notes
+from b2diffurl.training.notes import opening_notes, with_dtype
 from b2diffurl.training.outputs import RoundWriter, save_previews, write_results
 from b2diffurl.training.scorer import Scoring
 
@@ -89,7 +89,7 @@ class Trainer:
         self.watched = load_watched(run.watch, device=device, bert=run.bert, remote=run.remote)
         self.optimizer = _adamw(run, self.model)
         self.update = Update(
-            self.policy, self.optimizer, run.objective, _update_settings(run), ranks=ranks, progress=self.progress
+            self.policy, self.optimizer, run.objective, _settings(run, self.model), ranks=ranks, progress=self.progress
         )
         self.strategy = _strategy(run)
         self.evaluator = Evaluator(
@@ -268,12 +268,12 @@ def _adamw(run: Run, model: TextToImageModel) -> torch.optim.AdamW:
     )
 
 
-def _update_settings(run: Run) -> UpdateSettings:
+def _settings(run: Run, model: TextToImageModel) -> UpdateSettings:
     return UpdateSettings(
         optimization=run.optimization,
         trust_region=run.trust_region,
         log_kl_to_reference=run.logging.kl_to_reference,
-        replay_first=run.memory.base_dtype != "float32",
+        replay_first=model.unet.dtype != torch.float32,
     )
 
 
@@ -312,7 +312,7 @@ def train(
     *,
     output: Path | str,
     resume: bool = False,
-    device: torch.device | str = "cpu",
+    device: torch.device | str = AUTO,
     observers: Sequence[Observer] = (),
     reward: Reward | None = None,
     ranks: Ranks = Ranks(),  # noqa: B008 - frozen
@@ -324,7 +324,7 @@ def train(
         run: the settings, or a run that `resolve` has checked; `recipes` has complete ones.
         output: the run folder, created if it does not exist.
         resume: continue the run in that folder from its newest checkpoint.
-        device: device of the model.
+        device: device of the model, such as cpu or cuda; "auto" is the first of cuda, mps and cpu that there is.
         observers: callbacks for progress and metrics.
         reward: a function (images, prompts) -> scores, used instead of the run's own; run.toml gets its name.
         ranks: the ranks that do the run together, from `join_ranks`; each of them calls this function.
@@ -341,6 +341,9 @@ def train(
     resolved = run if isinstance(run, ResolvedRun) else resolve(run, own_reward=reward is not None)
     if reward is not None:
         resolved = replace(resolved, run=replace(resolved.run, reward=name_of(reward)))
+    device, directory = choose_device(device), RunDirectory(as_path(output))
+    opening = opening_notes(resolved, directory, device=device, resume=resume)
+    resolved, _ = with_dtype(resolved, directory, device=device, resume=resume)
     run = resolved.run
     if run.num_trunks < ranks.world_size:
         raise UserError(
@@ -348,7 +351,6 @@ def train(
             f"{ranks.world_size} processes; raise it, so that each has one."
         )
     resolved.check_prompt_lengths()
-    directory = RunDirectory(as_path(output))
     check_disk_space(directory.path, resolved)
     log = RunLog(directory)
 
@@ -370,7 +372,7 @@ def train(
             )
         if ranks.is_main:
             stack.enter_context(log.recording())
-            for line in opening_notes(resolved, directory.path):
+            for line in opening:
                 log.write(line)
             for note in notes:
                 report(note)

@@ -9,7 +9,7 @@ Shapes: N trajectories, G branch groups of K, T denoising steps from the noisies
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -25,11 +25,12 @@ from b2diffurl.algorithm.step_weights import step_weights
 from b2diffurl.analysis.probe.rules import ScoredGroups, branched_rules, unbranched_rules
 from b2diffurl.analysis.probe.setup import Cost, Setup
 from b2diffurl.analysis.probe.signal import Comparison, InformationTable, RuleInformation, information
+from b2diffurl.distributed import AUTO, choose_device
 from b2diffurl.errors import UserError
 from b2diffurl.models.displacement import Displacement
 from b2diffurl.prompts.lists import sample_prompts
 from b2diffurl.rewards.interface import Reward
-from b2diffurl.run.resolve import ResolvedRun
+from b2diffurl.run.resolve import ResolvedRun, resolve
 from b2diffurl.run.settings import Run
 
 _EPSILON = 0.1  # ours, in displacements: curvature changes a derivative by about its square
@@ -62,7 +63,7 @@ class InformationSettings:
                 raise UserError(f"{name} is {getattr(self, name)}; give 2 or more, such as 500.")
         if run.rollout.num_branches < 2:
             raise UserError("rollout.num_branches is 1, but the rules of branch groups need at least 2; give 4.")
-        if run.memory.base_dtype != "float32":
+        if run.memory.base_dtype not in ("auto", "float32"):
             raise UserError(f"memory.base_dtype is {run.memory.base_dtype!r}; give float32 to measure a small change.")
         num_steps = run.sampler.num_inference_steps
         tau = self.tau or run.schedule.interval_length(1, num_rounds=run.num_rounds, num_inference_steps=num_steps)
@@ -108,7 +109,7 @@ def measure_information(
     lora: Sequence[Path],
     settings: InformationSettings = InformationSettings(),
     *,
-    device: torch.device | str = "cpu",
+    device: torch.device | str = AUTO,
     reward: Reward | None = None,
     on_progress: Callable[[int], None] = lambda _: None,
 ) -> Information:
@@ -127,7 +128,10 @@ def measure_information(
         UserError: a number is out of range, the run is invalid, or an adapter does not fit the model.
     """
     settings = settings.checked(run.run if isinstance(run, ResolvedRun) else run)
-    setup = Setup.load(run, lora=None, device=device, reward=reward)
+    resolved = run if isinstance(run, ResolvedRun) else resolve(run, own_reward=reward is not None)
+    memory = replace(resolved.run.memory, base_dtype="float32")
+    resolved = replace(resolved, run=replace(resolved.run, memory=memory))
+    setup = Setup.load(resolved, lora=None, device=choose_device(device), reward=reward)
     run = setup.run
     displacement = Displacement.mean_of(setup.model, lora)
     cost = Cost().start()

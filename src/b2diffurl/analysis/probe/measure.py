@@ -24,6 +24,7 @@ from b2diffurl.algorithm.selection import BestWorst
 from b2diffurl.analysis.probe.predict import Prediction, by_prompt, history_places, predict
 from b2diffurl.analysis.probe.setup import Branched, Cost, Setup
 from b2diffurl.analysis.probe.variance import DecidedVariance, decided_variance
+from b2diffurl.distributed import AUTO, choose_device
 from b2diffurl.emoji.oracle import load_oracle
 from b2diffurl.errors import UserError
 from b2diffurl.evaluation.judges import is_emoji_world, scene_is_right
@@ -122,7 +123,7 @@ def measure(
     settings: ProbeSettings = ProbeSettings(),
     *,
     lora: Path | None = None,
-    device: torch.device | str = "cpu",
+    device: torch.device | str = AUTO,
     reward: Reward | None = None,
     on_progress: Callable[[int], None] = lambda _: None,
 ) -> Probe:
@@ -141,7 +142,7 @@ def measure(
         UserError: a number is out of range, the run is invalid, or the reward is not one finite number per image.
     """
     settings.checked_lengths((run.run if isinstance(run, ResolvedRun) else run).sampler.num_inference_steps)
-    setup = Setup.load(run, lora=lora, device=device, reward=reward)
+    setup = Setup.load(run, lora=lora, device=choose_device(device), reward=reward)
     run = setup.run
     lengths = settings.checked_lengths(run.sampler.num_inference_steps)
     prompts = sample_prompts(setup.train_prompts, settings.num_trunks, rng=prompt_rng(run.seed, 0))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 
 from b2diffurl.algorithm.randomness import EVALUATION_STREAM, NoiseKey
-from b2diffurl.analysis.plan import model_shape, round_costs
+from b2diffurl.analysis.plan import model_shape, run_evaluations
 from b2diffurl.analysis.study.runner import Runner
 from b2diffurl.analysis.study.spec import Cell
 from b2diffurl.evaluation.generate import generate_images
@@ -35,11 +35,12 @@ def plan_text(cells: Sequence[Cell], runner: Runner) -> str:
     for name in dict.fromkeys((cell.condition, cell.arm) for cell in cells):
         runs = [cell for cell in cells if (cell.condition, cell.arm) == name]
         run = runs[0].run
-        rollout, update, evaluation = _evaluations(run)
+        cost = run_evaluations(run, model_shape(run.model))
         num_missing = sum(cell.key not in existing for cell in runs)
         lines.append(
             f"| {' '.join(filter(None, name))} | {len(runs)} | {num_missing} | "
-            f"{run.num_rounds * run.reward_queries_per_round:,} | {rollout + update:,} + {evaluation:,} to evaluate | "
+            f"{run.num_rounds * run.reward_queries_per_round:,} | {cost.sampling + cost.update:,} + {cost.images:,} to "
+            "evaluate | "
             f"{_duration(run, seconds_each)} |"
         )
     if seconds_each is not None:
@@ -49,26 +50,9 @@ def plan_text(cells: Sequence[Cell], runner: Runner) -> str:
     return "\n".join(lines)
 
 
-def _evaluations(run: Run) -> tuple[int, int, int]:
-    """Network evaluations of sampling, of updates at most, and of evaluations."""
-    costs = round_costs(run, model_shape(run.model))
-    logging = run.logging
-    images = (1 + logging.evaluate_before) * logging.num_evaluation_images
-    if logging.evaluate_every_rounds:
-        interim = logging.num_interim_images or logging.num_evaluation_images
-        images += interim * ((run.num_rounds - 1) // logging.evaluate_every_rounds)
-    lists = 2 if run.held_out_prompts or run.held_out_fraction else 1
-    halves = 1 if run.sampler.guidance_scale == 1 else 2
-    return (
-        sum(cost.rollout_evaluations for cost in costs),
-        sum(cost.most_update_evaluations for cost in costs),
-        lists * halves * images * run.sampler.num_inference_steps,
-    )
-
-
 def _seconds(run: Run, seconds_each: float) -> float:
-    rollout, update, evaluation = _evaluations(run)
-    return seconds_each * (rollout + _TRAINED_COST * update + evaluation)
+    cost = run_evaluations(run, model_shape(run.model))
+    return seconds_each * (cost.sampling + _TRAINED_COST * cost.update + cost.images)
 
 
 def _duration(run: Run, seconds_each: float | None) -> str:

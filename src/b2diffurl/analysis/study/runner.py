@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from threading import Lock
@@ -104,7 +104,10 @@ def _log_file(directory: RunDirectory) -> Path:
 
 def _check_same(cell: Cell, directory: RunDirectory) -> None:
     present = read_toml(directory.run_file, Run)
-    if settings_hash(present) != settings_hash(cell.run) or present.seed != cell.seed:
+    run = cell.run
+    if run.memory.base_dtype == "auto":  # the run has chosen it
+        run = replace(run, memory=replace(run.memory, base_dtype=present.memory.base_dtype))
+    if settings_hash(present) != settings_hash(run) or present.seed != cell.seed:
         raise UserError(f"{directory.path} holds a run with other settings; delete it, or give another output.")
 
 

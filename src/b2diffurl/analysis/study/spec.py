@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, cast
 from annotated_types import Ge
 
 from b2diffurl.config import NonNegativeInt, PositiveInt, from_tables, read_toml, settings, to_tables
-from b2diffurl.errors import UserError
+from b2diffurl.errors import UserError, did_you_mean
 from b2diffurl.run.recipes import recipe
 from b2diffurl.run.settings import Run
 
@@ -212,7 +212,10 @@ def read_study(name: str) -> StudyFile:
     """
     if not name.endswith(".toml"):
         if name not in study_names():
-            raise UserError(f"study is {name!r}; give a TOML file or one of: {', '.join(study_names())}.")
+            raise UserError(
+                f"study is {name!r}{did_you_mean(name, study_names())}; give a TOML file or one of: "
+                f"{', '.join(study_names())}."
+            )
         return read_toml(_STUDIES / f"{name}.toml", StudyFile)
     return read_toml(Path(name), StudyFile)
 

@@ -30,13 +30,13 @@ from PIL import Image
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
-from b2diffurl.config import PositiveInt, settings
+from b2diffurl.config import settings
 from b2diffurl.errors import UserError
 from b2diffurl.images import from_pil
 from b2diffurl.rewards.custom import takes_metadata
 from b2diffurl.rewards.http import check_token, is_loopback
 from b2diffurl.rewards.interface import Reward
-from b2diffurl.rewards.remote.settings import TOKEN_VARIABLE
+from b2diffurl.rewards.remote.settings import TOKEN_VARIABLE, ServerLimits
 from b2diffurl.rewards.scores import InvalidScoresError, ScoredImages
 from b2diffurl.rewards.weighted_sum import score_images
 
@@ -56,21 +56,6 @@ _PNG_BIT_DEPTH = 24  # position in the file; Pillow reduces 16 bits to 8 without
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, struct.error, zlib.error)
 _MAX_MESSAGE_LENGTH = 200
 _LOGGER = logging.getLogger(__name__)
-
-
-@settings(table="limits")
-class ServerLimits:
-    """Limits of one request (ours).
-
-    Attributes:
-        max_body_bytes: bytes of the request, base64 included; more are not kept in memory.
-        max_images: number of images.
-        max_pixels: pixels of one image, counted before it is decompressed.
-    """
-
-    max_body_bytes: PositiveInt = 128 * 2**20
-    max_images: PositiveInt = 32
-    max_pixels: PositiveInt = 2**22
 
 
 @settings

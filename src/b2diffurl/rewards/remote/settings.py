@@ -1,4 +1,4 @@
-"""Settings of the rewards "remote:URL"."""
+"""Settings of the rewards "remote:URL", and of their server."""
 
 from b2diffurl.config import NonNegativeInt, PositiveFloat, PositiveInt, settings
 from b2diffurl.errors import UserError
@@ -29,3 +29,18 @@ class RemoteSettings:
     def __post_init__(self) -> None:
         if not self.token_variable:
             raise UserError("remote.token_variable is empty; give the name of an environment variable.")
+
+
+@settings(table="limits")
+class ServerLimits:
+    """Limits of one request (ours).
+
+    Attributes:
+        max_body_bytes: bytes of the request, base64 included; more are not kept in memory.
+        max_images: number of images.
+        max_pixels: pixels of one image, counted before it is decompressed.
+    """
+
+    max_body_bytes: PositiveInt = 128 * 2**20
+    max_images: PositiveInt = 32
+    max_pixels: PositiveInt = 2**22
