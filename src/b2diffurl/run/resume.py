@@ -22,6 +22,7 @@ def check_directory(
     resume: bool,
     prompts_sha256: str = "",
     rewards_sha256: Mapping[str, str] | None = None,
+    init_sha256: str = "",
     on_message: Callable[[str], None] = lambda _: None,
 ) -> tuple[str, ...]:
     """Check that a directory is unused or, to resume, that it contains this run and is not damaged. Nothing is written.
@@ -34,6 +35,7 @@ def check_directory(
         resume: whether the run in the directory is continued.
         prompts_sha256: hash of the prompts of the run; "" to not compare it.
         rewards_sha256: hash of the source file of each custom reward, by name; None to not compare them.
+        init_sha256: hash of the adapter that the run starts from; "" for a new one.
         on_message: receives a sentence per damaged checkpoint that is skipped.
 
     Returns:
@@ -56,7 +58,7 @@ def check_directory(
         read_round_lines(file)
     checkpoint = directory.load_checkpoint(on_message=on_message)
     if checkpoint is not None:
-        _check_checkpoint(directory, checkpoint, run, prompts_sha256)
+        _check_checkpoint(directory, checkpoint, run, prompts_sha256, init_sha256)
         num_rounds, num_scores = checkpoint.round_number, run.reward_queries_per_round
         check_rounds(directory.metrics_file, num_rounds=num_rounds, lines_per_round=1)
         check_rounds(directory.scores_file, num_rounds=num_rounds, lines_per_round=num_scores)
@@ -76,14 +78,21 @@ def check_directory(
     )
 
 
-def _check_checkpoint(directory: RunDirectory, checkpoint: Checkpoint, run: Run, prompts_sha256: str) -> None:
-    """Compare with the settings and prompts that the checkpoint was trained with; run.toml may have been edited."""
+def _check_checkpoint(
+    directory: RunDirectory, checkpoint: Checkpoint, run: Run, prompts_sha256: str, init_sha256: str
+) -> None:
+    """Compare with the settings and files that the checkpoint was trained with; run.toml may have been edited."""
     if checkpoint.settings:
         _check_settings(directory, from_tables(tomllib.loads(checkpoint.settings), Run), run, checkpoint)
     if checkpoint.prompts_sha256 and prompts_sha256 and checkpoint.prompts_sha256 != prompts_sha256:
         raise UserError(
-            f"output {directory.path} holds a run with other prompts: the content of prompts {run.prompts!r} or of the "
-            "held-out prompts has changed; restore it, or start a new run in another folder."
+            f"output {directory.path} holds a run with other prompts: the content of prompts {run.prompts!r}, of the "
+            "held-out prompts or of the sample prompts has changed; restore it, or start a new run in another folder."
+        )
+    if checkpoint.init_sha256 != init_sha256:
+        raise UserError(
+            f"output {directory.path} holds a run that started from another adapter: the content of lora.init "
+            f"{run.lora.init!r} has changed; restore it, or start a new run in another folder."
         )
 
 
