@@ -1,10 +1,9 @@
 """`b2diffurl train RECIPE|run.toml`: fine-tune a model."""
 
 import os
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 from typing import Annotated
 
@@ -25,8 +24,8 @@ from b2diffurl.run.records import Evaluation
 from b2diffurl.run.resolve import ResolvedRun, resolve
 from b2diffurl.run.settings import Run
 from b2diffurl.training import trainer
-from b2diffurl.training.callbacks import Observer, TensorBoard
 from b2diffurl.training.notes import opening_notes
+from b2diffurl.training.trackers import TrackerName, Trackers, check_trackers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +37,8 @@ class TrainCommand:
         output: the run folder; the default is runs/RECIPE-seedSEED.
         resume: continue the run in that folder from its newest checkpoint.
         dry_run: check everything that can be checked without loading a model, print the run, and stop.
-        tensorboard: write TensorBoard events into the run folder (extra: tensorboard).
+        track: trackers that receive metrics, settings and, where they take them, sample images.
+        track_name: name of the run in the trackers; the default is the name of the run folder.
         device: device of the model, such as cpu or cuda.
         push_to_hub: repository, such as me/my-adapter, that the adapter is uploaded to at the end.
     """
@@ -47,7 +47,8 @@ class TrainCommand:
     output: Path | None = None
     resume: bool = False
     dry_run: bool = False
-    tensorboard: bool = False
+    track: tuple[TrackerName, ...] = ()
+    track_name: str | None = None
     device: str = "cpu"
     push_to_hub: str | None = None
 
@@ -82,11 +83,9 @@ def _check_surroundings(flags: TrainCommand, output: Path) -> None:
         check_output(output)
     if flags.push_to_hub is not None:
         check_push(flags.push_to_hub)
-    if flags.tensorboard:
-        try:
-            import_module("torch.utils.tensorboard")
-        except ImportError as error:
-            raise UserError("tensorboard is not installed; run pip install 'b2diffurl[tensorboard]'.") from error
+    check_trackers(flags.track)
+    if flags.track_name is not None and not flags.track:
+        raise UserError(f"track_name is {flags.track_name!r} but track is empty; give a tracker, such as tensorboard.")
 
 
 def _train(resolved: ResolvedRun, flags: TrainCommand, output: Path) -> bool:
@@ -97,16 +96,16 @@ def _train(resolved: ResolvedRun, flags: TrainCommand, output: Path) -> bool:
     console = Console(quiet=not ranks.is_main)
     for line in opening_notes(resolved, output):
         console.print(line)
-    with ConsoleObserver(console, num_rounds=run.num_rounds) as shown:
-        observers: list[Observer] = [shown]
-        if flags.tensorboard and ranks.is_main:
-            observers.append(TensorBoard(output / "tensorboard"))
+    trackers = Trackers(
+        flags.track if ranks.is_main else (), run=run, directory=output, run_name=flags.track_name or ""
+    )
+    with ConsoleObserver(console, num_rounds=run.num_rounds) as shown, closing(trackers):
         trainer.train(
             resolved,
             output=output,
             resume=flags.resume,
             device=device,
-            observers=observers,
+            observers=[shown, trackers],
             ranks=ranks,
             on_message=partial(console.print, highlight=False, markup=False, soft_wrap=True),
         )

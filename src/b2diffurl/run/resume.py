@@ -3,10 +3,9 @@
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, cast
 
 from b2diffurl.algorithm.records import PastRound
-from b2diffurl.config import from_tables, read_toml, to_tables
+from b2diffurl.config import flat_settings, from_tables, read_toml
 from b2diffurl.errors import UserError
 from b2diffurl.run.checkpoint import Checkpoint
 from b2diffurl.run.directory import RunDirectory
@@ -122,20 +121,9 @@ def _check_settings(directory: RunDirectory, recorded: Run, run: Run, checkpoint
 
 
 def _other_settings(directory: RunDirectory, recorded: Run, run: Run) -> UserError:
-    before, now = _flat(to_tables(recorded)), _flat(to_tables(run))
+    before, now = flat_settings(recorded), flat_settings(run)
     name = next((name for name in before | now if before.get(name) != now.get(name)), "run")
     return UserError(
         f"output {directory.path} holds a run with other settings ({name} is {before.get(name)!r} there and "
         f"{now.get(name)!r} here); restore the setting, or start a new run in another folder."
     )
-
-
-def _flat(tables: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested tables as one dict, with dots in the names."""
-    values: dict[str, Any] = {}
-    for name, value in tables.items():
-        if isinstance(value, dict):
-            values |= _flat(cast("dict[str, Any]", value), f"{prefix}{name}.")
-        else:
-            values[f"{prefix}{name}"] = value
-    return values

@@ -61,24 +61,34 @@ def save_previews(
     policy: DenoisingPolicy,
     *,
     round_number: int,
+    reward_queries: int,
     ranks: Ranks,
     progress: ProgressReporter,
 ) -> None:
     """Generate the preview images of a round, from fixed prompts and noise, on all ranks; rank 0 writes them."""
-    run, prompts = resolved.run, resolved.train_prompts
-    num_samples = min(run.logging.num_samples, len(prompts))
+    run, prompts = resolved.run, preview_prompts(resolved)
     own = generate_images(
         policy,
-        prompts[:: len(prompts) // num_samples][:num_samples],
-        num_images=num_samples,
+        prompts,
+        num_images=len(prompts),
         noise=NoiseKey(seed=run.seed, stream=PREVIEW_STREAM),
-        shard=ranks.shard(num_samples),
+        shard=ranks.shard(len(prompts)),
         chunk_size=run.rollout.chunk_size,
         on_progress=progress.advance,
     )
     previews = GeneratedImages.join(ranks.gather(own))
     if ranks.is_main:
         directory.write_samples(previews, round_number=round_number)
+        progress.samples(previews, reward_queries=reward_queries)
+
+
+def preview_prompts(resolved: ResolvedRun) -> tuple[str, ...]:
+    """Return the prompts of the preview images: the run's own, or training prompts spread over the whole list."""
+    if resolved.sample_prompts:
+        return resolved.sample_prompts
+    prompts = resolved.train_prompts
+    num = min(resolved.run.logging.num_samples, len(prompts))
+    return tuple(prompts[index * len(prompts) // num] for index in range(num))
 
 
 def write_results(directory: RunDirectory, resolved: ResolvedRun, model: TextToImageModel, log: RunLog) -> None:

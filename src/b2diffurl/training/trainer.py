@@ -230,6 +230,7 @@ class Trainer:
             self.resolved,
             self.evaluator.policy(),
             round_number=round_number,
+            reward_queries=self.reward_queries,
             ranks=self.ranks,
             progress=self.progress,
         )
