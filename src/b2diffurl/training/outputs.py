@@ -93,12 +93,13 @@ def preview_prompts(resolved: ResolvedRun) -> tuple[str, ...]:
 
 def write_results(directory: RunDirectory, resolved: ResolvedRun, model: TextToImageModel, log: RunLog) -> None:
     """Write the adapter with its card, and the report."""
-    evaluation, rounds = directory.read_evaluation(), directory.read_metrics()
+    record = directory.read()
     with files.replaced_directory(directory.lora) as partial:
-        model.save_lora(partial, interval=_adapter_interval(resolved.run, rounds))
-        write_card(partial, resolved.run, evaluation=evaluation, rounds=rounds)
+        model.save_lora(partial, interval=_adapter_interval(resolved.run, record.rounds))
+        write_card(partial, resolved.run, record)
     write_report(directory.path)
-    if evaluation is not None:
+    if record.evaluation is not None:
+        evaluation = record.evaluation
         log.write(f"evaluation before: {_numbers(evaluation.before)}; after: {_numbers(evaluation.after)}")
     log.write(f"adapter  {directory.lora}\nreport   {directory.report_file}")
 
