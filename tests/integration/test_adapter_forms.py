@@ -271,6 +271,24 @@ def test_merges_that_cannot_be_are_refused(
     assert "exists; give the path of a new folder" in refused(loras["sd1"])
 
 
+@pytest.mark.slow
+def test_the_code_of_the_page_works(policy: TextToImageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every Python block of docs/how-to-use-the-lora.md but the upload, in order, and its merge command."""
+    page = (Path(__file__).parents[2] / "docs" / "how-to-use-the-lora.md").read_text(encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    for name in ("first", "second"):
+        policy.save_lora(tmp_path / "runs" / name / "lora")
+    blocks = [block.split("```")[0] for block in page.split("```python\n")[1:]]
+    names: dict[str, Any] = {}
+    for block in blocks:
+        if "push_to_hub" not in block:
+            exec(block.replace("num_images=360", "num_images=2"), names)
+    assert len(blocks) >= 6
+    assert Path("bear.png").is_file()
+    (words,) = [line.split()[1:] for line in page.splitlines() if line.startswith("    b2diffurl merge")]
+    assert main(words) == 0
+
+
 # Runs that start from an adapter
 
 

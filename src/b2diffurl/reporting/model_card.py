@@ -2,7 +2,7 @@
 
 import math
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,7 +57,7 @@ def write_card(directory: Path, run: Run, record: RunRecord) -> None:
 def _copy_images(record: RunRecord, folder: Path) -> list[Pair]:
     """Copy the first and the last sample images of prompts spread over all that have both."""
     rounds = sorted(record.images)
-    if len(rounds) < 2:  # noqa: PLR2004 - before and after
+    if len(rounds) < 2:
         return []
     before, after = record.images[rounds[0]], record.images[rounds[-1]]
     common = [index for index in before if index in after and index < len(record.prompts)]

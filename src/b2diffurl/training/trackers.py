@@ -81,10 +81,12 @@ class Trackers:
         pairs = enumerate(zip(samples.prompts, samples.images, strict=True))
         images = {_tag(index, prompt): np.asarray(to_pil(image))[None] for index, (prompt, image) in pairs}
         for tracker in self._started(reward_queries):
-            options = {"dataformats": "NHWC"} if tracker.name == _TENSORBOARD else {}
             log_images = getattr(tracker, "log_images", None)
-            if log_images is not None:
-                log_images(images, step=reward_queries, **options)
+            if log_images is None:
+                continue
+            options = {"dataformats": "NHWC"} if tracker.name == _TENSORBOARD else {}
+            values = {tag: batch[0] for tag, batch in images.items()} if tracker.name == "aim" else images
+            log_images(values, step=reward_queries, **options)
 
     def close(self) -> None:
         """Finish all trackers."""
