@@ -48,11 +48,16 @@ class AdaptedUNet:
         self._pipeline_class = pipeline
         self._base_dtype: torch.dtype = unet.dtype
 
-    def add_lora(self, lora: LoRA, *, seed: int) -> None:
+    def add_lora(self, lora: LoRA, *, seed: int, source: AdapterFile | None = None) -> None:
         """Add a new adapter to the UNet's attention; it changes nothing until it is trained.
 
+        Args:
+            lora: its settings.
+            seed: seed of its initial weights.
+            source: an adapter that it starts from, as `start_from`; None to start from the pretrained model.
+
         Raises:
-            UserError: a target name matches no layer.
+            UserError: a target name matches no layer, or the source does not fit.
         """
         check_targets(self.unet, lora)
         config = LoraConfig(
@@ -70,6 +75,8 @@ class AdaptedUNet:
                 raise UserError(f"lora.target_modules is {lora.target_modules}: {first_lines(error)}.") from error
         self._lift_adapter()
         self.unet.eval()
+        if source is not None:
+            self.start_from(source)
 
     @torch.no_grad()
     def start_from(self, source: AdapterFile) -> None:

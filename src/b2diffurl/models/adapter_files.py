@@ -34,7 +34,7 @@ class AdapterFile:
 
     Attributes:
         file: the weights.
-        form: whose names the weights have.
+        form: the tool whose names the weights have.
         rank: rank of the update matrices.
         alpha: numerator of the scale alpha / rank.
         sha256: hash of the file.

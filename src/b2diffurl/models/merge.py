@@ -32,7 +32,7 @@ def check_mergeable(lora: Path, *, scale: float) -> None:
 def merge_adapter(model: ModelSource | str, lora: Path, output: Path, *, scale: float = 1.0) -> None:
     """Write a model with an adapter merged into its UNet: a diffusers pipeline in float32, in safetensors files.
 
-    W becomes W + scale * (alpha / rank) * B A in each adapted layer. All other components are those of the model,
+    The weight W of each adapted layer becomes W + scale * (alpha / rank) * (B @ A). All other components are those of the model,
     including its scheduler and safety checker.
 
     Args:

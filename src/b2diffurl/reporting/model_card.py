@@ -111,21 +111,24 @@ Images before and after training, of the same noise, of prompts spread over the 
 
 
 def _metadata(run: Run, evaluation: Evaluation | None, pairs: Sequence[Pair]) -> ModelCardData:
-    base = {"base_model": run.model, "base_model_relation": "adapter"} if is_hub_id(run.model) else {}
-    gallery: list[dict[str, Any]] = []
-    for pair in pairs:
-        gallery.append({"text": f"{pair.prompt} (before training)", "output": {"url": pair.before}})
-        gallery.append({"text": pair.prompt, "output": {"url": pair.after}})
-    return ModelCardData(
+    data = ModelCardData(
+        base_model=run.model if is_hub_id(run.model) else None,
         library_name="diffusers",
         pipeline_tag="text-to-image",
         tags=list(_TAGS),
         license="ofl-1.1" if run.model == EMOJI else None,
         model_name=f"LoRA on {public_name(run.model)}",
         eval_results=_results(evaluation) or None,
-        **base,
-        **({"widget": gallery} if gallery else {}),
     )
+    if is_hub_id(run.model):
+        data["base_model_relation"] = "adapter"
+    gallery: list[dict[str, Any]] = []
+    for pair in pairs:
+        gallery.append({"text": f"{pair.prompt} (before training)", "output": {"url": pair.before}})
+        gallery.append({"text": pair.prompt, "output": {"url": pair.after}})
+    if gallery:
+        data["widget"] = gallery
+    return data
 
 
 def _results(evaluation: Evaluation | None) -> list[EvalResult]:

@@ -1,5 +1,8 @@
 """Experiment trackers through `accelerate.tracking`: settings, metrics and sample images over reward queries."""
 
+# accelerate is not typed.
+# pyright: reportMissingTypeStubs=false, reportAttributeAccessIssue=false
+
 import re
 from collections.abc import Sequence
 from importlib import import_module
@@ -49,7 +52,7 @@ class Trackers:
     folder, and drop what a resumed run repeats (TensorBoard only); for the others a resumed run is a new run.
 
     Args:
-        names: which trackers.
+        names: which trackers; none of them is no tracking.
         run: the settings, which become the tracker's configuration.
         directory: the run folder.
         run_name: name of the run in the trackers; by default that of the folder.
@@ -96,7 +99,7 @@ class Trackers:
 
     def _started(self, step: int) -> list[GeneralTracker]:
         """Return the trackers; they start with the first event, since the run folder must be empty before."""
-        if not self._trackers:
+        if self._names and not self._trackers:
             PartialState(cpu=True)  # the trackers' logging needs it; with cpu=True it leaves the devices alone
             self._trackers = [self._start(name, step) for name in self._names]
         return self._trackers

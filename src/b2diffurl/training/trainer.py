@@ -89,9 +89,7 @@ class Trainer:
         self.model = TextToImageModel.load(
             resolved.model, device=device, memory=run.memory, negative_prompt=run.sampler.negative_prompt
         )
-        self.model.add_lora(run.lora, seed=run.seed)
-        if resolved.initial_adapter is not None:
-            self.model.start_from(resolved.initial_adapter)
+        self.model.add_lora(run.lora, seed=run.seed, source=resolved.initial_adapter)
         self.policy = bind_policy(self.model, run)
         self.reward = reward or load_reward(run.reward, device=device, bert=run.bert, remote=run.remote)
         self.watched = load_watched(run.watch, device=device, bert=run.bert, remote=run.remote)
@@ -226,14 +224,9 @@ class Trainer:
 
     def _save_previews(self, round_number: int) -> None:
         save_previews(
-            self.directory,
-            self.resolved,
-            self.evaluator.policy(),
-            round_number=round_number,
-            reward_queries=self.reward_queries,
-            ranks=self.ranks,
-            progress=self.progress,
-        )
+            self.directory, self.resolved, self.evaluator.policy(), round_number=round_number,
+            reward_queries=self.reward_queries, ranks=self.ranks, progress=self.progress,
+        )  # fmt: skip
 
     def _save_checkpoint(self) -> None:
         if self.ranks.is_main:
