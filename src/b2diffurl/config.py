@@ -195,6 +195,22 @@ def to_tables(value: Any) -> dict[str, Any]:
     return asdict(value)
 
 
+def flat_settings(value: Any) -> dict[str, Any]:
+    """Give settings as one dict, with dots in the names of those in nested tables.
+
+    Args:
+        value: settings, or their tables.
+    """
+    tables: dict[str, Any] = value if isinstance(value, dict) else to_tables(value)
+    flat: dict[str, Any] = {}
+    for name, entry in tables.items():
+        if isinstance(entry, dict):
+            flat |= {f"{name}.{inner}": setting for inner, setting in flat_settings(entry).items()}
+        else:
+            flat[name] = entry
+    return flat
+
+
 def to_toml(value: Any) -> str:
     """Write settings as TOML, complete: `read_toml` gives the same back."""
     return tomli_w.dumps(to_tables(value))

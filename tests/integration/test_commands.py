@@ -85,10 +85,10 @@ def test_an_interrupted_run_goes_on(
     words = ["train", "emoji-quickstart", "--output", str(folder), "--reward", "interrupting_reward:brightness"]
     words += ["--num-rounds", "2", "--reward-queries-per-round", "8", "--logging.num-evaluation-images", "0"]
     words += ["--sampler.num-inference-steps", "4", "--schedule.tau-first", "3", "--logging.num-samples", "1"]
-    assert main([*words, "--tensorboard"]) == 130
+    assert main([*words, "--track", "tensorboard"]) == 130
     assert "--resume" in capsys.readouterr().err
     assert len((folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()) == 1
-    assert main(["train", str(folder / "run.toml"), "--resume", "--tensorboard"]) == 0
-    assert list((folder / "tensorboard").glob("events.*"))
+    assert main(["train", str(folder / "run.toml"), "--resume", "--track", "tensorboard"]) == 0
+    assert list((folder / "tensorboard" / "run").glob("events.*"))
     assert len((folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()) == 2
     assert "report.html" in capsys.readouterr().out

@@ -396,10 +396,13 @@ def test_a_json_file_that_is_a_folder_is_refused(tmp_path: Path, capsys: pytest.
     assert "json is" in refused(capsys, "evaluate", "emoji", "--json", str(tmp_path))
 
 
-def test_tensorboard_is_needed_before_training(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Any) -> None:
+def test_trackers_are_needed_before_training(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Any) -> None:
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     output = str(tmp_path / "run")
-    assert "b2diffurl[tensorboard]" in refused(capsys, "train", QUICK, "--tensorboard", "--output", output)
+    words = ("train", QUICK, "--output", output)
+    assert "b2diffurl[tensorboard]" in refused(capsys, *words, "--track", "tensorboard")
+    assert "give a tracker" in refused(capsys, *words, "--track-name", "mine")
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_name_of_a_repository_is_checked_before_training(tmp_path: Path, capsys: Any) -> None:

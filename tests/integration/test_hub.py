@@ -16,7 +16,7 @@ from b2diffurl.errors import UserError
 from b2diffurl.models.hub import push_to_hub
 from b2diffurl.reporting.model_card import write_card
 from b2diffurl.run.recipes import recipe
-from b2diffurl.run.records import Evaluation
+from b2diffurl.run.records import Evaluation, RunRecord
 
 TOKEN = "hf_of_this_test"
 
@@ -102,8 +102,11 @@ def adapter(tmp_path: Path) -> Path:
     (directory / "pytorch_lora_weights.safetensors").write_bytes(b"weights")
     (directory / "peft" / "adapter_model.safetensors").write_bytes(b"the same weights")
     evaluation = Evaluation(before={"clip_score": 0.5}, after={"clip_score": 0.75}, num_images=8)
-    rounds = [{"reward_queries": 8, "reward/mean": 0.5}]
-    write_card(directory, recipe("emoji-quickstart"), evaluation=evaluation, rounds=rounds)
+    record = RunRecord(
+        name="run", settings_text="", settings={}, environment={},
+        rounds=({"reward_queries": 8, "reward/mean": 0.5},), evaluation=evaluation, prompts=(), images={}, stop=None,
+    )  # fmt: skip
+    write_card(directory, recipe("emoji-quickstart"), record)
     return directory
 
 

@@ -4,13 +4,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from huggingface_hub import ModelCard
+from huggingface_hub import ModelCard, ModelCardData
+from PIL import Image
 
 from b2diffurl.reporting.citations import _CITATIONS, citations_of
 from b2diffurl.reporting.model_card import model_card, write_card
 from b2diffurl.rewards import parse_reward
 from b2diffurl.run.recipes import RECIPES, recipe
-from b2diffurl.run.records import Evaluation
+from b2diffurl.run.records import Evaluation, RunRecord
 
 B2, DDPO, LORA, DDIM, GUIDANCE = "2503.11240", "2305.13301", "2106.09685", "2010.02502", "2207.12598"
 CLIPSCORE, BERTSCORE, PICKSCORE = "2104.08718", "1904.09675", "2305.01569"
@@ -43,6 +44,10 @@ def test_the_hub_can_parse_the_card_of_every_recipe(name: str) -> None:
     assert "Before and after" not in text
     assert "](reward.png)" in text
     assert "by the license of that model" in text
+    assert metadata.get("license") == ("ofl-1.1" if name.startswith("emoji") else None)
+    assert ("add `license:`" in text) != name.startswith("emoji")
+    assert {"text-to-image", "lora", "diffusers", "b2diffurl"} <= set(metadata["tags"])
+    assert "b2diffurl_kohya.safetensors" in text
 
 
 def test_the_card_has_scores_and_sampler_settings() -> None:
@@ -68,11 +73,53 @@ def test_the_card_contains_no_path_and_no_address_of_this_host() -> None:
     assert "`prompts.txt`" in text
 
 
+def record(images: dict[int, dict[int, Path]], **changes: object) -> RunRecord:
+    """What a run of one small round leaves."""
+    return replace(
+        RunRecord(
+            name="run", settings_text="", settings={}, environment={},
+            rounds=({"reward_queries": 8, "reward/mean": 0.5},), evaluation=None,
+            prompts=tuple(f"prompt {index}" for index in range(9)), images=images, stop=None,
+        ),
+        **changes,  # pyright: ignore[reportArgumentType]
+    )  # fmt: skip
+
+
 def test_a_single_small_round_gives_a_reward_curve(tmp_path: Path) -> None:
-    rounds = [{"reward_queries": 8, "reward/mean": 0.5}]
-    write_card(tmp_path, recipe("emoji-quickstart"), evaluation=None, rounds=rounds)
+    write_card(tmp_path, recipe("emoji-quickstart"), record({}))
     assert (tmp_path / "README.md").read_text(encoding="utf-8") == model_card(recipe("emoji-quickstart"))
     assert (tmp_path / "reward.png").read_bytes().startswith(b"\x89PNG")
+    assert not (tmp_path / "images").exists()
+
+
+def test_the_metadata_round_trips_and_every_image_exists(tmp_path: Path) -> None:
+    images: dict[int, dict[int, Path]] = {0: {}, 4: {}, 9: {}}
+    for number, of_round in images.items():
+        for index in range(9):
+            of_round[index] = tmp_path / f"{number}_{index}.png"
+            Image.new("RGB", (4, 4), (number, index, 0)).save(of_round[index])
+    evaluation = Evaluation(
+        before={"clip_score": 0.25, "broken": 0.1}, after={"clip_score": 0.5, "broken": float("nan")},
+        num_images=8, prompts="/home/me/list.txt",
+    )  # fmt: skip
+    lora = tmp_path / "lora"
+    lora.mkdir()
+    write_card(lora, recipe("paper-template1-clip"), record(images, evaluation=evaluation))
+    card = ModelCard.load(lora / "README.md")
+    data = card.data
+    assert isinstance(data, ModelCardData)
+    assert ModelCard(f"---\n{data.to_yaml()}\n---\n").data.to_dict() == data.to_dict()
+    assert data.base_model == recipe("paper-template1-clip").model
+    assert data.eval_results is not None
+    (result,) = data.eval_results
+    assert (result.metric_type, result.metric_value, result.dataset_name) == ("clip_score", 0.5, "list.txt")
+    urls = [entry["output"]["url"] for entry in data["widget"]]
+    assert len(urls) == 12
+    assert {str(path.relative_to(lora)) for path in (lora / "images").iterdir()} == set(urls)
+    with Image.open(lora / urls[-2]) as before, Image.open(lora / urls[-1]) as after:
+        assert (before.getpixel((0, 0)), after.getpixel((0, 0))) == ((0, 7, 0), (9, 7, 0))
+    assert data["widget"][-1]["text"] == "prompt 7"
+    assert "<Gallery />" in card.text
 
 
 def test_every_citation_has_an_entry_and_a_component_that_exists() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import b2diffurl
 from b2diffurl.analysis.study.spec import make_cells, read_study, study_names
@@ -72,6 +73,12 @@ def as_a_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     Path("my_objectives.py").write_text(own.split("```python\n")[1].split("```")[0], encoding="utf-8")
     own = (ROOT / "docs" / "strategies.md").read_text(encoding="utf-8")
     Path("my_schedules.py").write_text(own.split("```python\n")[1].split("```")[0], encoding="utf-8")
+    Path("runs/first/lora").mkdir(parents=True)  # the header of an adapter, which is all that a dry run reads
+    weights = {
+        "lora_unet_mid_block.lora_down.weight": torch.zeros(8, 1),
+        "lora_unet_mid_block.alpha": torch.tensor(8.0),
+    }
+    save_file(weights, "runs/first/lora/b2diffurl_kohya.safetensors")
     return tmp_path
 
 

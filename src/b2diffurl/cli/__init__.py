@@ -20,6 +20,7 @@ _COMMANDS = {
     "plan": ("plan", "plan"),
     "probe": ("probe", "probe"),
     "study": ("study", "study"),
+    "merge": ("merge", "merge"),
     "check": ("check", "check"),
     "serve-reward": ("serve_reward", "serve"),
     "show": ("show", "show"),
@@ -38,6 +39,7 @@ Fine-tune text-to-image diffusion models by reinforcement learning (B²-DiffuRL)
   sample MODEL            generate images, with or without an adapter
   evaluate MODEL          evaluate a model: alignment and diversity
   study NAME|FILE.toml    compare methods over seeds; the paper's figures and tables are studies
+  merge MODEL             write a model with an adapter merged into its weights
   check reward X          check whether a reward fulfills its contract
   serve-reward X          serve a reward over HTTP, for runs on other machines
   show RECIPE|run.toml    print the complete run as TOML; --comments explains every key

@@ -1,10 +1,9 @@
 """`b2diffurl train RECIPE|run.toml`: fine-tune a model."""
 
 import os
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 from typing import Annotated
 
@@ -27,8 +26,8 @@ from b2diffurl.run.records import Evaluation
 from b2diffurl.run.resolve import ResolvedRun, resolve
 from b2diffurl.run.settings import Run
 from b2diffurl.training import trainer
-from b2diffurl.training.callbacks import Observer, TensorBoard
 from b2diffurl.training.notes import opening_notes
+from b2diffurl.training.trackers import TrackerName, Trackers, check_trackers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +39,8 @@ class TrainCommand:
         output: the run folder; the default is runs/RECIPE-seedSEED.
         resume: continue the run in that folder from its newest checkpoint.
         dry_run: check everything that can be checked without loading a model, print the run, and stop.
-        tensorboard: write TensorBoard events into the run folder (extra: tensorboard).
+        track: trackers that receive metrics, settings and, where they take them, sample images.
+        track_name: name of the run in the trackers; the default is the name of the run folder.
         device: device of the model, such as cpu or cuda; "auto" is the first of cuda, mps and cpu that there is.
         push_to_hub: repository, such as me/my-adapter, that the adapter is uploaded to at the end.
     """
@@ -49,7 +49,8 @@ class TrainCommand:
     output: Path | None = None
     resume: Switch = False
     dry_run: Switch = False
-    tensorboard: bool = False
+    track: tuple[TrackerName, ...] = ()
+    track_name: str | None = None
     device: str = AUTO
     push_to_hub: str | None = None
 
@@ -85,11 +86,9 @@ def _check_surroundings(flags: TrainCommand, output: Path) -> None:
         check_output(output)
     if flags.push_to_hub is not None:
         check_push(flags.push_to_hub)
-    if flags.tensorboard:
-        try:
-            import_module("torch.utils.tensorboard")
-        except ImportError as error:
-            raise UserError("tensorboard is not installed; run pip install 'b2diffurl[tensorboard]'.") from error
+    check_trackers(flags.track)
+    if flags.track_name is not None and not flags.track:
+        raise UserError(f"track_name is {flags.track_name!r} but track is empty; give a tracker, such as tensorboard.")
 
 
 def _train(resolved: ResolvedRun, flags: TrainCommand, output: Path) -> bool:
@@ -104,16 +103,17 @@ def _train(resolved: ResolvedRun, flags: TrainCommand, output: Path) -> bool:
     warning = cpu_warning(run, device=device)
     if warning:
         console.print(warning, highlight=False, soft_wrap=True)
-    with ConsoleObserver(console, num_rounds=run.num_rounds, rounds_done=rounds_done, time_left=time_left) as shown:
-        observers: list[Observer] = [shown]
-        if flags.tensorboard and ranks.is_main:
-            observers.append(TensorBoard(output / "tensorboard"))
+    trackers = Trackers(
+        flags.track if ranks.is_main else (), run=run, directory=output, run_name=flags.track_name or ""
+    )
+    shown = ConsoleObserver(console, num_rounds=run.num_rounds, rounds_done=rounds_done, time_left=time_left)
+    with shown, closing(trackers):
         trainer.train(
             resolved,
             output=output,
             resume=flags.resume,
             device=device,
-            observers=observers,
+            observers=[shown, trackers],
             ranks=ranks,
             on_message=partial(console.print, highlight=False, markup=False, soft_wrap=True),
         )

@@ -13,18 +13,19 @@ from diffusers import UNet2DConditionModel
 from diffusers.utils import convert_unet_state_dict_to_peft
 from peft import LoraConfig
 from peft.utils import set_peft_model_state_dict
+from safetensors.torch import load_file
 from torch import Tensor
 
 from b2diffurl.errors import UserError
+from b2diffurl.models.adapter_files import PEFT_CONFIG, AdapterFile
 from b2diffurl.models.adapter_interval import AdapterInterval
 from b2diffurl.models.export import save_adapter
 from b2diffurl.models.lora import LoRA
-from b2diffurl.models.model_files import first_lines
+from b2diffurl.models.model_files import first_lines, loading
 from b2diffurl.models.model_source import check_lora, public_name
 from b2diffurl.models.pipeline import StockPipeline
 
 _ADAPTER = "default"
-_PEFT_CONFIG = "adapter_config.json"
 
 
 class AdaptedUNet:
@@ -34,19 +35,29 @@ class AdaptedUNet:
         unet: the network, in its base dtype.
         pipeline: stock pipeline class of the model, which reads and writes adapters.
         name: the model's name.
+        prediction_type: what the network predicts, which is stored with adapters.
     """
 
-    def __init__(self, unet: UNet2DConditionModel, *, pipeline: type[StockPipeline], name: str) -> None:
+    def __init__(
+        self, unet: UNet2DConditionModel, *, pipeline: type[StockPipeline], name: str, prediction_type: str = "epsilon"
+    ) -> None:
         self.unet = unet
         self.name = name
+        self._prediction_type = prediction_type
+        self._initial: dict[str, Tensor] | None = None
         self._pipeline_class = pipeline
         self._base_dtype: torch.dtype = unet.dtype
 
-    def add_lora(self, lora: LoRA, *, seed: int) -> None:
+    def add_lora(self, lora: LoRA, *, seed: int, source: AdapterFile | None = None) -> None:
         """Add a new adapter to the UNet's attention; it changes nothing until it is trained.
 
+        Args:
+            lora: its settings.
+            seed: seed of its initial weights.
+            source: an adapter that it starts from, as `start_from`; None to start from the pretrained model.
+
         Raises:
-            UserError: a target name matches no layer.
+            UserError: a target name matches no layer, or the source does not fit.
         """
         check_targets(self.unet, lora)
         config = LoraConfig(
@@ -64,6 +75,45 @@ class AdaptedUNet:
                 raise UserError(f"lora.target_modules is {lora.target_modules}: {first_lines(error)}.") from error
         self._lift_adapter()
         self.unet.eval()
+        if source is not None:
+            self.start_from(source)
+
+    @torch.no_grad()
+    def start_from(self, source: AdapterFile) -> None:
+        """Copy the weights of an adapter into the new one; the reference stays the pretrained model.
+
+        Args:
+            source: an adapter of the same rank and alpha.
+
+        Raises:
+            UserError: it has other layers, or its weights are not finite.
+        """
+        state = _peft_state(source, self._pipeline_class, self.unet)
+        parameters = {name.replace(f".{_ADAPTER}.", "."): p for name, p in self.trainable_parameters().items()}
+        shapes = {name: tuple(p.shape) for name, p in parameters.items()}
+        others = shapes.items() ^ {(name, tuple(value.shape)) for name, value in state.items()}
+        if others:
+            raise UserError(
+                f"lora.init {source.file} has other layers than this run's adapter, {min(others)[0]} for one; use an "
+                "adapter of the same model with the same lora.target_modules."
+            )
+        for name, parameter in parameters.items():
+            parameter.copy_(state[name])
+        self._initial = self.adapter_state()
+
+    @contextmanager
+    def initial(self) -> Generator[None]:
+        """Return a context within which the model is that before training: pretrained, or as `start_from` left it."""
+        if self._initial is None:
+            with self.reference():
+                yield
+            return
+        trained = self.adapter_state()
+        self.load_adapter_state(self._initial)
+        try:
+            yield
+        finally:
+            self.load_adapter_state(trained)
 
     def _lift_adapter(self) -> None:
         """Make the adapter float32: PEFT creates it in the dtype of the layer it wraps."""
@@ -97,7 +147,7 @@ class AdaptedUNet:
             parameter.copy_(state[name])
 
     def save_lora(self, directory: Path, *, interval: AdapterInterval | None = None) -> None:
-        """Write the adapter for `pipe.load_lora_weights(directory)` of stock diffusers, and for PEFT into `peft/`.
+        """Write the adapter in three forms: for stock diffusers, for PEFT in `peft/`, and with kohya's names.
 
         Args:
             directory: output folder; created if missing.
@@ -109,6 +159,7 @@ class AdaptedUNet:
             adapter=_ADAPTER,
             pipeline=self._pipeline_class,
             model=public_name(self.name),
+            prediction_type=self._prediction_type,
             interval=interval,
         )
 
@@ -147,10 +198,7 @@ class AdaptedUNet:
             ) from error
         if self._base_dtype != torch.float32:
             self._lift_adapter()
-            of_unet = {name.removeprefix("unet."): value for name, value in state.items() if name.startswith("unet.")}
-            if not any("lora_A" in name for name in of_unet):
-                of_unet = convert_unet_state_dict_to_peft(of_unet)
-            set_peft_model_state_dict(self.unet, of_unet, _ADAPTER)
+            set_peft_model_state_dict(self.unet, _of_unet(state), _ADAPTER)
         self.unet.requires_grad_(False).eval()
 
 
@@ -178,6 +226,24 @@ def check_targets(unet: torch.nn.Module, lora: LoRA) -> None:
             )
 
 
+def _peft_state(source: AdapterFile, pipeline: type[StockPipeline], unet: UNet2DConditionModel) -> dict[str, Tensor]:
+    """Read the weights of an adapter, with PEFT's names."""
+    with loading(f"lora.init {source.file}"):
+        weights = load_file(source.file)
+        if source.form == "peft":
+            weights = {f"unet.{name.removeprefix('base_model.model.')}": value for name, value in weights.items()}
+        else:
+            weights = pipeline.lora_state_dict(weights, unet_config=unet.config)[0]
+    _check_keys(weights, source.file.parent)
+    return _of_unet(weights)
+
+
+def _of_unet(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the weights of the UNet with PEFT's names."""
+    of_unet = {name.removeprefix("unet."): value for name, value in state.items() if name.startswith("unet.")}
+    return of_unet if any("lora_A" in name for name in of_unet) else convert_unet_state_dict_to_peft(of_unet)
+
+
 def _check_keys(state: Mapping[str, Any], directory: Path) -> None:
     """Refuse an adapter without weights for the UNet: the loader would ignore it."""
     halves = [key for key in state if "lora_A" in key or "lora.down" in key]
@@ -194,6 +260,6 @@ def _check_keys(state: Mapping[str, Any], directory: Path) -> None:
     if any(key.startswith("unet.") for key in state):
         return
     hint = "give a lora folder of this library, or one for diffusers"
-    if (directory / _PEFT_CONFIG).is_file():
+    if (directory / PEFT_CONFIG).is_file():
         hint = f"it has PEFT's format; give its parent folder {directory.resolve().parent}"
     raise UserError(f"lora directory {directory} holds no weights for the UNet; {hint}.")

@@ -9,9 +9,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from b2diffurl.errors import UserError
-
-_WEIGHTS = "pytorch_lora_weights.safetensors"  # diffusers' name, whose loader ignores other metadata than its own
-_KEY = "b2diffurl_adapter_interval"
+from b2diffurl.models.adapter_files import ADAPTER_FILES, INTERVAL_KEY
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,12 +36,16 @@ class AdapterInterval:
         return num_inference_steps - num_off
 
 
-def write_adapter_interval(directory: Path, interval: AdapterInterval) -> None:
-    """Add an interval to the metadata of the adapter that diffusers has saved in a folder."""
-    file = directory / _WEIGHTS
+def interval_metadata(interval: AdapterInterval | None) -> dict[str, str]:
+    """Return the metadata of a safetensors file that stores an interval; empty for none."""
+    return {} if interval is None else {INTERVAL_KEY: json.dumps(asdict(interval))}
+
+
+def write_adapter_interval(file: Path, interval: AdapterInterval) -> None:
+    """Add an interval to the metadata of the adapter that diffusers has saved."""
     with safe_open(file, framework="pt") as opened:
         metadata: dict[str, str] = opened.metadata()
-    save_file(load_file(file), file, metadata=metadata | {_KEY: json.dumps(asdict(interval))})
+    save_file(load_file(file), file, metadata=metadata | interval_metadata(interval))
 
 
 def read_adapter_interval(directory: Path) -> AdapterInterval | None:
@@ -52,9 +54,10 @@ def read_adapter_interval(directory: Path) -> AdapterInterval | None:
     Raises:
         UserError: the interval is invalid.
     """
+    file = next((file for name in ADAPTER_FILES if (file := directory / name).is_file()), directory / ADAPTER_FILES[0])
     try:
-        with safe_open(directory / _WEIGHTS, framework="pt") as opened:
-            text: str | None = (opened.metadata() or {}).get(_KEY)
+        with safe_open(file, framework="pt") as opened:
+            text: str | None = (opened.metadata() or {}).get(INTERVAL_KEY)
     except (OSError, SafetensorError):  # loading the adapter explains why
         return None
     if text is None:

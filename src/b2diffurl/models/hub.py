@@ -4,8 +4,7 @@ from pathlib import Path
 from typing import cast
 
 from b2diffurl.errors import UserError
-
-_ADAPTER_FILE = "pytorch_lora_weights.safetensors"
+from b2diffurl.models.adapter_files import DIFFUSERS_FILE
 
 
 def check_push(repo_id: str) -> None:
@@ -42,8 +41,8 @@ def push_to_hub(directory: Path, *, repo_id: str, private: bool = False, token: 
     Raises:
         UserError: the folder has no adapter, the name is invalid, or access or the connection failed.
     """
-    if not (directory / _ADAPTER_FILE).is_file():
-        raise UserError(f"directory {directory} has no {_ADAPTER_FILE}; give the lora folder of a run.")
+    if not (directory / DIFFUSERS_FILE).is_file():
+        raise UserError(f"directory {directory} has no {DIFFUSERS_FILE}; give the lora folder of a run.")
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 

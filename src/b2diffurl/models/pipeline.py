@@ -115,6 +115,26 @@ def choose_dtype(source: ModelSource, memory: Memory, *, device: str) -> tuple[C
     return "float16", "half the memory of float32, and it rounds 8 times finer than bfloat16"
 
 
+def load_stock_pipeline(source: ModelSource) -> StockPipeline:
+    """Load a model as its stock pipeline in float32, with every component that it was saved with.
+
+    Args:
+        source: the model.
+
+    Raises:
+        UserError: the model cannot be found or is not supported.
+    """
+    with loading(f"model {source.name!r}"):
+        if source.is_checkpoint:
+            left_out = _LEFT_OUT[source.index["_class_name"]]
+            pipe = _from_file(source, torch.float32, {**left_out, **_tokenizers(source)})
+        else:
+            pipe = _from_directory(source, torch.float32, {})
+        _check_unet(pipe, source.name)
+        _check_weights(pipe, source.name)
+    return pipe
+
+
 def load_tokenizers(model: ModelSource | str) -> tuple[CLIPTokenizer, ...]:
     """Load a model's tokenizers alone; the same as `ModelSource(model).tokenizers`.
 

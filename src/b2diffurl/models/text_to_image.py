@@ -41,7 +41,8 @@ class TextToImageModel(AdaptedUNet):
     """
 
     def __init__(self, parts: ModelComponents, *, model: str, memory: Memory, negative_prompt: str) -> None:
-        super().__init__(parts.unet, pipeline=parts.pipeline, name=model)
+        prediction_type: str = parts.scheduler.config.prediction_type
+        super().__init__(parts.unet, pipeline=parts.pipeline, name=model, prediction_type=prediction_type)
         self.vae = parts.vae
         self.has_safety_checker = parts.has_safety_checker
         self._text = parts.text

@@ -1,67 +1,163 @@
-"""The model card of an adapter: training, scores, usage, license and citations."""
+"""The model card of an adapter: gallery, training, scores, usage, license and citations."""
 
-from collections.abc import Mapping, Sequence
+import math
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from b2diffurl.models.adapter_files import KOHYA_FILE
 from b2diffurl.models.model_source import EMOJI, is_checkpoint, is_hub_id, public_name
 from b2diffurl.reporting.citations import Citation, citations_of
 from b2diffurl.reporting.plots import save_reward_curve
 from b2diffurl.rewards import parse_reward
-from b2diffurl.run.records import Evaluation
+from b2diffurl.run.records import Evaluation, RunRecord
 from b2diffurl.run.settings import Run
 
 _CURVE_FILE = "reward.png"
+_IMAGES = "images"
+_NUM_PAIRS = 6
+_TAGS = ("text-to-image", "lora", "diffusers", "reinforcement-learning", "b2diffurl")
 
 
-def write_card(
-    directory: Path, run: Run, *, evaluation: Evaluation | None, rounds: Sequence[Mapping[str, Any]]
-) -> None:
-    """Write README.md and its reward curve beside an adapter.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pair:
+    """Two images of one prompt from the same noise.
+
+    Attributes:
+        prompt: the prompt.
+        before: image before training: path relative to the card.
+        after: image after training: path relative to the card.
+    """
+
+    prompt: str
+    before: str
+    after: str
+
+
+def write_card(directory: Path, run: Run, record: RunRecord) -> None:
+    """Write README.md beside an adapter, with its reward curve and a gallery in `images/`.
 
     Args:
         directory: directory of the adapter.
         run: the run that trained it.
-        evaluation: scores before and after training, if there are any.
-        rounds: metrics of each round.
+        record: its metrics, scores and sample images.
     """
+    rounds = record.rounds
     save_reward_curve(rounds, directory / _CURVE_FILE, title=run.recipe)
     interval_length = int(rounds[-1]["interval/length"]) if run.lora.interval else 0
-    card = model_card(run, evaluation, interval_length=interval_length)
+    pairs = _copy_images(record, directory / _IMAGES)
+    card = model_card(run, record.evaluation, interval_length=interval_length, pairs=pairs)
     (directory / "README.md").write_text(card, encoding="utf-8")
 
 
-def model_card(run: Run, evaluation: Evaluation | None = None, *, interval_length: int = 0) -> str:
+def _copy_images(record: RunRecord, folder: Path) -> list[Pair]:
+    """Copy the first and the last sample images of prompts spread over all that have both."""
+    rounds = sorted(record.images)
+    if len(rounds) < 2:
+        return []
+    before, after = record.images[rounds[0]], record.images[rounds[-1]]
+    common = [index for index in before if index in after and index < len(record.prompts)]
+    num = min(_NUM_PAIRS, len(common))
+    folder.mkdir()
+    pairs: list[Pair] = []
+    for index in (common[place * len(common) // num] for place in range(num)):
+        for when, images in (("before", before), ("after", after)):
+            shutil.copy(images[index], folder / f"{when}_{index:03d}.png")
+        names = (f"{_IMAGES}/{when}_{index:03d}.png" for when in ("before", "after"))
+        pairs.append(Pair(prompt=record.prompts[index], before=next(names), after=next(names)))
+    return pairs
+
+
+def model_card(
+    run: Run, evaluation: Evaluation | None = None, *, interval_length: int = 0, pairs: Sequence[Pair] = ()
+) -> str:
     """Return the text of the card with metadata for the Hugging Face Hub, without any path or address of this host.
 
     Args:
         run: the run that trained the adapter.
         evaluation: scores before and after training, if there are any.
         interval_length: with `lora.interval`, the interval length of the last round.
+        pairs: images of the gallery.
     """
     name = public_name(run.model)
-    sections = [
-        _metadata(run.model),
-        f"# LoRA on {name}, trained by reinforcement learning\n",
+    trained = (
         f"Trained with b2diffurl, recipe `{run.recipe}`, with the reward `{_public_reward(run)}` on the prompts "
-        f"`{public_name(run.prompts)}`. Properties that the reward does not measure may have become worse.\n",
+        f"`{public_name(run.prompts)}`. Properties that the reward does not measure may have become worse."
+    )
+    if run.lora.init:
+        trained += f" Training started from the adapter `{public_name(run.lora.init)}`."
+    sections = [
+        f"# LoRA on {name}, trained by reinforcement learning\n",
+        trained + "\n",
+        *([_GALLERY] if pairs else []),
         _usage(run) + (_interval_usage(run, interval_length) if run.lora.interval and interval_length else ""),
         f"## Reward\n\n![mean reward of the training images by reward queries]({_CURVE_FILE})\n",
     ]
     if evaluation and evaluation.before and evaluation.after:
         sections.append(_scores(evaluation))
-    license_text = f"The adapter is a modification of {name} and is covered by the license of that model."
-    sections += [f"## License\n\n{license_text}\n", _citations(citations_of(run))]
-    return "\n".join(sections)
+    sections += [f"## License\n\n{_license(run)}\n", _citations(citations_of(run))]
+    metadata = _metadata(run, evaluation, pairs)
+    return str(ModelCard("\n".join([f"---\n{metadata.to_yaml()}\n---\n", *sections])))
 
 
-def _metadata(base_model: str) -> str:
-    lines = ["library_name: diffusers", "pipeline_tag: text-to-image"]
-    lines += ["tags:", *(f"- {tag}" for tag in ("lora", "text-to-image", "reinforcement-learning", "b2diffurl"))]
-    lines.append(f"license: {'ofl-1.1' if base_model == EMOJI else 'other'}")
-    if is_hub_id(base_model):
-        lines.append(f"base_model: {base_model}")
-    return "\n".join(["---", *lines, "---", ""])
+_GALLERY = """<Gallery />
+
+Images before and after training, of the same noise, of prompts spread over the run's sample prompts.
+"""
+
+
+def _metadata(run: Run, evaluation: Evaluation | None, pairs: Sequence[Pair]) -> ModelCardData:
+    data = ModelCardData(
+        base_model=run.model if is_hub_id(run.model) else None,
+        library_name="diffusers",
+        pipeline_tag="text-to-image",
+        tags=list(_TAGS),
+        license="ofl-1.1" if run.model == EMOJI else None,
+        model_name=f"LoRA on {public_name(run.model)}",
+        eval_results=_results(evaluation) or None,
+    )
+    if is_hub_id(run.model):
+        data["base_model_relation"] = "adapter"
+    gallery: list[dict[str, Any]] = []
+    for pair in pairs:
+        gallery.append({"text": f"{pair.prompt} (before training)", "output": {"url": pair.before}})
+        gallery.append({"text": pair.prompt, "output": {"url": pair.after}})
+    if gallery:
+        data["widget"] = gallery
+    return data
+
+
+def _results(evaluation: Evaluation | None) -> list[EvalResult]:
+    """Return the scores after training as the hub reads them."""
+    if evaluation is None:
+        return []
+    prompts = public_name(evaluation.prompts) if evaluation.prompts else "prompts of the run"
+    return [
+        EvalResult(
+            task_type="text-to-image",
+            dataset_type=prompts,
+            dataset_name=prompts,
+            metric_type=name,
+            metric_name=name,
+            metric_value=value,
+        )
+        for name, value in evaluation.after.items()
+        if math.isfinite(value)
+    ]
+
+
+def _license(run: Run) -> str:
+    name = public_name(run.model)
+    text = f"The adapter is a modification of {name} and is covered by the license of that model."
+    if run.model == EMOJI:
+        return text
+    return (
+        f"{text} The metadata of this card has no license: before you publish it, add `license:` with that of {name}."
+    )
 
 
 def _public_reward(run: Run) -> str:
@@ -95,7 +191,10 @@ def _usage(run: Run) -> str:
         "pipe.scheduler = DDIMScheduler.from_config(config, clip_sample=False, set_alpha_to_one=False)\n"
         'pipe.load_lora_weights("DIRECTORY OR HUB ID OF THIS ADAPTER")\n'
         f'pipe("a prompt", {arguments})\n```\n\n'
-        'For PEFT alone: `PeftModel.from_pretrained(unet, "DIRECTORY/peft")`.\n'
+        'For PEFT alone: `PeftModel.from_pretrained(unet, "DIRECTORY/peft")`.\n\n'
+        f"ComfyUI, A1111 and Forge: put `{KOHYA_FILE}` into the folder of LoRAs (`models/loras` in ComfyUI, "
+        "`models/Lora` in the others) and load it on the base model with strength 1, as trained. It has no trigger "
+        "word. Its keys were checked against those that ComfyUI's loader maps.\n"
     )
 
 

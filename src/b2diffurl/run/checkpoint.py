@@ -38,6 +38,7 @@ class Checkpoint:
         settings: settings of the run as TOML, or "" if they are not recorded.
         prompts_sha256: hash of the prompts of the run, or "" if it is not recorded.
         rewards_sha256: hash of the source file of each custom reward, by name.
+        init_sha256: hash of the adapter that training started from, or "" for a new one.
     """
 
     round_number: int
@@ -49,6 +50,7 @@ class Checkpoint:
     settings: str = ""
     prompts_sha256: str = ""
     rewards_sha256: dict[str, str] = field(default_factory=dict[str, str])
+    init_sha256: str = ""
 
 
 class _DamagedError(Exception):
@@ -70,6 +72,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, num_kept: int) -> N
         "settings": checkpoint.settings,
         "prompts_sha256": checkpoint.prompts_sha256,
         "rewards_sha256": checkpoint.rewards_sha256,
+        "init_sha256": checkpoint.init_sha256,
     }
     contents = {
         _ADAPTER: save({name: value.contiguous() for name, value in checkpoint.adapter.items()}),
@@ -151,6 +154,7 @@ def _load(path: Path) -> Checkpoint:
         settings=state["settings"],
         prompts_sha256=state["prompts_sha256"],
         rewards_sha256=state["rewards_sha256"],
+        init_sha256=state.get("init_sha256", ""),
     )
 
 

@@ -5,11 +5,12 @@ Nothing heavy is loaded here. Code that receives a `ResolvedRun` parses none of 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from b2diffurl.algorithm.randomness import held_out_rng
 from b2diffurl.errors import UserError
 from b2diffurl.evaluation.judges import JudgeChoice, choose_judge
-from b2diffurl.models import EMOJI, ModelSource
+from b2diffurl.models import EMOJI, AdapterFile, ModelSource
 from b2diffurl.prompts.lists import PromptList, load_prompt_list, split_prompts
 from b2diffurl.rewards import check_reward, check_watched, parse_reward
 from b2diffurl.rewards.spec import Term, parse_watched
@@ -29,6 +30,8 @@ class ResolvedRun:
         reward_terms: terms of the reward; none if the reward is given from Python.
         watched_terms: rewards that are logged and not trained on.
         judge: what evaluates images.
+        sample_prompts: prompts of the preview images, if they are not training prompts.
+        initial_adapter: the adapter that training starts from; None for a new one.
     """
 
     run: Run
@@ -39,6 +42,8 @@ class ResolvedRun:
     reward_terms: tuple[Term, ...]
     watched_terms: tuple[Term, ...]
     judge: JudgeChoice
+    sample_prompts: tuple[str, ...] = ()
+    initial_adapter: AdapterFile | None = None
 
     @property
     def lacks_judge(self) -> bool:
@@ -49,11 +54,11 @@ class ResolvedRun:
         """Refuse prompts that a tokenizer of the model would truncate; reads the tokenizers, which may download them.
 
         Raises:
-            UserError: a prompt to train on or to evaluate is too long, or the tokenizers cannot be read.
+            UserError: a prompt to train on, to evaluate or to sample is too long, or the tokenizers cannot be read.
         """
         from b2diffurl.models.text import check_prompts  # imports transformers
 
-        check_prompts(self.model.tokenizers, [*self.train_prompts, *self.held_out_prompts])
+        check_prompts(self.model.tokenizers, [*self.train_prompts, *self.held_out_prompts, *self.sample_prompts])
 
 
 def resolve(run: Run, *, own_reward: bool = False) -> ResolvedRun:
@@ -64,7 +69,8 @@ def resolve(run: Run, *, own_reward: bool = False) -> ResolvedRun:
         own_reward: whether the reward is given from Python, so that `run.reward` is not used.
 
     Raises:
-        UserError: the model, the prompts, the reward or the judge cannot be found or do not fit together.
+        UserError: the model, the prompts, the reward, the judge or the adapter to start from cannot be found or do not
+            fit together.
     """
     _check_given(run, own_reward=own_reward)
     model = ModelSource(run.model)
@@ -76,7 +82,11 @@ def resolve(run: Run, *, own_reward: bool = False) -> ResolvedRun:
         ),
         lora=run.lora,
     )
+    initial_adapter = AdapterFile.of(Path(run.lora.init)) if run.lora.init else None
+    if initial_adapter is not None:
+        initial_adapter.check(run.lora)
     prompt_list = load_prompt_list(run.prompts)
+    own_samples = run.logging.sample_prompts
     train, held_out = split_prompts(
         prompt_list.prompts,
         held_out_fraction=run.held_out_fraction,
@@ -105,6 +115,8 @@ def resolve(run: Run, *, own_reward: bool = False) -> ResolvedRun:
         judge=choose_judge(
             run.judge, model=run.model, prompts=[*train, *held_out], reward="" if own_reward else run.reward
         ),
+        sample_prompts=load_prompt_list(own_samples, setting="logging.sample_prompts").prompts if own_samples else (),
+        initial_adapter=initial_adapter,
     )
 
 

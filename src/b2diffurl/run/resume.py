@@ -3,10 +3,9 @@
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, cast
 
 from b2diffurl.algorithm.records import PastRound
-from b2diffurl.config import from_tables, read_toml, to_tables
+from b2diffurl.config import flat_settings, from_tables, read_toml
 from b2diffurl.errors import UserError
 from b2diffurl.run.checkpoint import Checkpoint
 from b2diffurl.run.directory import RunDirectory
@@ -22,6 +21,7 @@ def check_directory(
     resume: bool,
     prompts_sha256: str = "",
     rewards_sha256: Mapping[str, str] | None = None,
+    init_sha256: str = "",
     on_message: Callable[[str], None] = lambda _: None,
 ) -> tuple[str, ...]:
     """Check that a directory is unused or, to resume, that it contains this run and is not damaged. Nothing is written.
@@ -34,6 +34,7 @@ def check_directory(
         resume: whether the run in the directory is continued.
         prompts_sha256: hash of the prompts of the run; "" to not compare it.
         rewards_sha256: hash of the source file of each custom reward, by name; None to not compare them.
+        init_sha256: hash of the adapter that the run starts from; "" for a new one.
         on_message: receives a sentence per damaged checkpoint that is skipped.
 
     Returns:
@@ -56,7 +57,7 @@ def check_directory(
         read_round_lines(file)
     checkpoint = directory.load_checkpoint(on_message=on_message)
     if checkpoint is not None:
-        _check_checkpoint(directory, checkpoint, run, prompts_sha256)
+        _check_checkpoint(directory, checkpoint, run, prompts_sha256, init_sha256)
         num_rounds, num_scores = checkpoint.round_number, run.reward_queries_per_round
         check_rounds(directory.metrics_file, num_rounds=num_rounds, lines_per_round=1)
         check_rounds(directory.scores_file, num_rounds=num_rounds, lines_per_round=num_scores)
@@ -76,14 +77,21 @@ def check_directory(
     )
 
 
-def _check_checkpoint(directory: RunDirectory, checkpoint: Checkpoint, run: Run, prompts_sha256: str) -> None:
-    """Compare with the settings and prompts that the checkpoint was trained with; run.toml may have been edited."""
+def _check_checkpoint(
+    directory: RunDirectory, checkpoint: Checkpoint, run: Run, prompts_sha256: str, init_sha256: str
+) -> None:
+    """Compare with the settings and files that the checkpoint was trained with; run.toml may have been edited."""
     if checkpoint.settings:
         _check_settings(directory, from_tables(tomllib.loads(checkpoint.settings), Run), run, checkpoint)
     if checkpoint.prompts_sha256 and prompts_sha256 and checkpoint.prompts_sha256 != prompts_sha256:
         raise UserError(
-            f"output {directory.path} holds a run with other prompts: the content of prompts {run.prompts!r} or of the "
-            "held-out prompts has changed; restore it, or start a new run in another folder."
+            f"output {directory.path} holds a run with other prompts: the content of prompts {run.prompts!r}, of the "
+            "held-out prompts or of the sample prompts has changed; restore it, or start a new run in another folder."
+        )
+    if checkpoint.init_sha256 != init_sha256:
+        raise UserError(
+            f"output {directory.path} holds a run that started from another adapter: the content of lora.init "
+            f"{run.lora.init!r} has changed; restore it, or start a new run in another folder."
         )
 
 
@@ -113,20 +121,9 @@ def _check_settings(directory: RunDirectory, recorded: Run, run: Run, checkpoint
 
 
 def _other_settings(directory: RunDirectory, recorded: Run, run: Run) -> UserError:
-    before, now = _flat(to_tables(recorded)), _flat(to_tables(run))
+    before, now = flat_settings(recorded), flat_settings(run)
     name = next((name for name in before | now if before.get(name) != now.get(name)), "run")
     return UserError(
         f"output {directory.path} holds a run with other settings ({name} is {before.get(name)!r} there and "
         f"{now.get(name)!r} here); restore the setting, or start a new run in another folder."
     )
-
-
-def _flat(tables: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested tables as one dict, with dots in the names."""
-    values: dict[str, Any] = {}
-    for name, value in tables.items():
-        if isinstance(value, dict):
-            values |= _flat(cast("dict[str, Any]", value), f"{prefix}{name}.")
-        else:
-            values[f"{prefix}{name}"] = value
-    return values

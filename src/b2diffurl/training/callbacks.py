@@ -1,12 +1,9 @@
 """Callbacks for progress and metrics."""
 
 from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
+from b2diffurl.evaluation.generate import GeneratedImages
 
 Metrics = dict[str, float | int | None]
 
@@ -25,6 +22,15 @@ class Observer(Protocol):
 
     def on_round(self, metrics: Metrics) -> None:
         """Receive the metrics of a finished round."""
+        ...
+
+
+@runtime_checkable
+class SampleObserver(Protocol):
+    """What an observer may also have: it receives the sample images."""
+
+    def on_samples(self, samples: GeneratedImages, *, reward_queries: int) -> None:
+        """Receive the sample images, after `reward_queries` images have been scored in training."""
         ...
 
 
@@ -53,33 +59,8 @@ class ProgressReporter:
         for observer in self.observers:
             observer.on_round(metrics)
 
-
-class TensorBoard:
-    """TensorBoard events (extra: tensorboard), the step being the number of reward queries.
-
-    Args:
-        directory: directory of the event files.
-    """
-
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
-
-    def on_phase(self, name: str, *, total: int) -> None:
-        """Ignored."""
-
-    def on_progress(self, num: int) -> None:
-        """Ignored."""
-
-    @cached_property
-    def _writer(self) -> "SummaryWriter":
-        """Created with the first round, since the run folder must be empty when a run begins."""
-        from torch.utils.tensorboard import SummaryWriter
-
-        return SummaryWriter(str(self._directory))
-
-    def on_round(self, metrics: Metrics) -> None:
-        """Write every number."""
-        for name, value in metrics.items():
-            if value is not None:
-                self._writer.add_scalar(name, value, int(metrics["reward_queries"] or 0))
-        self._writer.flush()
+    def samples(self, samples: GeneratedImages, *, reward_queries: int) -> None:
+        """Report the sample images to the observers that take them."""
+        for observer in self.observers:
+            if isinstance(observer, SampleObserver):
+                observer.on_samples(samples, reward_queries=reward_queries)

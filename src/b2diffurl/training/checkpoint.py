@@ -44,14 +44,22 @@ def make_checkpoint(
         settings=to_toml(resolved.run),
         prompts_sha256=hash_prompts(resolved),
         rewards_sha256=rewards_sha256,
+        init_sha256=hash_initial_adapter(resolved),
     )
 
 
 def hash_prompts(resolved: ResolvedRun) -> str:
     """Return the sha256 of the prompts of a run, in order, with their metadata."""
     metadata = {prompt: dict(entries) for prompt, entries in resolved.prompt_list.metadata.items()}
-    content = [resolved.train_prompts, resolved.held_out_prompts, metadata]
+    content: list[object] = [resolved.train_prompts, resolved.held_out_prompts, metadata]
+    if resolved.sample_prompts:
+        content.append(resolved.sample_prompts)
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def hash_initial_adapter(resolved: ResolvedRun) -> str:
+    """Return the sha256 of the adapter that a run starts from, or "" for a new one."""
+    return "" if resolved.initial_adapter is None else resolved.initial_adapter.sha256
 
 
 def hash_rewards(resolved: ResolvedRun, reward: Reward | None) -> dict[str, str]:

@@ -61,34 +61,45 @@ def save_previews(
     policy: DenoisingPolicy,
     *,
     round_number: int,
+    reward_queries: int,
     ranks: Ranks,
     progress: ProgressReporter,
 ) -> None:
     """Generate the preview images of a round, from fixed prompts and noise, on all ranks; rank 0 writes them."""
-    run, prompts = resolved.run, resolved.train_prompts
-    num_samples = min(run.logging.num_samples, len(prompts))
+    run, prompts = resolved.run, preview_prompts(resolved)
     own = generate_images(
         policy,
-        prompts[:: len(prompts) // num_samples][:num_samples],
-        num_images=num_samples,
+        prompts,
+        num_images=len(prompts),
         noise=NoiseKey(seed=run.seed, stream=PREVIEW_STREAM),
-        shard=ranks.shard(num_samples),
+        shard=ranks.shard(len(prompts)),
         chunk_size=run.rollout.chunk_size,
         on_progress=progress.advance,
     )
     previews = GeneratedImages.join(ranks.gather(own))
     if ranks.is_main:
         directory.write_samples(previews, round_number=round_number)
+        progress.samples(previews, reward_queries=reward_queries)
+
+
+def preview_prompts(resolved: ResolvedRun) -> tuple[str, ...]:
+    """Return the prompts of the preview images: the run's own, or training prompts spread over the whole list."""
+    if resolved.sample_prompts:
+        return resolved.sample_prompts
+    prompts = resolved.train_prompts
+    num = min(resolved.run.logging.num_samples, len(prompts))
+    return tuple(prompts[index * len(prompts) // num] for index in range(num))
 
 
 def write_results(directory: RunDirectory, resolved: ResolvedRun, model: TextToImageModel, log: RunLog) -> None:
     """Write the adapter with its card, and the report."""
-    evaluation, rounds = directory.read_evaluation(), directory.read_metrics()
+    record = directory.read()
     with files.replaced_directory(directory.lora) as partial:
-        model.save_lora(partial, interval=_adapter_interval(resolved.run, rounds))
-        write_card(partial, resolved.run, evaluation=evaluation, rounds=rounds)
+        model.save_lora(partial, interval=_adapter_interval(resolved.run, record.rounds))
+        write_card(partial, resolved.run, record)
     write_report(directory.path)
-    if evaluation is not None:
+    if record.evaluation is not None:
+        evaluation = record.evaluation
         log.write(f"evaluation before: {_numbers(evaluation.before)}; after: {_numbers(evaluation.after)}")
     log.write(f"adapter  {directory.lora}\nreport   {directory.report_file}")
 

@@ -33,7 +33,13 @@ from b2diffurl.run.resolve import ResolvedRun, resolve
 from b2diffurl.run.resume import check_directory
 from b2diffurl.run.settings import Run
 from b2diffurl.training.callbacks import Observer, ProgressReporter
-from b2diffurl.training.checkpoint import hash_prompts, hash_rewards, make_checkpoint, restore_checkpoint
+from b2diffurl.training.checkpoint import (
+    hash_initial_adapter,
+    hash_prompts,
+    hash_rewards,
+    make_checkpoint,
+    restore_checkpoint,
+)
 from b2diffurl.training.idle import IdleWatch
 from b2diffurl.training.image_scorer import ImageScorer
 from b2diffurl.training.metrics import round_metrics
@@ -83,7 +89,7 @@ class Trainer:
         self.model = TextToImageModel.load(
             resolved.model, device=device, memory=run.memory, negative_prompt=run.sampler.negative_prompt
         )
-        self.model.add_lora(run.lora, seed=run.seed)
+        self.model.add_lora(run.lora, seed=run.seed, source=resolved.initial_adapter)
         self.policy = bind_policy(self.model, run)
         self.reward = reward or load_reward(run.reward, device=device, bert=run.bert, remote=run.remote)
         self.watched = load_watched(run.watch, device=device, bert=run.bert, remote=run.remote)
@@ -134,7 +140,7 @@ class Trainer:
                 self._save_previews(0)
             evaluation = self.directory.read_evaluation()
             if self.run.logging.evaluate_before and not (evaluation and evaluation.before):
-                with self.model.reference():  # also if the file of a resumed run was lost
+                with self.model.initial():  # also if the file of a resumed run was lost
                     self._evaluate("before")
             while self.rounds_done < self.run.num_rounds:
                 result = self._round(self.rounds_done + 1)
@@ -218,13 +224,9 @@ class Trainer:
 
     def _save_previews(self, round_number: int) -> None:
         save_previews(
-            self.directory,
-            self.resolved,
-            self.evaluator.policy(),
-            round_number=round_number,
-            ranks=self.ranks,
-            progress=self.progress,
-        )
+            self.directory, self.resolved, self.evaluator.policy(), round_number=round_number,
+            reward_queries=self.reward_queries, ranks=self.ranks, progress=self.progress,
+        )  # fmt: skip
 
     def _save_checkpoint(self) -> None:
         if self.ranks.is_main:
@@ -368,6 +370,7 @@ def train(
                 resume=resume,
                 prompts_sha256=hash_prompts(resolved),
                 rewards_sha256=hash_rewards(resolved, reward),
+                init_sha256=hash_initial_adapter(resolved),
                 on_message=report,
             )
         if ranks.is_main:

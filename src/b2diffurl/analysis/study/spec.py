@@ -22,7 +22,7 @@ Tables = dict[str, Any]
 BASE = "base"  # the arm that claims compare with to measure a gain: the model before training
 _STUDIES = Path(__file__).parent / "studies"
 _UNCOUNTED_LOGGING = ("checkpoint_every_rounds", "num_checkpoints", "samples_every_rounds", "num_samples",
-                      "evaluate_before")  # fmt: skip
+                      "sample_prompts", "evaluate_before")  # fmt: skip
 
 
 @settings
