@@ -20,6 +20,7 @@ _COMMANDS = {
     "plan": ("plan", "plan"),
     "probe": ("probe", "probe"),
     "study": ("study", "study"),
+    "rewards": ("rewards", "rewards"),
     "check": ("check", "check"),
     "serve-reward": ("serve_reward", "serve"),
     "show": ("show", "show"),
@@ -36,6 +37,7 @@ Fine-tune text-to-image diffusion models by reinforcement learning (B²-DiffuRL)
   sample MODEL            generate images, with or without an adapter
   evaluate MODEL          evaluate a model: alignment and diversity
   study NAME|FILE.toml    compare methods over seeds; the paper's figures and tables are studies
+  rewards [NAME]          list the rewards and what each needs
   check reward X          check whether a reward fulfills its contract
   serve-reward X          serve a reward over HTTP, for runs on other machines
   show RECIPE|run.toml    print the complete run as TOML

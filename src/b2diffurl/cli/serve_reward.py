@@ -1,12 +1,13 @@
 """`b2diffurl serve-reward X`: serve a reward over HTTP."""
 
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import tyro
 
 from b2diffurl.cli.common import parse, prepare
 from b2diffurl.distributed import check_device
-from b2diffurl.rewards import check_reward, load_reward
+from b2diffurl.rewards import RewardSettings, check_reward, load_reward
 from b2diffurl.rewards.http import read_token
 from b2diffurl.rewards.remote.server import ServerLimits, check_host, serve_reward
 from b2diffurl.rewards.remote.settings import TOKEN_VARIABLE
@@ -22,6 +23,7 @@ class ServeReward:
         port: port to listen on; 0 picks a free one.
         limits: limits of one request.
         device: device of the reward's model, such as cpu or cuda.
+        settings: settings of the rewards that have some.
     """
 
     name: tyro.conf.Positional[str]
@@ -29,6 +31,7 @@ class ServeReward:
     port: int = 8009
     limits: ServerLimits = field(default_factory=ServerLimits)
     device: str = "cpu"
+    settings: Annotated[RewardSettings, tyro.conf.arg(name="")] = field(default_factory=RewardSettings)
 
 
 def serve(words: list[str]) -> int:
@@ -49,7 +52,7 @@ def run(command: ServeReward) -> int:
     token = read_token(TOKEN_VARIABLE)
     check_host(command.host, token=token)
     check_device(command.device)
-    check_reward(command.name)
-    reward = load_reward(command.name, device=command.device)
+    check_reward(command.name, command.settings)
+    reward = load_reward(command.name, command.settings, device=command.device)
     serve_reward(reward, name=command.name, host=command.host, port=command.port, token=token, limits=command.limits)
     return 0
