@@ -24,7 +24,6 @@ from b2diffurl.rewards.spec import Term, with_revision
 
 _HIDDEN = (1024, 128, 64, 16)
 _POSITIONS = (0, 2, 4, 6, 7)  # of the linear layers in the published network; dropout is between the first four
-_UNREADABLE = (OSError, RuntimeError, ValueError, KeyError, EOFError)
 
 
 class Aesthetic:
@@ -64,10 +63,10 @@ def load_head(file: Path, *, width: int) -> nn.Sequential:
     expected = _build(width)
     try:
         tensors = _read(file)
-    except _UNREADABLE as error:
+    except Exception as error:  # a broken file raises anything; torch's text recommends to run the code in it
         raise UserError(
-            f"the aesthetic predictor's weights {file} could not be read: {' '.join(str(error).split())[:200]}; "
-            "give a .safetensors file, or a torch file with tensors only."
+            f"the aesthetic predictor's weights {file} could not be read ({type(error).__name__}); give a .safetensors "
+            "file, or a torch file with a mapping of names to tensors and nothing else."
         ) from error
     tensors = {name.removeprefix("layers."): value for name, value in tensors.items()}
     shapes = {name: tuple(value.shape) for name, value in expected.state_dict().items()}
@@ -96,7 +95,7 @@ def _read(file: Path) -> dict[str, Tensor]:
         return load_file(file)
     tensors = torch.load(file, map_location="cpu", weights_only=True)
     if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
-        raise ValueError("it is not a mapping of names to tensors")
+        raise TypeError(f"{type(tensors).__name__} is not a mapping of names to tensors")
     return {str(name): value.float() for name, value in tensors.items()}
 
 
