@@ -8,6 +8,6 @@ from b2diffurl.rewards.spec import Term, parse_reward
 from b2diffurl.rewards.weighted_sum import WeightedSum, score_images
 
 __all__ = [
-    "Info", "InvalidScoresError", "Reward", "RewardSettings", "ScoredImages", "Term", "WeightedSum", "check_reward", "check_watched",
-    "load_reward", "load_watched", "parse_reward", "score_images",
+    "Info", "InvalidScoresError", "Reward", "RewardSettings", "ScoredImages", "Term", "WeightedSum", "check_reward",
+    "check_watched", "load_reward", "load_watched", "parse_reward", "score_images",
 ]  # fmt: skip
