@@ -12,7 +12,9 @@ imported by hpsv3, which does not declare them. Written from the source code of 
 """
 
 import sys
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -21,19 +23,16 @@ from PIL import Image
 sys.path[:] = [path for path in sys.path if Path(path).resolve() != Path(__file__).resolve().parent]
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from hpsv3 import HPSv3RewardInferencer  # noqa: E402  # pyright: ignore
-from reward_server import serve  # noqa: E402  # pyright: ignore
-
 
 def main(port: int, device: str) -> None:
     """Load the model, and serve it."""
-    model = HPSv3RewardInferencer(device=device)
+    model: Any = import_module("hpsv3").HPSv3RewardInferencer(device=device)
 
     @torch.no_grad()
     def score(images: list[Image.Image], prompts: list[str]) -> list[float]:
         return model.reward(image_paths=images, prompts=prompts)[:, 0].tolist()  # mean; column 1 is the deviation
 
-    serve(score, name="hpsv3", port=port)
+    import_module("reward_server").serve(score, name="hpsv3", port=port)
 
 
 if __name__ == "__main__":

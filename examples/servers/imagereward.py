@@ -13,26 +13,25 @@ weights.
 """
 
 import sys
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-import ImageReward  # pyright: ignore
-from reward_server import serve  # pyright: ignore
-
 
 def main(port: int, device: str) -> None:
     """Load the model, and serve it."""
-    model = ImageReward.load("ImageReward-v1.0", device=device)
+    model: Any = import_module("ImageReward").load("ImageReward-v1.0", device=device)
 
     @torch.no_grad()
     def score(images: list[Image.Image], prompts: list[str]) -> list[float]:
         return [float(model.score(prompt, image)) for prompt, image in zip(prompts, images, strict=True)]
 
-    serve(score, name="imagereward", port=port)
+    import_module("reward_server").serve(score, name="imagereward", port=port)
 
 
 if __name__ == "__main__":

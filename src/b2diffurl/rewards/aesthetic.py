@@ -9,10 +9,12 @@ Shapes: B images of 3 x H x W in [0, 1].
 
 import re
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 
 import torch
 from jaxtyping import Float
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from b2diffurl.errors import UserError
@@ -40,7 +42,7 @@ class Aesthetic:
     def __init__(self, settings: AestheticSettings, *, device: torch.device | str = "cpu") -> None:
         file = _weights_file(settings)
         self._clip = CLIPScore(settings.clip, device=device, name="aesthetic")
-        self._head = load_head(file, width=self._clip.clip.config.projection_dim).to(device)
+        self._head = load_head(file, width=self._clip.clip.visual_projection.out_features).to(device)
 
     @torch.no_grad()
     def __call__(self, images: Float[Tensor, "B 3 H W"], prompts: Sequence[str]) -> Float[Tensor, " B"]:
@@ -90,8 +92,6 @@ def _build(width: int) -> nn.Sequential:
 
 def _read(file: Path) -> dict[str, Tensor]:
     if file.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
         return load_file(file)
     tensors = torch.load(file, map_location="cpu", weights_only=True)
     if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
@@ -103,10 +103,9 @@ def _weights_file(settings: AestheticSettings) -> Path:
     path = Path(settings.weights).expanduser()
     if path.is_file():
         return path
-    from huggingface_hub import hf_hub_download
-
+    hub = import_module("huggingface_hub")
     try:
-        return Path(hf_hub_download(settings.weights, settings.file, revision=settings.pinned_revision))
+        return Path(hub.hf_hub_download(settings.weights, settings.file, revision=settings.pinned_revision))
     except (OSError, ValueError) as error:
         cause = str(error).strip().splitlines()[0]
         raise UserError(

@@ -53,7 +53,7 @@ class CLIPScore:
         device: torch.device | str = "cpu",
         processor: str | None = None,
         name: str | None = None,
-        revision: str | None = None,
+        revision: str = "main",
     ) -> None:
         from transformers import CLIPModel, CLIPTokenizer
         from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil

@@ -41,7 +41,7 @@ class HPSv2:
             device=device,
             processor=settings.processor or (None if is_local else _PROCESSOR),
             name="hpsv2",
-            revision=settings.revision or None,
+            revision=settings.revision or "main",
         )
 
     def __call__(self, images: Float[Tensor, "B 3 H W"], prompts: Sequence[str]) -> Float[Tensor, " B"]:
