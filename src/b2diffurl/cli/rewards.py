@@ -59,7 +59,7 @@ def print_details(console: Console, name: str) -> None:
     """Print everything that is known about one reward.
 
     Args:
-        console: where to print.
+        console: the console.
         name: name of a reward, such as "clip", or a whole one, such as "clip:emoji".
 
     Raises:
