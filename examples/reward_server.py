@@ -4,7 +4,7 @@
     b2diffurl train RECIPE --reward remote:http://127.0.0.1:8009
 
 It needs only the standard library and Pillow. It listens on the loopback interface, scores one request at a time, and
-requires the token if B2DIFFURL_REWARD_TOKEN is set.
+requires the token if B2DIFFURL_REWARD_TOKEN is set. examples/servers/ has servers of published rewards that use it.
 """
 
 import base64
@@ -14,10 +14,13 @@ import json
 import math
 import os
 import sys
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
 from PIL import Image, ImageStat
+
+Score = Callable[[list[Image.Image], list[str]], list[float]]
 
 NAME = "redness"
 MAX_BODY_BYTES = 64 * 2**20
@@ -34,9 +37,12 @@ def score(images: list[Image.Image], prompts: list[str]) -> list[float]:  # noqa
 class Handler(BaseHTTPRequestHandler):
     """The protocol: GET /health, POST /v1/score."""
 
+    name = NAME
+    reward: Score = staticmethod(score)
+
     def do_GET(self) -> None:  # noqa: D102
         if self.is_valid("/health"):
-            self.answer(200, {"status": "ok", "reward": NAME})
+            self.answer(200, {"status": "ok", "reward": self.name})
 
     def do_POST(self) -> None:  # noqa: D102
         if self.is_valid("/v1/score"):
@@ -55,7 +61,7 @@ class Handler(BaseHTTPRequestHandler):
             prompts = [str(prompt) for _, prompt in zip(images, request["prompts"], strict=True)]
         except UNREADABLE as error:
             return 422, {"detail": f"the request cannot be read: {error!r}."}
-        rewards = [float(reward) for reward in score(images, prompts)]
+        rewards = [float(reward) for reward in self.reward(images, prompts)]
         if len(rewards) != len(images) or not all(map(math.isfinite, rewards)):
             return 500, {"detail": f"the reward returned {rewards} for {len(images)} images."}
         return 200, {"rewards": rewards, "info": {}}
@@ -82,7 +88,13 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
 
-if __name__ == "__main__":
-    server = HTTPServer(("127.0.0.1", int(sys.argv[1])), Handler)
-    print(f"{NAME} at http://127.0.0.1:{server.server_port}", flush=True)  # noqa: T201
+def serve(reward: Score, *, name: str, port: int) -> None:
+    """Serve a reward on this machine until interrupted; port 0 picks a free one."""
+    handler = type("RewardHandler", (Handler,), {"name": name, "reward": staticmethod(reward)})
+    server = HTTPServer(("127.0.0.1", port), handler)
+    print(f"{name} at http://127.0.0.1:{server.server_port}", flush=True)  # noqa: T201
     server.serve_forever()
+
+
+if __name__ == "__main__":
+    serve(score, name=NAME, port=int(sys.argv[1]))

@@ -57,10 +57,10 @@ def make_deberta(folder: Path, *, max_length: int) -> Path:
     return folder
 
 
-def make_llava(folder: Path, *, chat_template: str | None = CHAT_TEMPLATE) -> Path:
+def make_llava(folder: Path, *, chat_template: str | None = CHAT_TEMPLATE, words: str = WORDS) -> Path:
     """Save a small random LLaVA whose captions are a few words that depend on the image."""
-    words = dict.fromkeys(f"<pad> <s> </s> <unk> <image> USER: ASSISTANT: {BertSettings().question} {WORDS}".split())
-    vocabulary = {word: index for index, word in enumerate(words)}
+    known = dict.fromkeys(f"<pad> <s> </s> <unk> <image> USER: ASSISTANT: {BertSettings().question} {words}".split())
+    vocabulary = {word: index for index, word in enumerate(known)}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])

@@ -326,3 +326,37 @@ def test_only_rewards_can_be_checked() -> None:
 def test_a_reward_that_returns_info_is_checked_on_its_scores() -> None:
     result = findings(lambda images, prompts: (brightness(images, prompts), {"prompt": list(prompts)}))
     assert all(finding.ok for finding in result.values())
+
+
+def of_size(images: Any, _prompts: Any) -> list[float]:
+    return [image.size[0] / image.size[1] for image in images]
+
+
+def of_converted(images: Any, _prompts: Any) -> list[float]:
+    return [image.convert("L").getextrema()[1] for image in images]
+
+
+def of_unpacked(images: Any, _prompts: Any) -> list[float]:
+    widths = []
+    for image in images:
+        width, _height = image.size
+        widths.append(width)
+    return widths
+
+
+@pytest.mark.parametrize("reward", [of_size, of_converted, of_unpacked])
+def test_code_for_pil_images_is_explained(reward: Callable[..., Any]) -> None:
+    detail = findings(reward)[SHAPE].detail
+    hint = "; images is a float tensor (N, 3, H, W) in [0, 1]; for PIL use b2diffurl.images.to_pil."
+    assert detail.endswith(hint)
+    assert detail.startswith(("TypeError: ", "AttributeError: "))
+    wrapped = findings(lambda images, prompts: reward([to_pil(image) for image in images], prompts))
+    assert wrapped[SHAPE].ok
+
+
+@pytest.mark.parametrize("error", [TypeError("no such layer"), AttributeError("size"), KeyError("PIL")])
+def test_other_exceptions_are_not(error: Exception) -> None:
+    def fails(_images: Any, _prompts: Any) -> None:
+        raise error
+
+    assert "to_pil" not in findings(fails)[SHAPE].detail

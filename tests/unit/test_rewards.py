@@ -27,6 +27,7 @@ from b2diffurl.errors import UserError
 from b2diffurl.images import to_pil
 from b2diffurl.rewards import (
     InvalidScoresError,
+    RewardSettings,
     WeightedSum,
     check_reward,
     check_watched,
@@ -83,6 +84,7 @@ def write(file: Path, text: str) -> None:
         ("-2 * clip + 1e-3*pickscore", [(-2, "clip"), (1e-3, "pickscore")]),
         ("clip - -.5*x:f", [(1, "clip"), (0.5, "x:f")]),
         ("bert + 2.*remote:http://10.0.0.1:80/a-b", [(1, "bert"), (2, "remote:http://10.0.0.1:80/a-b")]),
+        ("vlm:Is it red? Yes - no. + hpsv2@v1.0", [(1, "vlm:Is it red? Yes"), (-1, "no."), (1, "hpsv2@v1.0")]),
         ("../my rewards/a-b.py:f  +  clip.py:g", [(1, "../my rewards/a-b.py:f"), (1, "clip.py:g")]),
     ],
 )
@@ -91,7 +93,7 @@ def test_a_name_is_split_into_terms_and_weights(text: str, expected: list[tuple[
 
 
 INVALID = {
-    "aesthetic": "reward is 'aesthetic'; give 'clip:emoji', ",
+    "beauty": "reward is 'beauty'; give 'clip:emoji', ",
     "": "a term is missing; ",
     "clip +": "a term is missing; ",
     "0.5*": "a term is missing; ",
@@ -111,6 +113,13 @@ INVALID = {
     "jpeg-size": "give 'jpeg-size:compressible' or 'jpeg-size:incompressible'.",
     "jpeg-size:small": "give 'jpeg-size:compressible' or 'jpeg-size:incompressible'.",
     "bert:deberta": "reward is 'bert:deberta'; give 'bert'",
+    "aesthetic:x": "give 'aesthetic' or 'aesthetic@REVISION', and its other settings in the table [aesthetic].",
+    "hpsv2": "need a revision: this package has verified none; give hpsv2.revision, ",
+    "hpsv2@": "give 'hpsv2' or 'hpsv2@REVISION', ",
+    "clip@main": "reward is 'clip@main'; give ",
+    "vlm:": "reward is 'vlm:', whose question is missing; give ",
+    "vlm:Is it red?": "but vlm.base_url is empty; give http://127.0.0.1:8000/v1.",
+    "ocr:en": "give 'ocr', and its engine in the settings [ocr].",
     "remote:": "which has no address; give ",
     "remote:localhost:80": "which has no address; give ",
     "remote:http://host:99999": "is not a valid address (Port out of range 0-65535); give ",
@@ -151,6 +160,7 @@ def test_a_directory_without_a_model_is_rejected(cwd: Path) -> None:
 
 def test_checking_loads_no_model() -> None:
     names = ["clip", "pickscore", "bert", "remote:http://127.0.0.1:1", "jpeg-size:compressible"]
+    names += ["aesthetic", "aesthetic@main", "hpsv2@main"]
     code = f"from b2diffurl.rewards import check_reward; import sys; [check_reward(x) for x in {names}]\n"
     code += "print('transformers' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -284,7 +294,7 @@ def server() -> Iterator[str]:
 
 def test_a_remote_reward_is_a_term_like_any_other(server: str) -> None:
     settings = RemoteSettings(batch_size=2)
-    reward = load_reward(f"remote:{server}", remote=settings)
+    reward = load_reward(f"remote:{server}", RewardSettings(remote=settings))
     assert isinstance(reward, RemoteReward)
     assert reward.settings == settings
     scored = score_images(load_reward(f"0.5*remote:{server} + jpeg-size:compressible"), noise(), PROMPTS)
@@ -302,10 +312,10 @@ def test_a_missing_server_is_reported_when_its_reward_is_loaded() -> None:
 def test_settings_reach_the_bert_reward(tmp_path: Path) -> None:
     encoder = str(make_deberta(tmp_path, max_length=64))
     settings = BertSettings(captioner="any", base_url="http://127.0.0.1:1/v1", encoder=encoder, num_layers=2)
-    reward = load_reward("bert", bert=settings)
+    reward = load_reward("bert", RewardSettings(bert=settings))
     assert isinstance(reward, BertReward)
     assert reward.settings == settings
-    assert isinstance(load_watched(["bert"], bert=settings)["bert"], BertReward)
+    assert isinstance(load_watched(["bert"], RewardSettings(bert=settings))["bert"], BertReward)
 
 
 # Custom rewards
@@ -498,7 +508,7 @@ def test_watched_rewards_are_loaded_by_name(cwd: Path) -> None:
         (["clip + bert"], "watched reward is 'clip + bert', a weighted sum; list its terms separately"),
         (["bert", "0.5*clip"], "watched reward is '0.5*clip', a weighted sum; "),
         (["clip", "clip"], "watched reward 'clip' is listed more than once; list it once."),
-        (["clip", "aesthetic"], "watched reward is 'aesthetic'; give "),
+        (["clip", "beauty"], "watched reward is 'beauty'; give "),
         (["nowhere.py:f"], "there is no file nowhere.py; "),
     ],
 )

@@ -21,6 +21,7 @@ _COMMANDS = {
     "probe": ("probe", "probe"),
     "study": ("study", "study"),
     "merge": ("merge", "merge"),
+    "rewards": ("rewards", "rewards"),
     "check": ("check", "check"),
     "serve-reward": ("serve_reward", "serve"),
     "show": ("show", "show"),
@@ -40,6 +41,7 @@ Fine-tune text-to-image diffusion models by reinforcement learning (B²-DiffuRL)
   evaluate MODEL          evaluate a model: alignment and diversity
   study NAME|FILE.toml    compare methods over seeds; the paper's figures and tables are studies
   merge MODEL             write a model with an adapter merged into its weights
+  rewards [NAME]          list the rewards and what each needs
   check reward X          check whether a reward fulfills its contract
   serve-reward X          serve a reward over HTTP, for runs on other machines
   show RECIPE|run.toml    print the complete run as TOML; --comments explains every key

@@ -13,8 +13,7 @@ from rich.text import Text
 from b2diffurl.cli.common import announce_device, parse, prepare
 from b2diffurl.distributed import AUTO, check_device
 from b2diffurl.errors import UserError
-from b2diffurl.rewards import check_reward, load_reward
-from b2diffurl.rewards.bert.settings import BertSettings
+from b2diffurl.rewards import RewardSettings, check_reward, load_reward
 from b2diffurl.rewards.contract import (
     PROMPTS,
     SIZE,
@@ -25,7 +24,6 @@ from b2diffurl.rewards.contract import (
     read_images,
     synthetic_images,
 )
-from b2diffurl.rewards.remote.settings import RemoteSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,8 +39,7 @@ class CheckReward:
         prompts: prompts of the images, repeated as needed.
         size: side of the synthetic images, in pixels.
         device: device of the models, such as cpu or cuda; "auto" is the first of cuda, mps and cpu that there is.
-        bert: settings of the reward bert.
-        remote: settings of the rewards remote:URL.
+        settings: settings of the rewards that have some.
     """
 
     reward: tyro.conf.Positional[str]
@@ -53,8 +50,7 @@ class CheckReward:
     prompts: tuple[str, ...] = PROMPTS
     size: int = SIZE
     device: str = AUTO
-    bert: BertSettings = field(default_factory=BertSettings)
-    remote: RemoteSettings = field(default_factory=RemoteSettings)
+    settings: Annotated[RewardSettings, tyro.conf.arg(name="")] = field(default_factory=RewardSettings)
 
 
 def check(words: list[str]) -> int:
@@ -78,7 +74,7 @@ def run(command: CheckReward) -> int:
         UserError: the reward is invalid, or a file cannot be read.
     """
     check_device(command.device)
-    check_reward(command.reward, remote=command.remote)
+    check_reward(command.reward, command.settings)
     better = _read_pair(command)
     if command.size < 1:
         raise UserError(f"size is {command.size}; give 1 or more.")
@@ -87,7 +83,7 @@ def run(command: CheckReward) -> int:
     images = read_images(command.images) if command.images else synthetic_images(size=command.size)
     prompts = [command.prompts[index % len(command.prompts)] for index in range(len(images))]
     device = announce_device(command.device)
-    reward = load_reward(command.reward, device=device, bert=command.bert, remote=command.remote)
+    reward = load_reward(command.reward, command.settings, device=device)
     findings = check_reward_contract(reward, images=images, prompts=prompts, better=better)
     print_findings(Console(), findings)
     return 0 if all(finding.ok for finding in findings) else 1

@@ -2,12 +2,13 @@
 
 from dataclasses import dataclass, field
 from importlib import import_module
+from typing import Annotated
 
 import tyro
 
 from b2diffurl.cli.common import announce_device, parse, prepare
 from b2diffurl.distributed import AUTO, check_device
-from b2diffurl.rewards import check_reward, load_reward
+from b2diffurl.rewards import RewardSettings, check_reward, load_reward
 from b2diffurl.rewards.http import read_token
 from b2diffurl.rewards.remote.settings import TOKEN_VARIABLE, ServerLimits
 
@@ -23,6 +24,7 @@ class ServeReward:
         limits: limits of one request.
         device: device of the reward's model, such as cpu or cuda; "auto" is the first of cuda, mps and cpu that there
             is.
+        settings: settings of the rewards that have some.
     """
 
     name: tyro.conf.Positional[str]
@@ -30,6 +32,7 @@ class ServeReward:
     port: int = 8009
     limits: ServerLimits = field(default_factory=ServerLimits)
     device: str = AUTO
+    settings: Annotated[RewardSettings, tyro.conf.arg(name="")] = field(default_factory=RewardSettings)
 
 
 def serve(words: list[str]) -> int:
@@ -51,8 +54,8 @@ def run(command: ServeReward) -> int:
     token = read_token(TOKEN_VARIABLE)
     server.check_host(command.host, token=token)
     check_device(command.device)
-    check_reward(command.name)
-    reward = load_reward(command.name, device=announce_device(command.device))
+    check_reward(command.name, command.settings)
+    reward = load_reward(command.name, command.settings, device=announce_device(command.device))
     server.serve_reward(
         reward, name=command.name, host=command.host, port=command.port, token=token, limits=command.limits
     )

@@ -17,12 +17,13 @@ from torch import Tensor
 from b2diffurl import emoji
 from b2diffurl.errors import UserError
 from b2diffurl.images import to_pil
-from b2diffurl.rewards.builtin import RewardKind, RewardOptions
+from b2diffurl.rewards.builtin import RewardKind, RewardSettings
+from b2diffurl.rewards.facts import GIB_PER_GB, RewardFacts
 from b2diffurl.rewards.spec import Term
 
 VIT_H_14 = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
 _EMOJI = "emoji"
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _CHUNK_SIZE = 64
 # Each byte has two tokens, within a word and at its end. Without files, transformers creates a tokenizer of 2 tokens.
 _MIN_TOKENS = 512
@@ -36,6 +37,7 @@ class CLIPScore:
         device: device of the model.
         processor: source of the image processor and tokenizer, if not the model.
         name: name of the reward for messages, if not clip:MODEL.
+        revision: commit, tag or branch of the model on the hub.
 
     Attributes:
         name: name of the reward.
@@ -45,7 +47,13 @@ class CLIPScore:
     """
 
     def __init__(
-        self, model: str, *, device: torch.device | str = "cpu", processor: str | None = None, name: str | None = None
+        self,
+        model: str,
+        *,
+        device: torch.device | str = "cpu",
+        processor: str | None = None,
+        name: str | None = None,
+        revision: str = "main",
     ) -> None:
         from transformers import CLIPModel, CLIPTokenizer
         from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
@@ -54,7 +62,7 @@ class CLIPScore:
         model_source = _source(model)
         processor_source = _source(processor or model)
         try:
-            self.clip: CLIPModel = CLIPModel.from_pretrained(model_source, dtype=torch.float32)
+            self.clip: CLIPModel = CLIPModel.from_pretrained(model_source, dtype=torch.float32, revision=revision)
             self.processor = CLIPImageProcessorPil.from_pretrained(processor_source)
             self.tokenizer = CLIPTokenizer.from_pretrained(processor_source)
         except (OSError, ValueError) as error:
@@ -102,7 +110,7 @@ def _unit(x: Float[Tensor, "B D"]) -> Float[Tensor, "B D"]:
     return x / x.norm(dim=-1, keepdim=True)
 
 
-def check_clip_term(term: Term, _: RewardOptions) -> None:
+def check_clip_term(term: Term, _: RewardSettings) -> None:
     """Check a term KIND or KIND:MODEL whose model is a `CLIPModel`.
 
     Raises:
@@ -120,17 +128,28 @@ def check_clip_term(term: Term, _: RewardOptions) -> None:
             raise UserError(
                 f"reward is {term.name!r}, but {path} has no config.json; give a directory in transformers format."
             )
-    elif model != _EMOJI and (path.exists() or model.startswith(".") or not _HUB_ID.fullmatch(model)):
+    elif model != _EMOJI and (path.exists() or model.startswith(".") or not HUB_ID.fullmatch(model)):
         raise UserError(
             f"reward is {term.name!r}, whose model is not a directory; give 'emoji', a directory in transformers "
             "format, or a hub id, and write ' + ' between the terms of a sum."
         )
 
 
-def _load(term: Term, options: RewardOptions) -> CLIPScore:
-    return CLIPScore(term.rest or VIT_H_14, device=options.device)
+def _load(term: Term, _: RewardSettings, device: torch.device | str) -> CLIPScore:
+    return CLIPScore(term.rest or VIT_H_14, device=device)
 
 
 REWARD = RewardKind(
-    forms="'clip:emoji', 'clip:MODEL', 'clip' (the paper's ViT-H-14)", check=check_clip_term, load=_load
+    forms="'clip:emoji', 'clip:MODEL', 'clip' (the paper's ViT-H-14)",
+    check=check_clip_term,
+    load=_load,
+    facts=RewardFacts(
+        summary="cosine of image and prompt",
+        source="arXiv 2104.08718, without its factor",
+        weights=f"{VIT_H_14}, 3.94 GB; clip:emoji is in this package",
+        license="MIT",
+        download_gb=3.94,
+        memory_gib=3.94 * GIB_PER_GB,
+        note="clip, clip:MODEL with a directory or hub id of a CLIPModel, or clip:emoji",
+    ),
 )

@@ -26,6 +26,8 @@ SIZE = 64
 # Relative to the range of the scores: far below the differences that advantages use, far above float32 rounding.
 _TOLERANCE = 1e-4
 
+_PIL_HINT = "images is a float tensor (N, 3, H, W) in [0, 1]; for PIL use b2diffurl.images.to_pil."
+
 Better = tuple[Float[Tensor, "3 _ _"], Float[Tensor, "3 _ _"], str]
 
 
@@ -86,7 +88,8 @@ class _Scores:
         except UserError as error:
             raise _RewardRaisedError(str(error)) from error
         except Exception as error:  # any exception of a reward is a finding
-            raise _RewardRaisedError(f"{type(error).__name__}: {' '.join(str(error).split())}") from error
+            message = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            raise _RewardRaisedError(f"{message}; {_PIL_HINT}" if expects_pil(error) else message) from error
         for name, same in (("images", torch.equal(image_copy, images)), ("prompts", prompt_copy == prompts)):
             if not same and name not in self.changed:
                 self.changed.append(name)
@@ -132,6 +135,20 @@ def check_reward_contract(
         checks["higher is better"] = lambda scores: _higher_is_better(scores, better)
     checks["dtype and range"] = _dtype_and_range
     return [_finding(name, check, scores) for name, check in checks.items()]
+
+
+def expects_pil(error: Exception) -> bool:
+    """Whether an exception is one of code for PIL images that got a tensor: `im.size[0]`, `im.convert("RGB")`.
+
+    >>> expects_pil(TypeError("'builtin_function_or_method' object is not subscriptable"))
+    True
+    """
+    if isinstance(error, AttributeError) and isinstance(error.obj, Tensor):
+        return hasattr(Image.Image, error.name or "")
+    text = str(error)
+    if isinstance(error, TypeError) and "builtin_function_or_method" in text:
+        return True  # Tensor.size is a method, Image.size a pair
+    return isinstance(error, TypeError | ValueError | AttributeError) and "PIL" in text
 
 
 # The promises

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from b2diffurl.errors import RewardFailed, UserError, did_you_mean
 from b2diffurl.plugins import find_named, user_code
-from b2diffurl.rewards.builtin import BUILTIN_MODULES, RewardKind, RewardOptions, reward_forms
+from b2diffurl.rewards.builtin import BUILTIN_MODULES, RewardKind, RewardSettings, reward_forms
+from b2diffurl.rewards.facts import RewardFacts
 from b2diffurl.rewards.interface import Metadata, Reward, RewardOutput
 from b2diffurl.rewards.scores import split_output, to_tensor
 from b2diffurl.rewards.spec import Term
@@ -142,7 +143,7 @@ def hash_source(reward: Reward | Callable[..., Any] | str) -> str | None:
 # Checks
 
 
-def check_custom(term: Term, _: RewardOptions) -> None:
+def check_custom(term: Term, _: RewardSettings) -> None:
     """Check that a custom reward can be called. Its module is imported; a class is not instantiated.
 
     Raises:
@@ -220,8 +221,18 @@ def _wait(output: Awaitable[Any]) -> Any:
         return thread.submit(asyncio.run, wait()).result()
 
 
-def _load(term: Term, options: RewardOptions) -> CustomReward:
-    return CustomReward(term.name, device=options.device)
+def _load(term: Term, _: RewardSettings, device: torch.device | str) -> CustomReward:
+    return CustomReward(term.name, device=device)
 
 
-REWARD = RewardKind(forms="'FILE.py:FUNCTION' or 'MODULE:FUNCTION'", check=check_custom, load=_load)
+REWARD = RewardKind(
+    forms="'FILE.py:FUNCTION' or 'MODULE:FUNCTION'",
+    check=check_custom,
+    load=_load,
+    facts=RewardFacts(
+        summary="any function of images and prompts",
+        source="docs/how-to-own-reward.md",
+        license="yours",
+        note="FILE.py:FUNCTION or MODULE:FUNCTION",
+    ),
+)

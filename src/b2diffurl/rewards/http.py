@@ -1,26 +1,33 @@
-"""What the HTTP clients of rewards share: concurrent requests with retries, tokens, addresses, error texts.
+"""What the HTTP clients of rewards share: concurrent requests with retries, tokens, addresses, images, error texts.
 
 Lost connections, timeouts and answers of 500 and above are retried with exponential backoff. Any other answer is
 returned at once, errors of 400 to 499 and redirects included.
 """
 
+import base64
 import ipaddress
+import json
 import os
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from io import BytesIO
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import anyio
 import anyio.from_thread
 import httpx2
+from jaxtyping import Float
+from torch import Tensor
 
 from b2diffurl.errors import RewardFailed, UserError
+from b2diffurl.images import to_pil
 
 T = TypeVar("T")
 
 _MAX_BACKOFF_SECONDS = 30.0
 _MAX_TEXT_LENGTH = 200
+_FAST_COMPRESSION = 1
 
 
 class RequestFailedError(Exception):
@@ -128,6 +135,45 @@ class Connection:
                     return response
                 cause = describe_answer(response, secret=self.token)
         raise RequestFailedError(f"{1 + self.retry.max_retries} attempts, the last: {cause}")
+
+
+def png_base64(image: Float[Tensor, "3 H W"]) -> str:
+    """Encode an image as a PNG in base64, rounded to 8 bits as everywhere else."""
+    file = BytesIO()
+    to_pil(image).save(file, format="PNG", compress_level=_FAST_COMPRESSION)
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def chat_request(question: str, image_url: str, **options: Any) -> bytes:
+    """Write the request of a chat completion about one image, for servers with OpenAI's API.
+
+    Args:
+        question: text after the image.
+        image_url: the image as a data URL.
+        options: other fields of the request, such as model and max_tokens.
+    """
+    content = [{"type": "image_url", "image_url": {"url": image_url}}, {"type": "text", "text": question}]
+    return json.dumps({"messages": [{"role": "user", "content": content}], **options}).encode()
+
+
+def read_choice(response: httpx2.Response, *, secret: str | None) -> dict[str, Any]:
+    """Return the first choice of a chat completion.
+
+    Args:
+        response: the answer.
+        secret: replaced in the message if the server repeats it.
+
+    Raises:
+        RequestFailedError: the answer is an error, or not a chat completion.
+    """
+    if response.status_code != 200:
+        raise RequestFailedError(describe_answer(response, secret=secret))
+    try:
+        choice = response.json()["choices"][0]
+        _ = choice["message"]["content"]
+    except (ValueError, LookupError, TypeError) as error:
+        raise RequestFailedError("the answer is not a chat completion") from error
+    return choice
 
 
 def read_object(response: httpx2.Response) -> dict[str, Any]:

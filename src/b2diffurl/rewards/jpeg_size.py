@@ -15,7 +15,8 @@ from torch import Tensor
 
 from b2diffurl.errors import UserError
 from b2diffurl.images import to_pil
-from b2diffurl.rewards.builtin import RewardKind, RewardOptions
+from b2diffurl.rewards.builtin import RewardKind, RewardSettings
+from b2diffurl.rewards.facts import RewardFacts
 from b2diffurl.rewards.spec import Term
 
 Aim = Literal["compressible", "incompressible"]
@@ -47,13 +48,23 @@ def _num_bytes(image: Image.Image) -> int:
     return buffer.tell()
 
 
-def _check(term: Term, _: RewardOptions) -> None:
+def _check(term: Term, _: RewardSettings) -> None:
     if term.rest not in get_args(Aim):
         raise UserError(f"reward is {term.name!r}; give 'jpeg-size:compressible' or 'jpeg-size:incompressible'.")
 
 
-def _load(term: Term, _: RewardOptions) -> JPEGSize:
+def _load(term: Term, _: RewardSettings, __: torch.device | str) -> JPEGSize:
     return JPEGSize(aim=cast("Aim", term.rest))
 
 
-REWARD = RewardKind(forms="'jpeg-size:compressible'", check=_check, load=_load)
+REWARD = RewardKind(
+    forms="'jpeg-size:compressible'",
+    check=_check,
+    load=_load,
+    facts=RewardFacts(
+        summary="kilobytes as a JPEG",
+        source="arXiv 2305.13301, section 5.1",
+        license="none needed",
+        note="jpeg-size:compressible or jpeg-size:incompressible",
+    ),
+)

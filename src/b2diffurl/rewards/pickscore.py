@@ -10,8 +10,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from b2diffurl.rewards.builtin import RewardKind, RewardOptions
+from b2diffurl.rewards.builtin import RewardKind, RewardSettings
 from b2diffurl.rewards.clip import VIT_H_14, CLIPScore, check_clip_term
+from b2diffurl.rewards.facts import GIB_PER_GB, RewardFacts
 from b2diffurl.rewards.spec import Term
 
 PICKSCORE_V1 = "yuvalkirstain/PickScore_v1"
@@ -38,8 +39,20 @@ class PickScore:
         return self._clip(images, prompts) * self._clip.clip.logit_scale.exp().cpu()
 
 
-def _load(term: Term, options: RewardOptions) -> PickScore:
-    return PickScore(term.rest or PICKSCORE_V1, device=options.device)
+def _load(term: Term, _: RewardSettings, device: torch.device | str) -> PickScore:
+    return PickScore(term.rest or PICKSCORE_V1, device=device)
 
 
-REWARD = RewardKind(forms="'pickscore'", check=check_clip_term, load=_load)
+REWARD = RewardKind(
+    forms="'pickscore'",
+    check=check_clip_term,
+    load=_load,
+    facts=RewardFacts(
+        summary="human preference, CLIP ViT-H-14",
+        source="arXiv 2305.01569",
+        weights=f"{PICKSCORE_V1}, 3.94 GB",
+        download_gb=3.94,
+        memory_gib=3.94 * GIB_PER_GB,
+        note="pickscore, or pickscore:MODEL with a directory or hub id of such a model",
+    ),
+)

@@ -3,16 +3,21 @@
 reward = term { " + " term | " - " term }          spaces around the sign: hub ids contain "-" and "."
 term   = [ number "*" ] name
 name   = KIND | KIND ":" REST                      a built-in reward (builtin.py)
+       | KIND "@" REVISION                         a built-in reward whose weights have revisions on the hub
        | "MODULE:NAME" | "path/to/FILE.py:NAME"    a custom reward (custom.py)
 """
 
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from b2diffurl.errors import UserError
-from b2diffurl.rewards.builtin import BUILTIN_MODULES, CUSTOM
+from b2diffurl.rewards.builtin import BUILTIN_MODULES, CUSTOM, REVISED
+from b2diffurl.rewards.settings import AestheticSettings, HPSv2Settings
+
+Revised = TypeVar("Revised", AestheticSettings, HPSv2Settings)
 
 _USER_IN_ADDRESS = re.compile(r"//[^/\s]*@")
 _SIGN = re.compile(r"(?:^|\s+)([+-])(?:\s+|$)")
@@ -35,12 +40,14 @@ class Term:
     def kind(self) -> str:
         """The kind of a built-in reward, such as "clip", or "custom" for a custom reward."""
         kind = self.name.partition(":")[0]
+        if kind.partition("@")[0] in REVISED:
+            kind = kind.partition("@")[0]
         return kind if kind in BUILTIN_MODULES else CUSTOM
 
     @property
     def rest(self) -> str:
-        """The text after the kind, such as a model or a URL; the whole name of a custom reward."""
-        return self.name if self.kind == CUSTOM else self.name.partition(":")[2]
+        """The text after the kind, such as a model, a URL or @REVISION; the whole name of a custom reward."""
+        return self.name if self.kind == CUSTOM else self.name[len(self.kind) :].removeprefix(":")
 
 
 def parse_reward(text: str) -> tuple[Term, ...]:
@@ -68,6 +75,27 @@ def parse_reward(text: str) -> tuple[Term, ...]:
             f"reward is {text!r}, which contains {repeated[0]!r} more than once; write it once, with one weight."
         )
     return terms
+
+
+def with_revision(term: Term, settings: Revised) -> Revised:
+    """Return the settings with the revision in a term's name, KIND@REVISION, if it has one.
+
+    Raises:
+        UserError: the name is not KIND or KIND@REVISION, or the settings have another revision.
+    """
+    at, revision = term.rest[:1], term.rest[1:]
+    if not at and ":" not in term.name:
+        return settings
+    if at != "@" or not re.fullmatch(r"[\w./-]+", revision):
+        raise UserError(
+            f"reward is {term.name!r}; give {term.kind!r} or '{term.kind}@REVISION', and its other settings in the "
+            f"table [{term.kind}]."
+        )
+    if settings.revision not in ("", revision):
+        raise UserError(
+            f"reward is {term.name!r} but {term.kind}.revision is {settings.revision!r}; give the revision once."
+        )
+    return replace(settings, revision=revision)
 
 
 def parse_watched(names: Sequence[str]) -> tuple[Term, ...]:

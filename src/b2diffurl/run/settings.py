@@ -23,6 +23,7 @@ from b2diffurl.errors import UserError
 from b2diffurl.models import LoRA, Memory
 from b2diffurl.rewards.bert.reward import BertSettings
 from b2diffurl.rewards.remote.client import RemoteSettings
+from b2diffurl.rewards.settings import AestheticSettings, HPSv2Settings, OCRSettings, VLMSettings
 
 
 @settings(table="sampler")
@@ -110,9 +111,8 @@ class Run:
     Attributes:
         recipe: name of the recipe that the run is based on.
         model: "emoji", a local diffusers directory, a .safetensors checkpoint file, or a hub id.
-        reward: "clip" (the paper's ViT-H-14), "clip:MODEL", "clip:emoji", "pickscore", "bert",
-            "jpeg-size:compressible", "remote:URL", "module:function" or "file.py:function"; or a sum such as
-            "clip + 0.1*my.py:f".
+        reward: "clip" (the paper's ViT-H-14), "clip:emoji", "pickscore", "aesthetic", "file.py:function" or another
+            one that `b2diffurl rewards` lists; or a sum such as "clip + 0.1*my.py:f".
         watch: rewards that are logged and not trained on, with names as in `reward`: if they fall while the reward
             rises, the reward is being hacked.
         prompts: a named list such as template1-train, or a .txt, .json or .toml file.
@@ -132,6 +132,10 @@ class Run:
         objective: the loss that the optimizer minimizes.
         bert: captioner and encoder of the reward "bert".
         remote: requests to reward servers.
+        aesthetic: weights of the reward "aesthetic".
+        hpsv2: model of the reward "hpsv2".
+        vlm: server of the rewards "vlm:QUESTION".
+        ocr: engine of the reward "ocr".
         memory: precision and gradient checkpointing.
         lora: the adapter.
         optimization: AdamW, epochs and minibatches.
@@ -159,6 +163,10 @@ class Run:
     objective: Annotated[AnyObjective, _BY_USE] = DDPO()
     bert: BertSettings = BertSettings()
     remote: RemoteSettings = RemoteSettings()
+    aesthetic: AestheticSettings = AestheticSettings()
+    hpsv2: HPSv2Settings = HPSv2Settings()
+    vlm: VLMSettings = VLMSettings()
+    ocr: OCRSettings = OCRSettings()
     memory: Memory = Memory()
     lora: LoRA = LoRA()
     optimization: Optimization = Optimization()

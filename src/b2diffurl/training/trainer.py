@@ -22,7 +22,7 @@ from b2diffurl.evaluation.judges import Judge, JudgeChoice, load_judge
 from b2diffurl.models.text_to_image import TextToImageModel
 from b2diffurl.prompts.lists import sample_prompts
 from b2diffurl.reporting import write_report
-from b2diffurl.rewards import load_reward, load_watched
+from b2diffurl.rewards import RewardSettings, load_reward, load_watched
 from b2diffurl.rewards.custom import name_of
 from b2diffurl.rewards.interface import Reward
 from b2diffurl.run.binding import bind_policy
@@ -91,8 +91,8 @@ class Trainer:
         )
         self.model.add_lora(run.lora, seed=run.seed, source=resolved.initial_adapter)
         self.policy = bind_policy(self.model, run)
-        self.reward = reward or load_reward(run.reward, device=device, bert=run.bert, remote=run.remote)
-        self.watched = load_watched(run.watch, device=device, bert=run.bert, remote=run.remote)
+        self.reward = reward or load_reward(run.reward, RewardSettings.of(run), device=device)
+        self.watched = load_watched(run.watch, RewardSettings.of(run), device=device)
         self.optimizer = _adamw(run, self.model)
         self.update = Update(
             self.policy, self.optimizer, run.objective, _settings(run, self.model), ranks=ranks, progress=self.progress

@@ -19,7 +19,7 @@ from b2diffurl.algorithm.policy import DenoisingPolicy
 from b2diffurl.models import read_adapter_interval
 from b2diffurl.models.text_to_image import TextToImageModel
 from b2diffurl.prompts.lists import PromptList
-from b2diffurl.rewards import load_reward, score_images
+from b2diffurl.rewards import RewardSettings, load_reward, score_images
 from b2diffurl.rewards.interface import Reward
 from b2diffurl.run.binding import bind_policy
 from b2diffurl.run.resolve import ResolvedRun, resolve
@@ -107,7 +107,7 @@ class Setup:
             policy=policy,
             train_prompts=resolved.train_prompts,
             prompt_list=resolved.prompt_list,
-            reward=reward or load_reward(run.reward, device=device, bert=run.bert, remote=run.remote),
+            reward=reward or load_reward(run.reward, RewardSettings.of(run), device=device),
         )
 
     def score(self, latents: Float[Tensor, "G K C H W"], prompts: Sequence[str]) -> Branched:

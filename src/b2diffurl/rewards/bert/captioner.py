@@ -8,7 +8,6 @@ Shapes: B images of 3 x H x W in [0, 1].
 
 import base64
 import io
-import json
 from typing import Any, Protocol, runtime_checkable
 
 import httpx2
@@ -20,7 +19,7 @@ from torch import Tensor
 from b2diffurl.errors import RewardFailed, UserError
 from b2diffurl.images import to_pil
 from b2diffurl.rewards.bert.settings import BertSettings
-from b2diffurl.rewards.http import Connection, RequestFailedError, Retry, describe_answer, read_token
+from b2diffurl.rewards.http import Connection, RequestFailedError, Retry, chat_request, read_choice, read_token
 
 
 @runtime_checkable
@@ -147,26 +146,16 @@ class ServedCaptioner:
         return self._connection.map(caption, len(jpegs))
 
     def _request(self, jpeg: bytes) -> bytes:
-        url = f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"
-        content = [
-            {"type": "image_url", "image_url": {"url": url}},
-            {"type": "text", "text": self.settings.question},
-        ]
-        request = {
-            "model": self.settings.captioner,
-            "messages": [{"role": "user", "content": content}],
-            "temperature": 0,
-            "max_tokens": self.settings.max_new_tokens,
-        }
-        return json.dumps(request).encode()
+        return chat_request(
+            self.settings.question,
+            f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}",
+            model=self.settings.captioner,
+            temperature=0,
+            max_tokens=self.settings.max_new_tokens,
+        )
 
     def _read_answer(self, response: httpx2.Response) -> str:
-        if response.status_code != 200:
-            raise RequestFailedError(describe_answer(response, secret=self._connection.token))
-        try:
-            caption = response.json()["choices"][0]["message"]["content"]
-        except (ValueError, LookupError, TypeError) as error:
-            raise RequestFailedError("the answer is not a chat completion") from error
+        caption = read_choice(response, secret=self._connection.token)["message"]["content"]
         if not isinstance(caption, str):
             raise RequestFailedError("the answer has no text")
         return caption.strip()

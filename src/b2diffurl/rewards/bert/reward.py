@@ -15,7 +15,8 @@ from torch import Tensor
 from b2diffurl.errors import UserError
 from b2diffurl.rewards.bert.captioner import LocalCaptioner, ServedCaptioner
 from b2diffurl.rewards.bert.settings import PROMPT, BertSettings
-from b2diffurl.rewards.builtin import RewardKind, RewardOptions
+from b2diffurl.rewards.builtin import RewardKind, RewardSettings
+from b2diffurl.rewards.facts import GIB_PER_GB, RewardFacts
 from b2diffurl.rewards.scores import Info
 from b2diffurl.rewards.spec import Term
 
@@ -52,13 +53,27 @@ class BertReward:
         return match.recall, {"caption": captions, "precision": match.precision.tolist(), "f1": match.f1.tolist()}
 
 
-def _check(term: Term, _: RewardOptions) -> None:
+def _check(term: Term, _: RewardSettings) -> None:
     if term.name != "bert":
         raise UserError(f"reward is {term.name!r}; give 'bert', and its model in the settings [bert].")
 
 
-def _load(_: Term, options: RewardOptions) -> BertReward:
-    return BertReward(options.bert, device=options.device)
+def _load(_: Term, settings: RewardSettings, device: torch.device | str) -> BertReward:
+    return BertReward(settings.bert, device=device)
 
 
-REWARD = RewardKind(forms="'bert'", check=_check, load=_load)
+REWARD = RewardKind(
+    forms="'bert'",
+    check=_check,
+    load=_load,
+    facts=RewardFacts(
+        summary="BERTScore of caption and prompt",
+        source="arXiv 2305.13301 and 1904.09675",
+        weights="llava-hf/llava-1.5-7b-hf, 14.13 GB in float16; microsoft/deberta-xlarge-mnli, 3.04 GB",
+        license="unknown (LLaVA); MIT (DeBERTa)",
+        download_gb=17.17,
+        memory_gib=17.17 * GIB_PER_GB,
+        table="bert",
+        note="bert; with bert.base_url the captioner runs on a server",
+    ),
+)

@@ -11,11 +11,9 @@ A failure raises RewardFailed and never becomes a score.
 Shapes: B images of 3 x H x W in [0, 1].
 """
 
-import base64
 import json
 import math
 from collections.abc import Mapping, Sequence
-from io import BytesIO
 from typing import Any
 
 import anyio.to_thread
@@ -25,8 +23,8 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from b2diffurl.errors import RewardFailed, UserError
-from b2diffurl.images import to_pil
-from b2diffurl.rewards.builtin import RewardKind, RewardOptions
+from b2diffurl.rewards.builtin import RewardKind, RewardSettings
+from b2diffurl.rewards.facts import RewardFacts
 from b2diffurl.rewards.http import (
     Connection,
     RequestFailedError,
@@ -34,6 +32,7 @@ from b2diffurl.rewards.http import (
     check_address,
     describe_answer,
     describe_error,
+    png_base64,
     read_object,
     read_token,
 )
@@ -43,7 +42,6 @@ from b2diffurl.rewards.scores import Info, to_info
 from b2diffurl.rewards.spec import Term
 
 _HEALTH_SECONDS = 10.0
-_FAST_COMPRESSION = 1
 
 
 class RemoteReward:
@@ -144,14 +142,8 @@ class RemoteReward:
 
 
 def _encode(images: Float[Tensor, "B 3 H W"], prompts: Sequence[str], metadata: Sequence[Mapping[str, Any]]) -> bytes:
-    request = {"images": [_to_png(image) for image in images], "prompts": list(prompts), "metadata": list(metadata)}
+    request = {"images": [png_base64(image) for image in images], "prompts": list(prompts), "metadata": list(metadata)}
     return json.dumps(request).encode()
-
-
-def _to_png(image: Float[Tensor, "3 H W"]) -> str:
-    file = BytesIO()
-    to_pil(image).save(file, format="PNG", compress_level=_FAST_COMPRESSION)
-    return base64.b64encode(file.getvalue()).decode()
 
 
 def _read_answer(response: httpx2.Response, *, num_images: int, secret: str | None) -> tuple[list[float], Info]:
@@ -179,16 +171,28 @@ def _is_finite(number: int | float) -> bool:
         return False
 
 
-def _check(term: Term, options: RewardOptions) -> None:
+def _check(term: Term, settings: RewardSettings) -> None:
     if not term.rest.startswith(("http://", "https://")) or not term.rest.partition("//")[2]:
         raise UserError(f"reward is {term.name!r}, which has no address; give 'remote:http://HOST:PORT'.")
-    RemoteReward(term.rest, options.remote)
+    RemoteReward(term.rest, settings.remote)
 
 
-def _load(term: Term, options: RewardOptions) -> RemoteReward:
-    reward = RemoteReward(term.rest, options.remote)
+def _load(term: Term, settings: RewardSettings, _: torch.device | str) -> RemoteReward:
+    reward = RemoteReward(term.rest, settings.remote)
     reward.check()
     return reward
 
 
-REWARD = RewardKind(forms="'remote:http://HOST:PORT'", check=_check, load=_load)
+REWARD = RewardKind(
+    forms="'remote:http://HOST:PORT'",
+    check=_check,
+    load=_load,
+    facts=RewardFacts(
+        summary="any reward on a server",
+        source="docs/how-to-reward-server.md",
+        license="that of the server's reward",
+        needs="a server",
+        table="remote",
+        note="remote:http://HOST:PORT",
+    ),
+)
