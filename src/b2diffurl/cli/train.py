@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
+from annotated_types import Ge
 from rich.console import Console
 from rich.table import Table
 
 from b2diffurl.cli.common import check_output, named_run, parse, prepare
 from b2diffurl.cli.console import ConsoleObserver
-from b2diffurl.config import to_toml
+from b2diffurl.config import PositiveInt, check_range, to_toml
 from b2diffurl.distributed import check_device, device_of_rank, join_ranks, leave_ranks
 from b2diffurl.errors import UserError
 from b2diffurl.models.hub import check_push, push_to_hub
@@ -25,7 +26,7 @@ from b2diffurl.run.records import Evaluation
 from b2diffurl.run.resolve import ResolvedRun, resolve
 from b2diffurl.run.settings import Run
 from b2diffurl.training import trainer
-from b2diffurl.training.callbacks import Observer, TensorBoard
+from b2diffurl.training.callbacks import Observer, ReportWriter, TensorBoard
 from b2diffurl.training.notes import opening_notes
 
 
@@ -39,6 +40,7 @@ class TrainCommand:
         resume: continue the run in that folder from its newest checkpoint.
         dry_run: check everything that can be checked without loading a model, print the run, and stop.
         tensorboard: write TensorBoard events into the run folder (extra: tensorboard).
+        report_every: rebuild report.html after every so many rounds; the page reloads itself until the run has ended.
         device: device of the model, such as cpu or cuda.
         push_to_hub: repository, such as me/my-adapter, that the adapter is uploaded to at the end.
     """
@@ -48,6 +50,7 @@ class TrainCommand:
     resume: bool = False
     dry_run: bool = False
     tensorboard: bool = False
+    report_every: PositiveInt | None = None
     device: str = "cpu"
     push_to_hub: str | None = None
 
@@ -78,6 +81,8 @@ def train(words: list[str]) -> int:
 def _check_surroundings(flags: TrainCommand, output: Path) -> None:
     """Check what the run needs around it, before anything is loaded."""
     check_device(flags.device)
+    if flags.report_every is not None:
+        check_range("report_every", flags.report_every, [Ge(1)])
     if os.environ.get("RANK", "0") == "0":  # the ranks must not create and remove one folder at a time
         check_output(output)
     if flags.push_to_hub is not None:
@@ -99,6 +104,8 @@ def _train(resolved: ResolvedRun, flags: TrainCommand, output: Path) -> bool:
         console.print(line)
     with ConsoleObserver(console, num_rounds=run.num_rounds) as shown:
         observers: list[Observer] = [shown]
+        if flags.report_every is not None and ranks.is_main:
+            observers.append(ReportWriter(output, every_rounds=flags.report_every))
         if flags.tensorboard and ranks.is_main:
             observers.append(TensorBoard(output / "tensorboard"))
         trainer.train(

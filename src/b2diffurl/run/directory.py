@@ -47,7 +47,8 @@ class RunDirectory:
         self._environment = path / "env.json"
         self._evaluation = path / "evaluation.json"
         self._stopped = path / "stopped.json"
-        self._samples = path / "samples"
+        self.prompts_file = path / "prompts.json"
+        self.samples = path / "samples"
         self._notes = path / "notes.json"
 
     def lock(self, *, on_message: OnMessage) -> AbstractContextManager[None]:
@@ -79,7 +80,8 @@ class RunDirectory:
         """Whether a file is left over from a start that was killed before run.toml was written."""
         if path == self.checkpoints:
             return path.is_dir() and not any(path.iterdir())
-        return path.name in (LOCK_NAME, files.partial_path(self.run_file).name)
+        written = (self.run_file, self.prompts_file)
+        return path.name in (LOCK_NAME, self.prompts_file.name, *(files.partial_path(file).name for file in written))
 
     def is_ended(self) -> bool:
         """Whether the run has saved its adapter or was stopped."""
@@ -87,10 +89,17 @@ class RunDirectory:
 
     # Write
 
-    def begin(self, run: Run) -> None:
-        """Create the directory and write the settings of the run, unless those of a resumed run are there already."""
+    def begin(self, run: Run, *, prompts: Sequence[str] = ()) -> None:
+        """Create the directory and write the settings of the run, unless those of a resumed run are there already.
+
+        Args:
+            run: the settings.
+            prompts: all prompts of the run; written if the settings name `prompts_file`, as for a list from Python.
+        """
         files.make_directory(self.path)
         files.make_directory(self.checkpoints)
+        if run.prompts == str(self.prompts_file):
+            files.write_text(self.prompts_file, json.dumps(prompts, indent=1, ensure_ascii=False))
         if not self.is_started() or read_toml(self.run_file, Run) != run:  # another number of rounds
             files.write_text(self.run_file, to_toml(run))
 
@@ -104,13 +113,13 @@ class RunDirectory:
 
     def write_samples(self, samples: GeneratedImages, *, round_number: int) -> None:
         """Write the sample images of a round; round 0 is before training."""
-        directory = self._samples / f"round_{round_number:05d}"
+        directory = self.samples / f"round_{round_number:05d}"
         files.make_directory(directory)
         for index, image in enumerate(samples.images):
             content = io.BytesIO()
             to_pil(image).save(content, format="PNG")
             files.write_bytes(directory / f"{index:03d}.png", content.getvalue())
-        files.write_text(self._samples / "prompts.json", json.dumps(samples.prompts))
+        files.write_text(self.samples / "prompts.json", json.dumps(samples.prompts))
 
     def write_evaluation(self, when: str, numbers: dict[str, float], *, num_images: int, prompts: str) -> None:
         """Add scores to evaluation.json.
@@ -195,8 +204,8 @@ class RunDirectory:
             environment={name: str(value) for name, value in environment.items()},
             rounds=self.read_metrics(),
             evaluation=self.read_evaluation(),
-            prompts=records.read_list(self._samples / "prompts.json"),
-            images=records.list_images(self._samples),
+            prompts=records.read_list(self.samples / "prompts.json"),
+            images=records.list_images(self.samples),
             stop=self.read_stop(),
             notes=records.read_list(self._notes),
         )

@@ -62,6 +62,8 @@ class Logging:
         num_checkpoints: number of newest checkpoints that are kept.
         samples_every_rounds: rounds between preview images; they are also generated before and after training.
         num_samples: number of preview images, of prompts spread over the list, always from the same noise.
+        grid_side: n of the n x n grid of images of the first prompt, which shows diversity before and after training;
+            0 for none.
         num_evaluation_images: number of images that are evaluated before and after training; 0 for none.
         evaluate_before: whether the images before training are evaluated too.
         evaluate_every_rounds: rounds between evaluations during training; 0 for none.
@@ -75,6 +77,7 @@ class Logging:
     num_checkpoints: PositiveInt = 2
     samples_every_rounds: PositiveInt = 10
     num_samples: PositiveInt = 16
+    grid_side: NonNegativeInt = 3
     num_evaluation_images: NonNegativeInt = 0
     evaluate_before: bool = True
     evaluate_every_rounds: NonNegativeInt = 0
