@@ -288,7 +288,10 @@ def _diversity(run: RunRecord) -> Iterator[Finding]:
             advice = "Images of a prompt may look alike: see the grid below; train for fewer rounds, or add a KL term."
             yield Finding(level="warn", text=f"{score.label}, a measure of diversity, fell: {numbers}.", advice=advice)
         else:
-            yield Finding(level="good", text=f"{score.label}, a measure of diversity, was kept: {numbers}.")
+            text = (
+                f"{score.label}, a measure of diversity, lost less than {100 * _DIVERSITY_TOLERANCE:.0f} %: {numbers}."
+            )
+            yield Finding(level="good", text=text)
 
 
 def _trust_region(run: RunRecord) -> Iterator[Finding]:

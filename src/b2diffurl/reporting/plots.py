@@ -29,7 +29,7 @@ _CSS_VARIABLES = {_INK: "muted", _GRID: "line"} | dict(
 _DASHES = ("solid", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)), (0, (3, 1)), (0, (8, 3)))
 Curve = tuple[str, list[float], list[float]]  # label, horizontal and vertical values
 Ends = tuple[float, float, float]  # a value, and the lower and upper end of its interval
-_WIDE, _LARGE, _SMALL = (1010, 300), (490, 240), (225, 165)  # in CSS pixels, as shown on a desktop page; the SVG scales
+_WIDE, _LARGE, _SMALL = (720, 230), (490, 240), (225, 165)  # in CSS pixels, as shown on a desktop page; the SVG scales
 _PHASES = {"rollout": _FIRST, "reward": _SECOND, "update": _THIRD}
 _MAX_MARKED_POINTS = 30
 _WINDOW_QUERIES = 192  # small rounds are noisy: curves show the mean over at least this many images
@@ -46,12 +46,21 @@ _STYLE: dict[str, Any] = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Chart:
-    """One chart of the report: title, last value as text, caption, and the plot as an SVG element."""
+    """One chart of the report.
+
+    Attributes:
+        title: display name.
+        latest: last value as text, or "".
+        caption: what is plotted.
+        svg: the plot as an SVG element.
+        legend: CSS variable and label of each curve, where there are several.
+    """
 
     title: str
     latest: str
     caption: str
     svg: str
+    legend: tuple[tuple[str, str], ...] = ()
 
 
 def save_panels(
@@ -163,10 +172,11 @@ def together_chart(run: RunRecord) -> Chart | None:
     changes = [_relative_curve(label, points) for label, points in usable]
     svg = _svg("together", partial(_plot_curves, curves=changes), size=_WIDE, x_label="reward queries")
     caption = (
-        "Change since the start, in % of the first value (of the largest change where that is near 0). All should rise; "
-        "a watched reward or a held-out metric that falls while the reward rises is a warning."
+        "Change since the start, in % of the first value (of the largest change where that is near 0). All should "
+        "rise; a watched reward or a held-out metric that falls while the reward rises is a warning."
     )
-    return Chart(title="Reward, judge, held-out and watched", latest="", caption=caption, svg=svg)
+    title = "Reward, judge, held-out and watched"
+    return Chart(title=title, latest="", caption=caption, svg=svg, legend=_legend(changes))
 
 
 def _main_scores(run: RunRecord) -> list[str]:
@@ -198,11 +208,14 @@ def _relative_curve(label: str, points: Sequence[tuple[float, float]]) -> Curve:
 
 
 def _plot_curves(axes: "Axes", *, curves: Sequence[Curve]) -> None:
-    """Plot labelled curves, which differ in color and in dashes."""
-    for (label, xs, ys), color, dashes in zip(curves, _LINES, _DASHES, strict=False):
+    """Plot curves that differ in color and in dashes; the page has their legend."""
+    for (_, xs, ys), color, dashes in zip(curves, _LINES, _DASHES, strict=False):
         marker = "o" if len(xs) <= _MAX_MARKED_POINTS else ""
-        axes.plot(xs, ys, color=color, linestyle=dashes, linewidth=2, marker=marker, markersize=4, label=label)
-    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=10.5, handlelength=2.6, labelspacing=0.9)
+        axes.plot(xs, ys, color=color, linestyle=dashes, linewidth=2, marker=marker, markersize=3.5)
+
+
+def _legend(curves: Sequence[Curve]) -> tuple[tuple[str, str], ...]:
+    return tuple((_CSS_VARIABLES[color], label) for (label, _, _), color in zip(curves, _LINES, strict=False))
 
 
 def overlay_chart(title: str, curves: Sequence[Curve], *, caption: str) -> Chart:
@@ -214,7 +227,7 @@ def overlay_chart(title: str, curves: Sequence[Curve], *, caption: str) -> Chart
         caption: what is plotted.
     """
     svg = _svg(f"overlay-{title}", partial(_plot_curves, curves=curves), size=_WIDE, x_label="reward queries")
-    return Chart(title=title, latest="", caption=caption, svg=svg)
+    return Chart(title=title, latest="", caption=caption, svg=svg, legend=_legend(curves))
 
 
 def reward_curve(run: RunRecord) -> tuple[list[float], list[float]]:

@@ -86,6 +86,7 @@ def write_report(run_dir: Path, *, refresh_seconds: int = 0) -> Path:
         "strips": sections.strips(run),
         "num_sampled_rounds": len(run.images),
         "charts": _charts(run),
+        "more_charts": [*score_charts(run), *term_charts(run), *small_charts(run)],
         "prompt_rows": sections.prompt_rows(read_rewards(directory.scores_file)),
         "metrics": sections.metric_rows(run),
         "settings_text": run.settings_text,
@@ -140,8 +141,6 @@ def _charts(run: RunRecord) -> list[tuple[str, list[Chart]]]:
     rows: list[tuple[str, list[Chart]]] = [
         ("charts-wide", [together] if together else []),
         ("charts-large", large_charts(run)),
-        ("charts-small", [*score_charts(run), *term_charts(run)]),
-        ("charts-small", small_charts(run)),
     ]
     return [(style, charts) for style, charts in rows if charts]
 

@@ -11,7 +11,7 @@ from PIL import ImageChops, ImageStat
 
 from b2diffurl.reporting.headline import Change
 from b2diffurl.reporting.metric_docs import METRIC_NOTES, SCORES, note_of
-from b2diffurl.reporting.text import format_number
+from b2diffurl.reporting.text import format_change, format_number
 from b2diffurl.reporting.thumbnails import Frame, frame
 from b2diffurl.run.gallery import BranchGroup, Gallery, tiles
 from b2diffurl.run.records import RunRecord, read_image
@@ -151,15 +151,15 @@ def _pair_change(gallery: Gallery, index: int, *, first: int, last: int) -> Chan
 
 
 def change_of(before: float, after: float) -> Change:
-    """Describe the change of a reward."""
-    sign, style = ("+", "good") if after > before else ("−", "bad")
-    same = format_number(before) == format_number(after)
+    """Describe the change of a reward; one of less than 2 % of the larger value has no color."""
+    largest = max(abs(before), abs(after))
+    is_small = abs(after - before) < 0.02 * largest
     return Change(
         label="reward",
         before=format_number(before),
         after=format_number(after),
-        change="±0" if same else f"{sign}{format_number(abs(after - before))}",
-        style="" if same else style,
+        change=format_change(after - before, decimals=3 if largest < 10 else 1),
+        style="" if is_small else "good" if after > before else "bad",
     )
 
 

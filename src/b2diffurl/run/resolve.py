@@ -55,12 +55,13 @@ class ResolvedRun:
         check_prompts(self.model.tokenizers, [*self.train_prompts, *self.held_out_prompts])
 
 
-def resolve(run: Run, *, own_reward: bool = False) -> ResolvedRun:
+def resolve(run: Run, *, own_reward: bool = False, own_prompts: PromptList | None = None) -> ResolvedRun:
     """Find and check everything that a run names, without loading a model.
 
     Args:
         run: the settings.
         own_reward: whether the reward is given from Python, so that `run.reward` is not used.
+        own_prompts: prompts from Python, used instead of reading `run.prompts`.
 
     Raises:
         UserError: the model, the prompts, the reward or the judge cannot be found or do not fit together.
@@ -74,7 +75,7 @@ def resolve(run: Run, *, own_reward: bool = False) -> ResolvedRun:
         ),
         lora=run.lora,
     )
-    prompt_list = load_prompt_list(run.prompts)
+    prompt_list = load_prompt_list(run.prompts) if own_prompts is None else own_prompts
     train, held_out = split_prompts(
         prompt_list.prompts,
         held_out_fraction=run.held_out_fraction,

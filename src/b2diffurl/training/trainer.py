@@ -23,7 +23,7 @@ from b2diffurl.models.text_to_image import TextToImageModel
 from b2diffurl.prompts.lists import sample_prompts
 from b2diffurl.reporting import write_report
 from b2diffurl.rewards import load_reward, load_watched
-from b2diffurl.rewards.custom import name_of
+from b2diffurl.rewards.custom import recorded_name
 from b2diffurl.rewards.interface import Reward
 from b2diffurl.run.binding import bind_policy
 from b2diffurl.run.directory import RunDirectory
@@ -352,7 +352,7 @@ def train(
     """
     resolved = run if isinstance(run, ResolvedRun) else resolve(run, own_reward=reward is not None)
     if reward is not None:
-        resolved = replace(resolved, run=replace(resolved.run, reward=name_of(reward)))
+        resolved = replace(resolved, run=replace(resolved.run, reward=recorded_name(reward)))
     run = resolved.run
     if run.num_trunks < ranks.world_size:
         raise UserError(
