@@ -11,8 +11,8 @@ from b2diffurl.models.lora import LoRA
 from b2diffurl.models.memory import Memory
 from b2diffurl.models.model_source import EMOJI, ModelSource, check_lora
 
-# What the libraries warn about when they are imported and a user cannot act on: a missing torchvision, which nothing here
-# uses, and in a notebook missing ipywidgets.
+# What the libraries warn about when they are imported and a user cannot act on: a missing torchvision, which nothing
+# here uses, and in a notebook missing ipywidgets.
 warnings.filterwarnings("ignore", message="IProgress not found")
 logging.getLogger("transformers.utils.import_utils").addFilter(
     lambda record: "requires torchvision" not in record.getMessage()

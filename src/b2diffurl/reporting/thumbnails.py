@@ -1,11 +1,11 @@
 """Images of a run as data URIs, with what is written below them."""
 
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 
 from PIL import Image
 
-from b2diffurl.images import PIXEL_ART_SIDE_PX, to_data_uri
 from b2diffurl.run.records import read_image
 
 
@@ -53,15 +53,16 @@ def frame(
     if image is None:
         return Frame(label=label, alt=alt)
     whole = read_image(image) if isinstance(image, Path) else image
+    images = import_module("b2diffurl.images")  # it imports torch
     longest = max(whole.size)
     scale = min(1.0, 256 / longest)
     return Frame(
         label=label,
         alt=alt,
-        src=to_data_uri(whole),
+        src=images.to_data_uri(whole),
         width=max(1, round(whole.width * scale)),
         height=max(1, round(whole.height * scale)),
-        is_pixel_art=longest <= PIXEL_ART_SIDE_PX,
+        is_pixel_art=longest <= images.PIXEL_ART_SIDE_PX,
         reward=reward,
         is_right=is_right,
         mark=mark,
