@@ -1,4 +1,4 @@
-"""The report of a real run in a browser: nothing fails, nothing overflows, every image is loaded, also dark and printed.
+"""The report of a real run in a browser: no errors, no overflow, every image is loaded, also dark and printed.
 
 The browser is that of B2DIFFURL_CHROMIUM, else `chromium` on the path; without one the tests are skipped, or fail if
 B2DIFFURL_REQUIRE_BROWSER=1.

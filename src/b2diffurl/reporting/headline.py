@@ -44,7 +44,7 @@ class Change:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Finding:
+class Remark:
     """One sentence about whether the result can be trusted.
 
     Attributes:
@@ -191,26 +191,26 @@ def finite(run: RunRecord, metric: str) -> list[float]:
     return [value for value in run.series(metric) if math.isfinite(value)]
 
 
-def findings(run: RunRecord) -> list[Finding]:
+def findings(run: RunRecord) -> list[Remark]:
     """List what speaks for and against the result; warnings first."""
     if not run.rounds:
         return []
     every = [*_collapse(run), *_watched(run), *_judged(run), *_held_out(run), *_diversity(run), *_trust_region(run),
-             *_idle(run), *(Finding(level="warn", text=note) for note in run.notes)]  # fmt: skip
+             *_idle(run), *(Remark(level="warn", text=note) for note in run.notes)]  # fmt: skip
     order = ("warn", "info", "good")
     return sorted(every, key=lambda finding: order.index(finding.level))
 
 
-def _collapse(run: RunRecord) -> Iterator[Finding]:
+def _collapse(run: RunRecord) -> Iterator[Remark]:
     if run.stop:
         text = "The collapse watch or a failed reward ended this run early."
-        yield Finding(level="warn", text=text, advice="The last good checkpoint is kept; the cause stands above.")
+        yield Remark(level="warn", text=text, advice="The last good checkpoint is kept; the cause stands above.")
     else:
         text = "No collapse: rewards, contrast and the size of the updates stayed within the limits of the watch."
-        yield Finding(level="good", text=text)
+        yield Remark(level="good", text=text)
 
 
-def _watched(run: RunRecord) -> Iterator[Finding]:
+def _watched(run: RunRecord) -> Iterator[Remark]:
     for name in _watched_names(run):
         values = finite(run, f"reward/{name}/mean")
         if len(values) < 2:
@@ -221,9 +221,9 @@ def _watched(run: RunRecord) -> Iterator[Finding]:
                 "If the reward rose meanwhile, it may be exploited: compare the images below, stop earlier, or add "
                 "this reward as a term."
             )
-            yield Finding(level="warn", text=f"The watched reward {name} fell: {numbers}.", advice=advice)
+            yield Remark(level="warn", text=f"The watched reward {name} fell: {numbers}.", advice=advice)
         else:
-            yield Finding(level="good", text=f"The watched reward {name} did not fall: {numbers}.")
+            yield Remark(level="good", text=f"The watched reward {name} did not fall: {numbers}.")
 
 
 def _watched_names(run: RunRecord) -> Sequence[str]:
@@ -231,7 +231,7 @@ def _watched_names(run: RunRecord) -> Sequence[str]:
     return [str(name) for name in cast("list[object]", names)] if isinstance(names, list) else []
 
 
-def _judged(run: RunRecord) -> Iterator[Finding]:
+def _judged(run: RunRecord) -> Iterator[Remark]:
     after = run.evaluation.after if run.evaluation else {}
     before = run.evaluation.before if run.evaluation else {}
     is_clip_trained_on = "clip" in str(run.settings.get("reward", "clip"))
@@ -239,7 +239,7 @@ def _judged(run: RunRecord) -> Iterator[Finding]:
     independent = [name for name in independent if not (name == "clip_score" and is_clip_trained_on)]
     if not independent and not _watched_names(run) and not _is_unfinished(run):
         advice = "Add watched rewards (watch), or a judge that is not the reward (judge), and compare the images below."
-        yield Finding(level="warn", text="Nothing independent of the reward confirms it.", advice=advice)
+        yield Remark(level="warn", text="Nothing independent of the reward confirms it.", advice=advice)
     for name in independent:
         score = SCORES[name]
         num_images = (run.evaluation.num_images if run.evaluation else None) or 1
@@ -247,12 +247,12 @@ def _judged(run: RunRecord) -> Iterator[Finding]:
         change = after[name] - before[name]
         if change < -error:
             advice = "If the reward rose, the policy is exploiting it."
-            yield Finding(level="warn", text=f"{score.label}, which is not trained on, fell.", advice=advice)
+            yield Remark(level="warn", text=f"{score.label}, which is not trained on, fell.", advice=advice)
         elif change > error:
-            yield Finding(level="good", text=f"{score.label}, which is not trained on, rose.")
+            yield Remark(level="good", text=f"{score.label}, which is not trained on, rose.")
         else:
             advice = "The change is within one standard error: evaluate more images (logging.num_evaluation_images)."
-            yield Finding(level="info", text=f"{score.label}, which is not trained on, did not change.", advice=advice)
+            yield Remark(level="info", text=f"{score.label}, which is not trained on, did not change.", advice=advice)
 
 
 def _is_unfinished(run: RunRecord) -> bool:
@@ -260,7 +260,7 @@ def _is_unfinished(run: RunRecord) -> bool:
     return planned is not None and len(run.rounds) < planned
 
 
-def _held_out(run: RunRecord) -> Iterator[Finding]:
+def _held_out(run: RunRecord) -> Iterator[Remark]:
     before, after = (run.evaluation.before, run.evaluation.after) if run.evaluation else ({}, {})
     for name, score in SCORES.items():
         other = f"{HELD_OUT}{name}"
@@ -273,12 +273,12 @@ def _held_out(run: RunRecord) -> Iterator[Finding]:
         text = f"{score.label} on held-out prompts {numbers[0]}{unit}, on training prompts {numbers[1]}{unit}."
         if trained > 0 and held_out < _HELD_OUT_SHARE * trained:
             advice = "Most of the gain is specific to the training prompts: train on more prompts, or for fewer rounds."
-            yield Finding(level="warn", text=text, advice=advice)
+            yield Remark(level="warn", text=text, advice=advice)
         elif trained > 0:
-            yield Finding(level="good", text=text)
+            yield Remark(level="good", text=text)
 
 
-def _diversity(run: RunRecord) -> Iterator[Finding]:
+def _diversity(run: RunRecord) -> Iterator[Remark]:
     before, after = (run.evaluation.before, run.evaluation.after) if run.evaluation else ({}, {})
     for name, score in SCORES.items():
         if score.topic != "diversity" or name not in before or name not in after:
@@ -286,15 +286,15 @@ def _diversity(run: RunRecord) -> Iterator[Finding]:
         numbers = " → ".join(f"{value:.{score.decimals}f}" for value in (before[name], after[name]))
         if after[name] < before[name] * (1 - _DIVERSITY_TOLERANCE):
             advice = "Images of a prompt may look alike: see the grid below; train for fewer rounds, or add a KL term."
-            yield Finding(level="warn", text=f"{score.label}, a measure of diversity, fell: {numbers}.", advice=advice)
+            yield Remark(level="warn", text=f"{score.label}, a measure of diversity, fell: {numbers}.", advice=advice)
         else:
             text = (
                 f"{score.label}, a measure of diversity, lost less than {100 * _DIVERSITY_TOLERANCE:.0f} %: {numbers}."
             )
-            yield Finding(level="good", text=text)
+            yield Remark(level="good", text=text)
 
 
-def _trust_region(run: RunRecord) -> Iterator[Finding]:
+def _trust_region(run: RunRecord) -> Iterator[Remark]:
     reverted = finite(run, "update/step_reverted").count(1)
     scales = [scale for scale in finite(run, "update/step_scale") if 0 < scale < 1]
     num, total = len(scales) + reverted, len(run.rounds)
@@ -308,14 +308,14 @@ def _trust_region(run: RunRecord) -> Iterator[Finding]:
     limit = _setting(run, "trust_region", "max_kl")
     safe = "The policy stayed within its limit, so the result is not in danger"
     if num <= _OFTEN * total or (not reverted and sum(scales) > _SMALL_STEP * len(scales)):
-        yield Finding(level="info", text=text, advice=f"{safe}; nothing needs to be done.")
+        yield Remark(level="info", text=text, advice=f"{safe}; nothing needs to be done.")
         return
     advice = (
         f"{safe}, but the learning rate{rate} proposes larger steps than trust_region.max_kl{limit} allows, and the "
         "rest of such an update is skipped. Lower optimization.learning_rate to use all of it; raise "
         "trust_region.max_kl only if images and diversity stay good."
     )
-    yield Finding(level="info", text=text, advice=advice)
+    yield Remark(level="info", text=text, advice=advice)
 
 
 def _setting(run: RunRecord, table: str, name: str) -> str:
@@ -323,9 +323,9 @@ def _setting(run: RunRecord, table: str, name: str) -> str:
     return f" ({value:g})" if isinstance(value, int | float) else ""
 
 
-def _idle(run: RunRecord) -> Iterator[Finding]:
+def _idle(run: RunRecord) -> Iterator[Remark]:
     num_idle = finite(run, "update/num_optimizer_steps").count(0) - finite(run, "update/step_reverted").count(1)
     if num_idle > 0:
         advice = "No image differed enough in reward to learn from; run.log names the cause if it happens repeatedly."
         text = f"{count(num_idle, 'round')} of {len(run.rounds)} without an update."
-        yield Finding(level="info" if num_idle <= _OFTEN * len(run.rounds) else "warn", text=text, advice=advice)
+        yield Remark(level="info" if num_idle <= _OFTEN * len(run.rounds) else "warn", text=text, advice=advice)

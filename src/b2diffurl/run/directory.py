@@ -15,6 +15,7 @@ from b2diffurl.config import read_toml, to_toml
 from b2diffurl.errors import RunStopped, UserError
 from b2diffurl.evaluation.generate import GeneratedImages
 from b2diffurl.images import to_pil
+from b2diffurl.prompts.lists import load_prompts
 from b2diffurl.run import checkpoint as checkpoints
 from b2diffurl.run import files, records
 from b2diffurl.run.checkpoint import Checkpoint
@@ -80,8 +81,7 @@ class RunDirectory:
         """Whether a file is left over from a start that was killed before run.toml was written."""
         if path == self.checkpoints:
             return path.is_dir() and not any(path.iterdir())
-        written = (self.run_file, self.prompts_file)
-        return path.name in (LOCK_NAME, self.prompts_file.name, *(files.partial_path(file).name for file in written))
+        return path.name.removesuffix(".partial") in (LOCK_NAME, self.run_file.name, self.prompts_file.name)
 
     def is_ended(self) -> bool:
         """Whether the run has saved its adapter or was stopped."""
@@ -90,16 +90,11 @@ class RunDirectory:
     # Write
 
     def begin(self, run: Run, *, prompts: Sequence[str] = ()) -> None:
-        """Create the directory and write the settings of the run, unless those of a resumed run are there already.
-
-        Args:
-            run: the settings.
-            prompts: all prompts of the run; written if the settings name `prompts_file`, as for a list from Python.
-        """
+        """Create the directory; write the settings unless a resumed run's are there, and prompts if they name them."""
         files.make_directory(self.path)
         files.make_directory(self.checkpoints)
         if run.prompts == str(self.prompts_file):
-            files.write_text(self.prompts_file, json.dumps(prompts, indent=1, ensure_ascii=False))
+            _write_prompts(self.prompts_file, prompts)
         if not self.is_started() or read_toml(self.run_file, Run) != run:  # another number of rounds
             files.write_text(self.run_file, to_toml(run))
 
@@ -233,3 +228,9 @@ class RunDirectory:
             UserError: stopped.json is not a JSON object.
         """
         return records.read_stop(self._stopped)
+
+
+def _write_prompts(file: Path, prompts: Sequence[str]) -> None:
+    """Write prompts from Python; a file that has the same ones, perhaps with metadata, stays."""
+    if not file.is_file() or load_prompts(str(file)) != tuple(prompts):
+        files.write_text(file, json.dumps(prompts, indent=1, ensure_ascii=False))
