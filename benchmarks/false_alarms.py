@@ -139,7 +139,7 @@ def print_real(num_rounds: int, output: Path) -> None:
             length = min(REAL_RUN_LENGTH, each - seed * REAL_RUN_LENGTH)
             folder = output / f"{name.replace(':', '-')}-seed{seed}"
             try:
-                b2diffurl.train(real_run(seed, length), output=folder, reward=reward)
+                b2diffurl.train(real_run(seed, length), output=folder, reward=reward, progress="none")
             except RunStopped as stop:
                 alarms += 1
                 print(f"{name}, seed {seed}: {stop}", flush=True)

@@ -137,7 +137,7 @@ def main() -> None:
         torch.cuda.set_per_process_memory_fraction(allowed / torch.cuda.get_device_properties(device).total_memory)
     observer = PeakByPhase(device)
     with tempfile.TemporaryDirectory() as folder:
-        b2diffurl.train(run, output=Path(folder) / "run", device=device, observers=[observer])
+        b2diffurl.train(run, output=Path(folder) / "run", device=device, observers=[observer], progress="none")
     estimate = estimate_memory(replace(run, reward=recipe(arguments.recipe).reward), model_shape(run.model))
     assert estimate is not None
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"

@@ -50,7 +50,7 @@ def run_recipe(name: str) -> Rounds:
             schedule=replace(run.schedule, tau_first=TAU_FIRST) if isinstance(run.schedule, Backward) else run.schedule,
             logging=replace(run.logging, num_evaluation_images=0, num_samples=1),
         )
-        output = b2diffurl.train(run, output=Path(folder) / "run")
+        output = b2diffurl.train(run, output=Path(folder) / "run", progress="none")
         lines = (output / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
         rounds: Rounds = [
             {key: value for key, value in json.loads(line).items() if not key.startswith(NOT_COMPARED)}

@@ -5,9 +5,8 @@ DDPO and other objectives. Importing the package is cheap; heavy libraries are i
 
     import b2diffurl
 
-    run = b2diffurl.recipes.emoji_quickstart()
-    b2diffurl.train(run, output="runs/first")
-    b2diffurl.sample("emoji", ["a bear riding a bike"], lora="runs/first/lora")
+    result = b2diffurl.train("emoji-quickstart", output="runs/first")
+    b2diffurl.sample("emoji", ["a bear riding a bike"], lora=result)
 """
 
 from importlib import import_module
@@ -18,15 +17,15 @@ from b2diffurl.errors import RunStopped, UserError
 if TYPE_CHECKING:
     from b2diffurl.algorithm.interfaces import Objective
     from b2diffurl.analysis.compare import compare
-    from b2diffurl.analysis.evaluate import evaluate
-    from b2diffurl.analysis.sample import sample
+    from b2diffurl.cli.api import evaluate, sample, train
     from b2diffurl.rewards.interface import Reward
     from b2diffurl.run import recipes
     from b2diffurl.run.settings import Run
-    from b2diffurl.training.trainer import train
+    from b2diffurl.training.result import Result
 
 __all__ = [
     "Objective",
+    "Result",
     "Reward",
     "Run",
     "RunStopped",
@@ -40,15 +39,17 @@ __all__ = [
 ]
 __version__ = "0.1.0"
 
+_API = "b2diffurl.cli.api"
 _LAZY = {
     "Objective": "b2diffurl.algorithm.interfaces",
+    "Result": "b2diffurl.training.result",
     "Reward": "b2diffurl.rewards.interface",
     "Run": "b2diffurl.run.settings",
     "compare": "b2diffurl.analysis.compare",
-    "evaluate": "b2diffurl.analysis.evaluate",
+    "evaluate": _API,
     "recipes": "b2diffurl.run",
-    "sample": "b2diffurl.analysis.sample",
-    "train": "b2diffurl.training.trainer",
+    "sample": _API,
+    "train": _API,
 }
 
 

@@ -35,7 +35,7 @@ from b2diffurl.run.directory import RunDirectory
 from b2diffurl.run.recipes import emoji_quickstart
 from b2diffurl.run.resolve import resolve
 from b2diffurl.run.settings import Logging, Run, Sampler
-from b2diffurl.training.trainer import Trainer
+from b2diffurl.training.trainer import Trainer, train
 from tests.conftest import perturb
 from tests.reference import adapter_interval as twin
 from tests.rounds import GUIDANCE, bind, move, ratio_error, sample_all
@@ -191,7 +191,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 @pytest.fixture(scope="module")
 def folder(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return b2diffurl.train(run, output=tmp_path_factory.mktemp("runs") / "run", reward=brightness)
+    return train(run, output=tmp_path_factory.mktemp("runs") / "run", reward=brightness)
 
 
 @pytest.fixture(scope="module")

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-import b2diffurl
 from b2diffurl.algorithm.schedule import Backward
 from b2diffurl.models import LoRA
 from b2diffurl.run.recipes import recipe
 from b2diffurl.run.settings import Logging, Sampler
+from b2diffurl.training.trainer import train
 
 PROMPTS = ("a bear riding a bike", "a cat playing chess", "a cow washing dishes", "a dog riding a bike")
 
@@ -35,6 +35,6 @@ def test_clip_score_rises(name: str, num_rounds: int, tmp_path: Path) -> None:
         lora=LoRA(),
         logging=Logging(num_samples=1, checkpoint_every_rounds=num_rounds, num_evaluation_images=96),
     )
-    folder = b2diffurl.train(run, output=tmp_path / "run")
+    folder = train(run, output=tmp_path / "run")
     found = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
     assert found["after"]["clip_score"] > found["before"]["clip_score"] + 0.02

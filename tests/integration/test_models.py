@@ -13,7 +13,6 @@ from peft import PeftModel
 from safetensors.torch import save_file
 from torch import Tensor
 
-import b2diffurl
 from b2diffurl.algorithm.policy import DenoisingPolicy
 from b2diffurl.algorithm.records import Trajectories
 from b2diffurl.errors import UserError
@@ -21,6 +20,7 @@ from b2diffurl.models import LoRA, Memory
 from b2diffurl.models.memory import Weights
 from b2diffurl.models.text_to_image import TextToImageModel, check_prompts, load_tokenizers
 from b2diffurl.run.settings import Run
+from b2diffurl.training.trainer import train
 from tests.conftest import perturb
 from tests.rounds import ratio_error, sample_all
 from tests.tiny_models import BUILDERS, tiny_sd1, tiny_sdxl, tiny_tokenizer, write_checkpoint
@@ -180,7 +180,7 @@ def test_a_whole_round_trains(
     def brightness(images: Tensor, prompts: Sequence[str]) -> Tensor:  # noqa: ARG001
         return images.mean(dim=(1, 2, 3))
 
-    folder = b2diffurl.train(run, output=tmp_path / "run", reward=brightness)
+    folder = train(run, output=tmp_path / "run", reward=brightness)
     metrics = json.loads((folder / "metrics.jsonl").read_text(encoding="utf-8"))
     assert metrics["update/num_optimizer_steps"] >= 1
     assert metrics["policy/ratio_max_error"] <= 1e-5

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-import b2diffurl
 from b2diffurl import emoji
 from b2diffurl.algorithm.schedule import Backward
 from b2diffurl.rewards.bert.reward import BertSettings
 from b2diffurl.run.recipes import RECIPES, recipe
 from b2diffurl.run.settings import Run
+from b2diffurl.training.trainer import train
 from tests.tiny_bert import make_deberta, make_llava
 from tests.tiny_models import BUILDERS
 
@@ -65,7 +65,7 @@ def reduced(run: Run, folder: Path) -> Run:
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_trains_and_evaluates(name: str, folder: Path, tmp_path: Path) -> None:
     run = reduced(recipe(name), folder)
-    output = b2diffurl.train(run, output=tmp_path / "run")
+    output = train(run, output=tmp_path / "run")
     evaluation = json.loads((output / "evaluation.json").read_text(encoding="utf-8"))
     expected = EMOJI_METRICS if run.model == "emoji" else {"clip_score", "inception_score"}
     if run.held_out_fraction:

@@ -30,7 +30,6 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
-import b2diffurl
 from b2diffurl import RunStopped, UserError
 from b2diffurl.cli.serve_reward import ServeReward, run
 from b2diffurl.errors import RewardFailed
@@ -43,6 +42,7 @@ from b2diffurl.rewards.remote.server import decode_image, reward_app, serve_rewa
 from b2diffurl.rewards.remote.settings import TOKEN_VARIABLE, RemoteSettings, ServerLimits
 from b2diffurl.run.settings import Run
 from b2diffurl.training.callbacks import Metrics
+from b2diffurl.training.trainer import train
 
 ROOT = Path(__file__).parents[2]
 QUICK = RemoteSettings(timeout_seconds=20.0, max_retries=2, backoff_seconds=0.01, batch_size=4, max_concurrency=3)
@@ -728,18 +728,18 @@ def test_a_run_whose_server_dies_stops_and_resumes_without_a_difference(
     settings = replace(settings, logging=replace(settings.logging, checkpoint_every_rounds=2))
     with served(brightness) as url:
         port = int(url.rpartition(":")[2])
-        whole = b2diffurl.train(settings, output=tmp_path / "whole", reward=RemoteReward(url, QUICK))
+        whole = train(settings, output=tmp_path / "whole", reward=RemoteReward(url, QUICK))
     reward = RemoteReward(url, QUICK)
     with ExitStack() as servers:
         servers.enter_context(served(brightness, port=port))
         stopper = Stopper(servers, after_round=1)
         with pytest.raises(RunStopped, match=r"round 2: .*3 attempts") as stopped:
-            b2diffurl.train(settings, output=tmp_path / "run", reward=reward, observers=[stopper])
+            train(settings, output=tmp_path / "run", reward=reward, observers=[stopper])
     assert isinstance(stopped.value.__cause__, RewardFailed)
     assert [line["round"] for line in metrics_of(tmp_path / "run")] == [1]
     assert len(list(tmp_path.glob("run/checkpoints/round_*1"))) == 1
     with served(brightness, port=port):
-        b2diffurl.train(settings, output=tmp_path / "run", reward=reward, resume=True)
+        train(settings, output=tmp_path / "run", reward=reward, resume=True)
     assert metrics_of(tmp_path / "run") == metrics_of(whole)
     assert all(0 < (line["reward/mean"] or 0) < 1 for line in metrics_of(whole))
     adapters = [

@@ -11,7 +11,6 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-import b2diffurl
 from b2diffurl.algorithm.collapse import Collapse
 from b2diffurl.algorithm.schedule import Table
 from b2diffurl.algorithm.selection import All
@@ -22,6 +21,7 @@ from b2diffurl.cli import main
 from b2diffurl.models import LoRA
 from b2diffurl.run.recipes import emoji_quickstart
 from b2diffurl.run.settings import Logging, Run, Sampler
+from b2diffurl.training.trainer import train
 
 NAME = "earlier_rounds.safetensors"
 
@@ -55,7 +55,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 @pytest.fixture(scope="module")
 def whole(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return b2diffurl.train(run, output=tmp_path_factory.mktemp("runs") / "whole", reward=brightness)
+    return train(run, output=tmp_path_factory.mktemp("runs") / "whole", reward=brightness)
 
 
 def metrics_of(folder: Path) -> list[dict[str, float]]:
@@ -85,7 +85,7 @@ def test_a_killed_run_that_is_resumed_equals_an_uninterrupted_one(run: Run, whol
     for name in ("round_00003", "round_00004"):
         shutil.rmtree(parts / "checkpoints" / name)
     shutil.rmtree(parts / "lora")
-    assert b2diffurl.train(run, output=parts, reward=brightness, resume=True) == parts
+    assert train(run, output=parts, reward=brightness, resume=True) == parts
     assert metrics_of(whole) == metrics_of(parts)
     for name in ("adapter.safetensors", "optimizer.safetensors", NAME):
         ours, theirs = (load_file(folder / "checkpoints" / "round_00004" / name) for folder in (whole, parts))
@@ -97,7 +97,7 @@ def test_a_killed_run_that_is_resumed_equals_an_uninterrupted_one(run: Run, whol
 def test_without_replay_the_run_is_another_one(run: Run, whole: Path, tmp_path: Path) -> None:
     """In the first round there is nothing to replay; from the second on there is."""
     plain = replace(run, num_rounds=2, optimization=replace(run.optimization, replay_rounds=0))
-    folder = b2diffurl.train(plain, output=tmp_path / "plain", reward=brightness)
+    folder = train(plain, output=tmp_path / "plain", reward=brightness)
     adapters = [
         [load_file(path / "checkpoints" / f"round_0000{i}" / "adapter.safetensors") for path in (whole, folder)]
         for i in (1, 2)

@@ -10,7 +10,6 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-import b2diffurl
 from b2diffurl import RunStopped
 from b2diffurl.algorithm.adaptive import Adaptive, GrowthReason
 from b2diffurl.algorithm.advantage import Branch
@@ -23,6 +22,7 @@ from b2diffurl.reporting import note_of
 from b2diffurl.run.recipes import emoji_quickstart
 from b2diffurl.run.settings import Logging, Run, Sampler
 from b2diffurl.training.callbacks import Metrics
+from b2diffurl.training.trainer import train
 
 
 class KilledError(BaseException):
@@ -95,7 +95,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 @pytest.fixture(scope="module")
 def whole(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The uninterrupted run."""
-    return b2diffurl.train(run, output=tmp_path_factory.mktemp("runs") / "whole", reward=FailsOnce())
+    return train(run, output=tmp_path_factory.mktemp("runs") / "whole", reward=FailsOnce())
 
 
 def test_the_run_is_one_that_could_go_wrong(whole: Path) -> None:
@@ -118,9 +118,9 @@ def test_the_run_is_one_that_could_go_wrong(whole: Path) -> None:
 
 def test_a_killed_run_that_is_resumed_equals_an_uninterrupted_one(tmp_path: Path, run: Run, whole: Path) -> None:
     with pytest.raises(KilledError):
-        b2diffurl.train(run, output=tmp_path / "run", reward=FailsOnce(in_round=4, error=KilledError()))
+        train(run, output=tmp_path / "run", reward=FailsOnce(in_round=4, error=KilledError()))
     assert len(metrics_of(tmp_path / "run")) == 3
-    assert_equal_runs(whole, b2diffurl.train(run, output=tmp_path / "run", reward=FailsOnce(), resume=True))
+    assert_equal_runs(whole, train(run, output=tmp_path / "run", reward=FailsOnce(), resume=True))
 
 
 @pytest.mark.parametrize("in_round", [1, 4])
@@ -131,11 +131,11 @@ def test_a_reward_that_fails_stops_the_run_with_its_state_saved(
     run, folder = replace(run, logging=replace(run.logging, checkpoint_every_rounds=50)), tmp_path / "run"
     reward = FailsOnce(in_round=in_round, error=RewardFailed("no answer after 3 tries."))
     with pytest.raises(RunStopped) as stopped:
-        b2diffurl.train(run, output=folder, reward=reward)
+        train(run, output=folder, reward=reward)
     assert stopped.value.round_number == in_round
     assert stopped.value.cause == "the reward failed: no answer after 3 tries."
     assert len(metrics_of(folder)) == in_round - 1
     assert [path.name for path in (folder / "checkpoints").iterdir()] == [f"round_{in_round - 1:05d}"]
     assert json.loads((folder / "stopped.json").read_text(encoding="utf-8"))["round"] == in_round
-    assert_equal_runs(whole, b2diffurl.train(run, output=folder, reward=FailsOnce(), resume=True))
+    assert_equal_runs(whole, train(run, output=folder, reward=FailsOnce(), resume=True))
     assert not (folder / "stopped.json").exists()

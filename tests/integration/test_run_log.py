@@ -19,6 +19,7 @@ from b2diffurl.cli import main
 from b2diffurl.config import read_toml, to_toml
 from b2diffurl.errors import RunStopped
 from b2diffurl.run.settings import Logging, Run
+from b2diffurl.training.trainer import train
 
 MakeRun = Callable[..., Run]
 TIME = re.compile(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d\d:\d\d ")
@@ -63,7 +64,7 @@ def test_a_run_that_gets_more_rounds_equals_one_that_was_planned_so(
     reward = tmp_path / "my.py"
     reward.write_text(REWARD.format(expression="images.mean(dim=(1, 2, 3))"), encoding="utf-8")
     run = tiny(small_run, prompts_file, num_rounds=2, reward=f"{reward}:f")
-    whole = b2diffurl.train(run, output=tmp_path / "whole")
+    whole = train(run, output=tmp_path / "whole")
     secrets = ("hf_SECRET-of-this-test", "key-SECRET-of-this-test")
     for name, value in zip(("HF_TOKEN", "OPENAI_API_KEY"), secrets, strict=True):
         monkeypatch.setenv(name, value)
@@ -98,7 +99,7 @@ def test_a_run_that_gets_more_rounds_equals_one_that_was_planned_so(
 def test_a_run_that_trains_nothing_warns_once(tmp_path: Path, small_run: MakeRun, prompts_file: Path) -> None:
     run = tiny(small_run, prompts_file, num_rounds=4)
     messages: list[str] = []
-    output = b2diffurl.train(run, output=tmp_path / "run", reward=constant, on_message=messages.append)
+    output = train(run, output=tmp_path / "run", reward=constant, on_message=messages.append)
     assert messages == [
         "nothing was trained in 3 rounds in a row: all rewards of round 3 are 0.5; use a reward that differs between "
         "images."
@@ -111,7 +112,7 @@ def test_the_traceback_of_a_reward_is_in_the_log(tmp_path: Path, small_run: Make
         raise b2diffurl.errors.RewardFailed(f"no {len(images)} {len(prompts)}") from ZeroDivisionError("cause")
 
     with pytest.raises(RunStopped):
-        b2diffurl.train(tiny(small_run, prompts_file), output=tmp_path / "run", reward=breaks)
+        train(tiny(small_run, prompts_file), output=tmp_path / "run", reward=breaks)
     log = (tmp_path / "run" / "run.log").read_text(encoding="utf-8")
     assert "ZeroDivisionError: cause" in log
     assert "test_run_log.py" in log

@@ -12,12 +12,11 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-import b2diffurl
 from b2diffurl.algorithm.rollout import Rollout
 from b2diffurl.algorithm.schedule import Full
 from b2diffurl.errors import UserError
 from b2diffurl.run.settings import Logging, Run
-from b2diffurl.training.trainer import as_path
+from b2diffurl.training.trainer import as_path, train
 
 MakeRun = Callable[..., Run]
 
@@ -55,7 +54,7 @@ def run(small_run: MakeRun, prompts_file: Path) -> Run:
 
 
 def adapter(run: Run, output: Path) -> dict[str, Tensor]:
-    b2diffurl.train(run, output=output, reward=brightness)
+    train(run, output=output, reward=brightness)
     return load_file(next((output / "checkpoints").iterdir()) / "adapter.safetensors")
 
 

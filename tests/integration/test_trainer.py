@@ -11,7 +11,6 @@ from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file
 from torch import Tensor
 
-import b2diffurl
 from b2diffurl import RunStopped, UserError, emoji
 from b2diffurl.algorithm.advantage import PromptHistory
 from b2diffurl.algorithm.collapse import Collapse
@@ -28,7 +27,7 @@ from b2diffurl.run.directory import RunDirectory
 from b2diffurl.run.resolve import resolve
 from b2diffurl.run.settings import Logging, Run
 from b2diffurl.training.callbacks import Metrics
-from b2diffurl.training.trainer import Trainer
+from b2diffurl.training.trainer import Trainer, train
 
 MakeRun = Callable[..., Run]
 
@@ -52,7 +51,7 @@ def adapter_of(folder: Path) -> dict[str, Tensor]:
 def test_a_run_fills_its_folder(tmp_path: Path, small_run: MakeRun, prompts_file: Path) -> None:
     run = small_run(prompts=str(prompts_file))
     run = replace(run, logging=replace(run.logging, num_evaluation_images=4))
-    folder = b2diffurl.train(run, output=tmp_path / "run")
+    folder = train(run, output=tmp_path / "run")
     assert {path.name for path in folder.iterdir()} == {
         "run.toml", "env.json", "metrics.jsonl", "scores.jsonl", "samples", "checkpoints", "lora", "report.html",
         "evaluation.json", "run.log",
@@ -74,7 +73,7 @@ def test_scores_jsonl_tells_of_every_picture(tmp_path: Path, small_run: MakeRun)
         return brightness(images, prompts), {"caption": [f"not {prompt}" for prompt in prompts]}
 
     run = small_run(watch=("jpeg-size:compressible",))
-    folder = b2diffurl.train(run, output=tmp_path / "run", reward=describes)
+    folder = train(run, output=tmp_path / "run", reward=describes)
     lines = [json.loads(line) for line in (folder / "scores.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [line["round"] for line in lines] == [1] * 16 + [2] * 16
     num_branches = run.rollout.num_branches
@@ -91,7 +90,7 @@ def test_scores_jsonl_tells_of_every_picture(tmp_path: Path, small_run: MakeRun)
 
 def test_plain_ddpo_trains_every_trajectory_on_all_steps(tmp_path: Path, small_run: MakeRun) -> None:
     run = small_run(rollout=Rollout(num_branches=1), schedule=Full(), selection=All(), num_rounds=1)
-    line = metrics_of(b2diffurl.train(run, output=tmp_path / "run", reward=brightness))[0]
+    line = metrics_of(train(run, output=tmp_path / "run", reward=brightness))[0]
     assert line["selection/num_trajectories"] == 16
     assert line["interval/length"] == 6
 
@@ -102,7 +101,7 @@ def brightness_of_one(images: Tensor, prompts: Sequence[str]) -> Tensor:
 
 def test_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, small_run: MakeRun, prompts_file: Path) -> None:
     run = small_run(prompts=str(prompts_file), num_rounds=3)
-    whole = b2diffurl.train(run, output=tmp_path / "whole", reward=brightness)
+    whole = train(run, output=tmp_path / "whole", reward=brightness)
 
     class KilledError(BaseException):
         """Killed in the middle of round 3."""
@@ -118,12 +117,12 @@ def test_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, small_run: Make
 
     killed.__name__ = "brightness"
     with pytest.raises(KilledError):
-        b2diffurl.train(run, output=tmp_path / "parts", reward=killed)
+        train(run, output=tmp_path / "parts", reward=killed)
     assert read_toml(tmp_path / "parts" / "run.toml", Run).reward == f"{__name__}:brightness"
     with pytest.raises(UserError, match="holds a run with other settings"):
-        b2diffurl.train(run, output=tmp_path / "parts", reward=brightness_of_one, resume=True)
+        train(run, output=tmp_path / "parts", reward=brightness_of_one, resume=True)
     assert len(metrics_of(tmp_path / "parts")) == 2
-    parts = b2diffurl.train(run, output=tmp_path / "parts", reward=brightness, resume=True)
+    parts = train(run, output=tmp_path / "parts", reward=brightness, resume=True)
     assert metrics_of(whole) == metrics_of(parts)
     ours, theirs = adapter_of(whole), adapter_of(parts)
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
@@ -133,7 +132,7 @@ def test_adapter_loads_in_stock_diffusers_and_changes_the_pictures(
     tmp_path: Path, small_run: MakeRun, prompts_file: Path
 ) -> None:
     run = small_run(prompts=str(prompts_file), lora=LoRA(rank=4, alpha=16.0))
-    folder = b2diffurl.train(run, output=tmp_path / "run", reward=brightness)
+    folder = train(run, output=tmp_path / "run", reward=brightness)
     pipe = StableDiffusionPipeline.from_pretrained(emoji.model_dir())
     pipe.set_progress_bar_config(disable=True)
 
@@ -191,7 +190,7 @@ def test_a_round_without_selection_is_a_round_without_an_update(tmp_path: Path, 
     def same(images: Tensor, prompts: Sequence[str]) -> Tensor:  # noqa: ARG001
         return torch.ones(len(images))
 
-    lines = metrics_of(b2diffurl.train(small_run(), output=tmp_path / "run", reward=same))
+    lines = metrics_of(train(small_run(), output=tmp_path / "run", reward=same))
     assert [line["selection/num_trajectories"] for line in lines] == [0, 0]
     assert [line["update/num_optimizer_steps"] for line in lines] == [0, 0]
     assert all(line["objective/loss"] is None for line in lines)
@@ -211,7 +210,7 @@ def test_a_reward_that_is_not_finite_stops_the_run(tmp_path: Path, small_run: Ma
         return rewards
 
     with pytest.raises(RunStopped, match=r"round 2: the reward failed: the reward of image 5 is"):
-        b2diffurl.train(small_run(), output=tmp_path / "run", reward=sick)
+        train(small_run(), output=tmp_path / "run", reward=sick)
     assert json.loads((tmp_path / "run" / "stopped.json").read_text())["round"] == 2
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["round_00001"]
     assert (tmp_path / "run" / "report.html").is_file()
@@ -219,9 +218,7 @@ def test_a_reward_that_is_not_finite_stops_the_run(tmp_path: Path, small_run: Ma
 
 def test_a_reward_of_the_wrong_shape_stops_the_run(tmp_path: Path, small_run: MakeRun) -> None:
     with pytest.raises(RunStopped, match="shape"):
-        b2diffurl.train(
-            small_run(), output=tmp_path / "run", reward=lambda images, prompts: brightness(images, prompts)[:3]
-        )
+        train(small_run(), output=tmp_path / "run", reward=lambda images, prompts: brightness(images, prompts)[:3])
 
 
 def wild(small_run: MakeRun, prompts_file: Path, trust_region: TrustRegion, **collapse: int) -> Run:
@@ -240,7 +237,7 @@ def test_the_trust_region_holds_a_policy_that_would_run_away(
 ) -> None:
     run = wild(small_run, prompts_file, TrustRegion(max_kl=0.5, on_exceed="revert"))
     with pytest.raises(RunStopped, match="left the trust region"):
-        b2diffurl.train(run, output=tmp_path / "run", reward=brightness)
+        train(run, output=tmp_path / "run", reward=brightness)
     kls = [line["policy/kl_to_old"] for line in metrics_of(tmp_path / "run")]
     assert all(kl is None or kl <= 0.5 for kl in kls)
 
@@ -249,7 +246,7 @@ def test_steps_that_would_run_away_are_shrunk_and_the_run_goes_on(
     tmp_path: Path, small_run: MakeRun, prompts_file: Path
 ) -> None:
     run = wild(small_run, prompts_file, TrustRegion(max_kl=1e-3))
-    lines = metrics_of(b2diffurl.train(run, output=tmp_path / "run", reward=brightness))
+    lines = metrics_of(train(run, output=tmp_path / "run", reward=brightness))
     updated = [line for line in lines if line["policy/kl_to_old"] is not None]
     assert len(lines) == 12
     assert len(updated) > 6
@@ -262,19 +259,19 @@ def test_without_the_trust_region_the_collapse_is_caught(
     tmp_path: Path, small_run: MakeRun, prompts_file: Path
 ) -> None:
     with pytest.raises(RunStopped, match=r"nats per element|mean reward fell|contrast went|not finite|is nan|is inf"):
-        b2diffurl.train(
+        train(
             wild(small_run, prompts_file, TrustRegion(max_kl=float("inf"))), output=tmp_path / "run", reward=brightness
         )
     assert (tmp_path / "run" / "stopped.json").is_file()
 
 
 def test_a_folder_that_holds_a_run_is_left_alone(tmp_path: Path, small_run: MakeRun) -> None:
-    b2diffurl.train(small_run(num_rounds=1), output=tmp_path / "run", reward=brightness)
+    train(small_run(num_rounds=1), output=tmp_path / "run", reward=brightness)
     before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
     with pytest.raises(UserError, match="already holds a run"):
-        b2diffurl.train(small_run(num_rounds=1), output=tmp_path / "run", reward=brightness)
+        train(small_run(num_rounds=1), output=tmp_path / "run", reward=brightness)
     with pytest.raises(UserError, match="the intervals of schedule backward depend on it"):
-        b2diffurl.train(small_run(num_rounds=2), output=tmp_path / "run", reward=brightness, resume=True)
+        train(small_run(num_rounds=2), output=tmp_path / "run", reward=brightness, resume=True)
     assert before == {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
 
 
@@ -289,13 +286,13 @@ def test_a_collapsed_policy_leaves_no_checkpoint(tmp_path: Path, small_run: Make
 
     run = small_run(prompts=str(prompts_file), num_rounds=6)
     with pytest.raises(RunStopped, match="round 4: the mean reward fell"):
-        b2diffurl.train(run, output=tmp_path / "run", reward=falls)
+        train(run, output=tmp_path / "run", reward=falls)
     assert [path.name for path in sorted((tmp_path / "run" / "checkpoints").iterdir())] == ["round_00002"]
 
 
 def test_a_reward_that_cannot_be_loaded_leaves_no_folder_behind(tmp_path: Path, small_run: MakeRun) -> None:
     with pytest.raises(UserError, match=r"127\.0\.0\.1:9"):
-        b2diffurl.train(small_run(reward="remote:http://127.0.0.1:9"), output=tmp_path / "run")
+        train(small_run(reward="remote:http://127.0.0.1:9"), output=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

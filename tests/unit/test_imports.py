@@ -40,6 +40,7 @@ def test_the_public_names_are_listed_and_each_is_there() -> None:
         "evaluate",
         "compare",
         "Run",
+        "Result",
         "recipes",
         "Objective",
         "Reward",

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 from torch import Tensor
 
-import b2diffurl
 from b2diffurl.algorithm.collapse import Collapse
 from b2diffurl.algorithm.objectives import DPO
 from b2diffurl.algorithm.rollout import Rollout
@@ -33,6 +32,7 @@ from b2diffurl.run.disk import needed_bytes
 from b2diffurl.run.recipes import RECIPES, recipe
 from b2diffurl.run.resolve import resolve
 from b2diffurl.run.settings import Run, Sampler
+from b2diffurl.training.trainer import train
 
 _GIB = 2**30
 
@@ -97,7 +97,7 @@ def test_a_run_counts_what_the_plan_predicts(
     run = small_run(
         prompts=str(prompts_file), optimization=calm, trust_region=TrustRegion(max_kl=1e6), collapse=blind, **changes
     )
-    folder = b2diffurl.train(run, output=tmp_path / "run", reward=brightness)
+    folder = train(run, output=tmp_path / "run", reward=brightness)
     lengths = interval_lengths(run)
     for line, length in zip(metrics_of(folder), lengths, strict=True):
         cost = round_cost(run, model_shape("emoji"), num_interval_steps=length)

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-import b2diffurl
 from b2diffurl.errors import UserError
 from b2diffurl.prompts.lists import load_prompts
 from b2diffurl.run.recipes import emoji_quickstart
 from b2diffurl.run.resolve import resolve
+from b2diffurl.training.trainer import train
 
 LONG = "a bear riding a bike " * 8
 
@@ -74,5 +74,5 @@ def test_held_out_prompts_that_would_be_cut_are_refused_before_the_model_is_load
     run = replace(emoji_quickstart(), held_out_prompts=str(held_out))
     resolve(run)  # reads no tokenizer
     with pytest.raises(UserError, match="would be cut"):
-        b2diffurl.train(run, output=tmp_path / "run")
+        train(run, output=tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -12,8 +12,8 @@ from b2diffurl.algorithm.advantage import Branch
 from b2diffurl.algorithm.schedule import Backward
 from b2diffurl.analysis.study.compare import StudyResults, ratio_interval, value_at
 from b2diffurl.analysis.study.results import (
+    CellResult,
     Point,
-    Result,
     evaluation_points,
     read_result,
     result_file,
@@ -50,9 +50,9 @@ def point(queries: int, accuracy: float, entropy: float = 1.0, seconds: float = 
                  scores={"scene_accuracy": accuracy, "style_entropy": entropy})  # fmt: skip
 
 
-def result(cell: Cell, *points: Point, stopped: str = "") -> Result:
-    return Result(settings_sha256=settings_hash(cell.run), settings={}, seed=cell.seed, commit="abc", environment={},
-                  points=points, rounds={}, stopped=stopped)  # fmt: skip
+def result(cell: Cell, *points: Point, stopped: str = "") -> CellResult:
+    return CellResult(settings_sha256=settings_hash(cell.run), settings={}, seed=cell.seed, commit="abc",
+                      environment={}, points=points, rounds={}, stopped=stopped)  # fmt: skip
 
 
 def comparison(study: StudyFile, values: Mapping[str, Sequence[Sequence[Point]]]) -> StudyResults:

@@ -162,9 +162,10 @@ def test_a_reward_from_python_must_be_a_function(tmp_path: Path) -> None:
     """In a process of its own: types are not checked there."""
     script = """
 import b2diffurl
+from b2diffurl.training.trainer import train
 for reward in ("rw.py:clean", 5):
     try:
-        b2diffurl.train(b2diffurl.recipes.emoji_quickstart(), output="run", reward=reward)
+        train(b2diffurl.recipes.emoji_quickstart(), output="run", reward=reward)
     except b2diffurl.UserError as error:
         print(error)
 """

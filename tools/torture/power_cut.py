@@ -55,14 +55,18 @@ def _cases(runs: Runs, name: str, source: Path) -> Iterator[Case]:
 def _damage(runs: Runs, source: Path, file: str, damage: Callable[[Path], None]) -> Result:
     with runs.copy(source) as folder:
         damage(folder / file)
-        return runs.judge_damaged(folder, damaged=file, may_differ=file if _is_spare(folder, file) else "")
+        return runs.judge_damaged(folder, damaged=file, may_differ=_spare(folder, file))
 
 
-def _is_spare(folder: Path, file: str) -> bool:
-    """Whether a damaged file may differ at the end: a missing sample, or an old checkpoint of a finished run."""
-    is_sample = file.startswith("samples/round_") or file in ("samples", "samples/prompts.json")
+def _spare(folder: Path, file: str) -> str:
+    """Return what may differ at the end: a missing sample's round, an old checkpoint of a finished run, or "".
+
+    Without a sample, the scores of its round are left out too.
+    """
+    if file.startswith("samples") and not (folder / file).exists():
+        return "/".join(file.split("/")[:2])
     is_finished = (folder / "lora").is_dir()
-    return (is_sample and not (folder / file).exists()) or (is_finished and "checkpoints/round_00002" in file)
+    return file if is_finished and "checkpoints/round_00002" in file else ""
 
 
 def _adapter_cases(runs: Runs) -> Iterator[Case]:

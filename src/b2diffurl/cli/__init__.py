@@ -19,6 +19,7 @@ _COMMANDS = {
     "evaluate": ("evaluate", "evaluate"),
     "plan": ("plan", "plan"),
     "probe": ("probe", "probe"),
+    "report": ("report", "report"),
     "study": ("study", "study"),
     "merge": ("merge", "merge"),
     "rewards": ("rewards", "rewards"),
@@ -39,6 +40,7 @@ Fine-tune text-to-image diffusion models by reinforcement learning (B²-DiffuRL)
   probe RECIPE|run.toml   measure which steps decide the reward, and suggest what to train
   sample MODEL            generate images, with or without an adapter
   evaluate MODEL          evaluate a model: alignment and diversity
+  report RUN [RUN ...]    rebuild the report of a run, or compare several on one page
   study NAME|FILE.toml    compare methods over seeds; the paper's figures and tables are studies
   merge MODEL             write a model with an adapter merged into its weights
   rewards [NAME]          list the rewards and what each needs

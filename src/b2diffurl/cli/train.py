@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
+from annotated_types import Ge
 from rich.console import Console
 from rich.table import Table
 
@@ -15,7 +16,7 @@ from b2diffurl.cli.common import Switch, check_output, named_run, parse, prepare
 from b2diffurl.cli.console import ConsoleObserver
 from b2diffurl.cli.cost_lines import cpu_warning
 from b2diffurl.cli.time_left import run_time_left
-from b2diffurl.config import to_toml
+from b2diffurl.config import PositiveInt, check_range, to_toml
 from b2diffurl.distributed import AUTO, check_device, choose_device, device_of_rank, join_ranks, leave_ranks
 from b2diffurl.errors import UserError
 from b2diffurl.models.hub import check_push, push_to_hub
@@ -26,6 +27,7 @@ from b2diffurl.run.records import Evaluation
 from b2diffurl.run.resolve import ResolvedRun, resolve
 from b2diffurl.run.settings import Run
 from b2diffurl.training import trainer
+from b2diffurl.training.callbacks import Observer, ReportWriter
 from b2diffurl.training.notes import opening_notes
 from b2diffurl.training.trackers import TrackerName, Trackers, check_trackers
 
@@ -41,6 +43,7 @@ class TrainCommand:
         dry_run: check everything that can be checked without loading a model, print the run, and stop.
         track: trackers that receive metrics, settings and, where they take them, sample images.
         track_name: name of the run in the trackers; the default is the name of the run folder.
+        report_every: rebuild report.html after every so many rounds; the page reloads itself until the run has ended.
         device: device of the model, such as cpu or cuda; "auto" is the first of cuda, mps and cpu that there is.
         push_to_hub: repository, such as me/my-adapter, that the adapter is uploaded to at the end.
     """
@@ -51,6 +54,7 @@ class TrainCommand:
     dry_run: Switch = False
     track: tuple[TrackerName, ...] = ()
     track_name: str | None = None
+    report_every: PositiveInt | None = None
     device: str = AUTO
     push_to_hub: str | None = None
 
@@ -82,6 +86,8 @@ def train(words: list[str]) -> int:
 def _check_surroundings(flags: TrainCommand, output: Path) -> None:
     """Check what the run needs around it, before anything is loaded."""
     check_device(flags.device)
+    if flags.report_every is not None:
+        check_range("report_every", flags.report_every, [Ge(1)])
     if os.environ.get("RANK", "0") == "0":  # the ranks must not create and remove one folder at a time
         check_output(output)
     if flags.push_to_hub is not None:
@@ -107,13 +113,16 @@ def _train(resolved: ResolvedRun, flags: TrainCommand, output: Path) -> bool:
         flags.track if ranks.is_main else (), run=run, directory=output, run_name=flags.track_name or ""
     )
     shown = ConsoleObserver(console, num_rounds=run.num_rounds, rounds_done=rounds_done, time_left=time_left)
+    observers: list[Observer] = [shown, trackers]
+    if flags.report_every is not None and ranks.is_main:
+        observers.append(ReportWriter(output, every_rounds=flags.report_every))
     with shown, closing(trackers):
         trainer.train(
             resolved,
             output=output,
             resume=flags.resume,
             device=device,
-            observers=[shown, trackers],
+            observers=observers,
             ranks=ranks,
             on_message=partial(console.print, highlight=False, markup=False, soft_wrap=True),
         )

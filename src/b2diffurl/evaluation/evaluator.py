@@ -65,9 +65,10 @@ class Evaluator:
             on_progress=self.progress.advance,
         )
         generated = GeneratedImages.join(self.ranks.gather(own))
-        metrics = self._judge(generated.images, generated.prompts) if self.ranks.is_main else {}
+        metrics = self.judge(generated.images, generated.prompts) if self.ranks.is_main else {}
         return self.ranks.gather(metrics)[0]
 
     @cached_property
-    def _judge(self) -> Judge:
+    def judge(self) -> Judge:
+        """The judge, loaded at its first use."""
         return self.load_judge()

@@ -5,15 +5,20 @@ Shapes: B images of 3 x H x W in [0, 1].
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from html import escape
 
 import torch
 from jaxtyping import Float
+from PIL import Image
 from torch import Tensor
 
 from b2diffurl.algorithm.policy import DenoisingPolicy
 from b2diffurl.algorithm.randomness import NoiseKey
 from b2diffurl.algorithm.rollout import sample_branches
 from b2diffurl.errors import UserError
+from b2diffurl.images import PIXEL_ART_SIDE_PX, to_data_uri, to_pil
+
+_NUM_SHOWN = 24
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,6 +32,22 @@ class GeneratedImages:
 
     images: Float[Tensor, "B 3 H W"]
     prompts: tuple[str, ...]
+
+    @property
+    def pil(self) -> list[Image.Image]:
+        """The images as 8-bit PIL images."""
+        return [to_pil(image) for image in self.images]
+
+    def _repr_html_(self) -> str:
+        """Show the first images in a notebook, with their prompts."""
+        figures = [
+            f'<figure style="margin: 0; text-align: center; width: 128px"><img src="{to_data_uri(image)}" '
+            f'style="width: 128px; image-rendering: {"pixelated" if max(image.size) <= PIXEL_ART_SIDE_PX else "auto"}">'
+            f"<figcaption><small>{escape(prompt)}</small></figcaption></figure>"
+            for image, prompt in zip(self.pil[:_NUM_SHOWN], self.prompts, strict=False)
+        ]
+        more = f"<p>{_NUM_SHOWN} of {len(self.prompts)} images</p>" if len(self.prompts) > _NUM_SHOWN else ""
+        return f'<div style="display: flex; flex-wrap: wrap; gap: 8px">{"".join(figures)}</div>{more}'
 
     @staticmethod
     def join(parts: "Sequence[GeneratedImages]") -> "GeneratedImages":

@@ -93,11 +93,26 @@ def load_prompt_list(source: str, *, setting: str = "prompts") -> PromptList:
         ) from error
     if not isinstance(items, list) or not items:
         raise UserError(f"{setting} file {source} holds no prompt; write one prompt per line.")
-    pairs = [_prompt_and_metadata(item, source, setting) for item in cast("list[Any]", items)]
+    return _make_list(cast("list[Any]", items), where=f"{setting} file {source}")
+
+
+def own_prompt_list(prompts: Sequence[str], *, setting: str = "prompts") -> PromptList:
+    """Make a prompt list of prompts from Python.
+
+    Raises:
+        UserError: there is no prompt, one is empty or no string, or one is repeated.
+    """
+    if not prompts:
+        raise UserError(f"{setting} is empty; give one prompt or more.")
+    return _make_list(prompts, where=setting)
+
+
+def _make_list(items: Sequence[Any], *, where: str) -> PromptList:
+    pairs = [_prompt_and_metadata(item, where) for item in items]
     prompts = tuple(prompt for prompt, _ in pairs)
     duplicates = [prompt for prompt, count in Counter(prompts).items() if count > 1]
     if duplicates:
-        raise UserError(f"{setting} file {source} holds {min(duplicates)!r} more than once; keep each prompt once.")
+        raise UserError(f"{where} holds {min(duplicates)!r} more than once; keep each prompt once.")
     return PromptList(prompts=prompts, metadata={prompt: metadata for prompt, metadata in pairs if metadata})
 
 
@@ -138,13 +153,11 @@ def _items(path: Path) -> Any:
     return [line for line in lines if line and not line.startswith("#")]
 
 
-def _prompt_and_metadata(item: Any, source: str, setting: str) -> tuple[str, dict[str, Any]]:
+def _prompt_and_metadata(item: Any, where: str) -> tuple[str, dict[str, Any]]:
     table: dict[str, Any] = dict(cast("dict[str, Any]", item)) if isinstance(item, dict) else {"prompt": item}
     prompt = table.pop("prompt", None)
     if not isinstance(prompt, str) or not prompt.strip():
-        raise UserError(
-            f"{setting} file {source} holds {item!r}, which is not a prompt; give a string, or a table with `prompt`."
-        )
+        raise UserError(f"{where} holds {item!r}, which is not a prompt; give a string, or a table with `prompt`.")
     return prompt.strip(), table
 
 

@@ -173,7 +173,7 @@ SCORES: dict[str, Score] = {
     "pairwise_distance": Score(label="Pairwise distance", topic="diversity"),
 }
 """The known evaluation metrics, in display order."""
-_HELD_OUT = "held_out_"
+HELD_OUT = "held_out_"
 
 
 def note_of(name: str) -> str | None:
@@ -189,14 +189,14 @@ def note_of(name: str) -> str | None:
             "watched falls while the trained reward rises, the policy is hacking the trained reward."
         )
     score = name.removeprefix("evaluation/")
-    note = METRIC_NOTES.get(score.removeprefix(_HELD_OUT))
-    return f"On the prompts held out from training. {note}" if note and score.startswith(_HELD_OUT) else note
+    note = METRIC_NOTES.get(score.removeprefix(HELD_OUT))
+    return f"On the prompts held out from training. {note}" if note and score.startswith(HELD_OUT) else note
 
 
 def score_of(name: str) -> Score | None:
     """Return how to show an evaluation metric, or None for an unknown one."""
-    score = SCORES.get(name.removeprefix(_HELD_OUT))
-    return replace(score, label=f"{score.label}, held out") if score and name.startswith(_HELD_OUT) else score
+    score = SCORES.get(name.removeprefix(HELD_OUT))
+    return replace(score, label=f"{score.label}, held out") if score and name.startswith(HELD_OUT) else score
 
 
 def reward_term(name: str) -> str | None:

@@ -22,9 +22,14 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _INK, _GRID, _FIRST, _SECOND, _THIRD = "#010203", "#020304", "#030405", "#040506", "#050607"
-_CSS_VARIABLES = {_INK: "muted", _GRID: "line", _FIRST: "first", _SECOND: "second", _THIRD: "third"}
+_LINES = (_FIRST, _SECOND, _THIRD, "#060708", "#070809", "#08090a")
+_CSS_VARIABLES = {_INK: "muted", _GRID: "line"} | dict(
+    zip(_LINES, ("first", "second", "third", "fourth", "fifth", "sixth"), strict=True)
+)
+_DASHES = ("solid", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)), (0, (3, 1)), (0, (8, 3)))
+Curve = tuple[str, list[float], list[float]]  # label, horizontal and vertical values
 Ends = tuple[float, float, float]  # a value, and the lower and upper end of its interval
-_LARGE, _SMALL = (490, 240), (225, 165)  # in CSS pixels, as shown on a desktop page; the SVG scales
+_WIDE, _LARGE, _SMALL = (720, 230), (490, 240), (225, 165)  # in CSS pixels, as shown on a desktop page; the SVG scales
 _PHASES = {"rollout": _FIRST, "reward": _SECOND, "update": _THIRD}
 _MAX_MARKED_POINTS = 30
 _WINDOW_QUERIES = 192  # small rounds are noisy: curves show the mean over at least this many images
@@ -41,12 +46,21 @@ _STYLE: dict[str, Any] = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Chart:
-    """One chart of the report: title, last value as text, caption, and the plot as an SVG element."""
+    """One chart of the report.
+
+    Attributes:
+        title: display name.
+        latest: last value as text, or "".
+        caption: what is plotted.
+        svg: the plot as an SVG element.
+        legend: CSS variable and label of each curve, where there are several.
+    """
 
     title: str
     latest: str
     caption: str
     svg: str
+    legend: tuple[tuple[str, str], ...] = ()
 
 
 def save_panels(
@@ -134,6 +148,95 @@ def _half_length(ends: Ends) -> float:
     return half if math.isfinite(half) else 0.0
 
 
+def together_chart(run: RunRecord) -> Chart | None:
+    """Plot reward, judged metrics, held-out ones and watched rewards over reward queries, as changes since the start.
+
+    None if there is only the reward. A reward that rises while a watched one or the held-out prompts fall is visible at
+    a glance, whatever their units.
+    """
+    watched = [str(name) for name in run.settings.get("watch", ())]
+    queries = run.series("reward_queries")
+    trained = [(queries[index], value) for index, value in _points(run, "reward/mean").items()]
+    curves: list[tuple[str, list[tuple[float, float]]]] = [("reward", trained)]
+    for name in _main_scores(run):
+        score = score_of(name)
+        curves.append((score.label if score else name, _score_curve(run, name)))
+    for name in watched:
+        points = [(queries[index], value) for index, value in _points(run, f"reward/{name}/mean").items()]
+        curves.append((f"watched: {name}", points))
+    usable = [
+        (label, points) for label, points in curves if len(points) > 1 and all(math.isfinite(x) for x, _ in points)
+    ][: len(_LINES)]
+    if len(usable) < 2:
+        return None
+    changes = [_relative_curve(label, points) for label, points in usable]
+    svg = _svg("together", partial(_plot_curves, curves=changes), size=_WIDE, x_label="reward queries")
+    caption = (
+        "Change since the start, in % of the first value (of the largest change where that is near 0). All should "
+        "rise; a watched reward or a held-out metric that falls while the reward rises is a warning."
+    )
+    title = "Reward, judge, held-out and watched"
+    return Chart(title=title, latest="", caption=caption, svg=svg, legend=_legend(changes))
+
+
+def _main_scores(run: RunRecord) -> list[str]:
+    """Return the alignment metric that decides, and the same on held-out prompts."""
+    known = [*(run.evaluation.before if run.evaluation else {}), *(run.evaluation.after if run.evaluation else {})]
+    main = next((name for name in ("scene_accuracy", "clip_score") if name in known), None)
+    return [name for name in (main, f"held_out_{main}") if main and name in known]
+
+
+def _score_curve(run: RunRecord, name: str) -> list[tuple[float, float]]:
+    """Return an evaluation metric over reward queries, before and after training included."""
+    before, after = (run.evaluation.before, run.evaluation.after) if run.evaluation else ({}, {})
+    queries = run.series("reward_queries")
+    curve = [(queries[index], value) for index, value in _points(run, f"evaluation/{name}").items()]
+    if math.isfinite(before.get(name, math.nan)):
+        curve.insert(0, (0.0, before[name]))
+    if math.isfinite(after.get(name, math.nan)) and queries and (not curve or curve[-1][0] < queries[-1]):
+        curve.append((queries[-1], after[name]))
+    return curve
+
+
+def _relative_curve(label: str, points: Sequence[tuple[float, float]]) -> Curve:
+    values = [value for _, value in points]
+    spread = max(values) - min(values)
+    unit = abs(values[0]) if abs(values[0]) >= 0.1 * spread else spread
+    ends = f"{format_number(values[0])} → {format_number(values[-1])}"
+    changes = [100 * (value - values[0]) / (unit or 1.0) for value in values]
+    return f"{label}  {ends}", [x for x, _ in points], changes
+
+
+def _plot_curves(axes: "Axes", *, curves: Sequence[Curve]) -> None:
+    """Plot curves that differ in color and in dashes; the page has their legend."""
+    for (_, xs, ys), color, dashes in zip(curves, _LINES, _DASHES, strict=False):
+        marker = "o" if len(xs) <= _MAX_MARKED_POINTS else ""
+        axes.plot(xs, ys, color=color, linestyle=dashes, linewidth=2, marker=marker, markersize=3.5)
+
+
+def _legend(curves: Sequence[Curve]) -> tuple[tuple[str, str], ...]:
+    return tuple((_CSS_VARIABLES[color], label) for (label, _, _), color in zip(curves, _LINES, strict=False))
+
+
+def overlay_chart(title: str, curves: Sequence[Curve], *, caption: str) -> Chart:
+    """Plot the curves of several runs over reward queries.
+
+    Args:
+        title: title of the chart, also its name.
+        curves: one per run, at most six.
+        caption: what is plotted.
+    """
+    svg = _svg(f"overlay-{title}", partial(_plot_curves, curves=curves), size=_WIDE, x_label="reward queries")
+    return Chart(title=title, latest="", caption=caption, svg=svg, legend=_legend(curves))
+
+
+def reward_curve(run: RunRecord) -> tuple[list[float], list[float]]:
+    """Return reward queries and mean rewards of a run."""
+    queries = run.series("reward_queries")
+    points = {i: value for i, value in _points(run, "reward/mean").items() if math.isfinite(queries[i])}
+    return [queries[index] for index in points], list(points.values())
+
+
 def large_charts(run: RunRecord) -> list[Chart]:
     """Plot the reward and the interval length."""
     num_steps = run.num_inference_steps()
@@ -155,17 +258,12 @@ def small_charts(run: RunRecord) -> list[Chart]:
 
 def score_charts(run: RunRecord) -> list[Chart]:
     """Plot every score evaluated during training over reward queries, with those before and after training."""
-    before, after = (run.evaluation.before, run.evaluation.after) if run.evaluation else ({}, {})
-    queries, charts = run.series("reward_queries"), list[Chart]()
+    charts: list[Chart] = []
     for metric in run.metric_names():
-        name, points = metric.removeprefix("evaluation/"), _points(run, metric)
-        if name == metric or not points:
+        name = metric.removeprefix("evaluation/")
+        if name == metric or not _points(run, metric):
             continue
-        curve = [(queries[index], value) for index, value in points.items()]
-        if math.isfinite(before.get(name, math.nan)):
-            curve.insert(0, (0.0, before[name]))
-        if math.isfinite(after.get(name, math.nan)) and curve[-1][0] < queries[-1]:
-            curve.append((queries[-1], after[name]))
+        curve = _score_curve(run, name)
         score = score_of(name)
         plot = partial(_plot_line, xs=[x for x, _ in curve], ys=[y for _, y in curve])
         title, latest = score.label if score else name, format_number(curve[-1][1])

@@ -1,36 +1,56 @@
-"""Write `report.html` from the files of a run.
+"""Write `report.html`, the page of one run, and the page that compares several, from the files of the runs.
 
-Everything that comes from the run is escaped by `html.escape` before it is inserted into the template.
+The templates escape everything that comes from a run; only the charts, which matplotlib escapes, are inserted as they
+are.
 """
 
-import math
-from html import escape
+from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
-from string import Template
+from typing import TYPE_CHECKING, Any
 
-from b2diffurl.reporting.sections import (
-    curves_section,
-    metrics_section,
-    pairs_section,
-    scores_section,
-    strips_section,
-)
-from b2diffurl.reporting.text import count, format_duration, format_number
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from b2diffurl.reporting import headline, sections
+from b2diffurl.reporting.comparison import compare_records
+from b2diffurl.reporting.plots import Chart, large_charts, score_charts, small_charts, term_charts, together_chart
 from b2diffurl.run import files
+from b2diffurl.run.gallery import read_gallery
 from b2diffurl.run.records import RunRecord
+from b2diffurl.run.round_lines import read_rewards
+
+if TYPE_CHECKING:
+    from b2diffurl.run.directory import RunDirectory
 
 FACTS = ("model", "reward", "prompts", "seed")
-TIME_METRICS = ("time/rollout_s", "time/reward_s", "time/update_s")
-TEMPLATE_PATH = Path(__file__).with_name("template.html")
+_FILES = (
+    ("run.toml", "the settings"),
+    ("run.log", "what the console showed, with times"),
+    ("lora", "the adapter"),
+    ("samples", "the sample images"),
+    ("metrics.jsonl", "one line per round"),
+    ("scores.jsonl", "one line per image"),
+    ("evaluation.json", "metrics before and after"),
+    ("env.json", "versions and machine"),
+)
+_TEMPLATES = Environment(
+    loader=FileSystemLoader(Path(__file__).with_name("templates")),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
 
 
-def write_report(run_dir: Path) -> Path:
+def write_report(run_dir: Path, *, refresh_seconds: int = 0) -> Path:
     """Write `report.html`, one self-contained page, into a run directory.
 
     The run may be finished, in progress or stopped; sections without data are left out.
 
     Args:
         run_dir: the run directory; only `run.toml` must exist.
+        refresh_seconds: how often a browser loads the page anew while the run is unfinished; 0 for never.
 
     Returns:
         The path of the page, `run_dir / "report.html"`.
@@ -38,97 +58,98 @@ def write_report(run_dir: Path) -> Path:
     Raises:
         UserError: `run_dir` has no `run.toml`, or one of its files cannot be parsed.
     """
-    from b2diffurl.run.directory import RunDirectory  # loads torch, which `note_of` does not need
-
-    directory = RunDirectory(run_dir)
+    directory = _directory(run_dir)
     run = directory.read()
-    template = Template(TEMPLATE_PATH.read_text(encoding="utf-8"))
-    html = template.substitute(
-        title=escape(_title(run)),
-        summary=escape(_summary(run)),
-        facts=_facts(run),
-        banner=_banner(run) + _notes(run),
-        scores=scores_section(run.evaluation),
-        curves=curves_section(run),
-        pairs=pairs_section(run),
-        strips=strips_section(run),
-        metrics=metrics_section(run),
-        config=_details("run.toml", f"<pre>{escape(run.settings_text)}</pre>"),
-        environment=_environment(run),
-    )
-    files.write_text(directory.report_file, html)
+    gallery = read_gallery(directory.samples)
+    shown = sections.pairs(run, gallery)
+    content = {
+        "title": title_of(run),
+        "verdict": headline.verdict(run),
+        "refresh_seconds": 0 if directory.is_ended() else refresh_seconds,
+        "facts": [(name, str(run.settings[name])) for name in FACTS if name in run.settings],
+        "stop": run.stop,
+        "unfinished": headline.rounds_text(run) if _is_unfinished(run) else "",
+        "reward": headline.reward_change(run),
+        "changes": headline.evaluation_changes(run.evaluation),
+        "evaluation": run.evaluation,
+        "price": headline.price(run),
+        "findings": headline.findings(run),
+        "pairs": shown[: sections.MAX_FIRST_PAIRS],
+        "more_pairs": shown[sections.MAX_FIRST_PAIRS :],
+        "num_prompts": len({index for images in run.images.values() for index in images}),
+        "is_paired": len(run.images) > 1,
+        "has_scores": bool(gallery.scores),
+        "grids": sections.grids(run, gallery),
+        "grid_prompt": _grid_prompt(run),
+        "grid_side": run.settings.get("logging", {}).get("grid_side", 0),
+        "groups": sections.group_tables(gallery),
+        "strips": sections.strips(run),
+        "num_sampled_rounds": len(run.images),
+        "charts": _charts(run),
+        "more_charts": [*score_charts(run), *term_charts(run), *small_charts(run)],
+        "prompt_rows": sections.prompt_rows(read_rewards(directory.scores_file)),
+        "metrics": sections.metric_rows(run),
+        "settings_text": run.settings_text,
+        "environment": run.environment,
+        "files": [(name, what) for name, what in _FILES if (directory.path / name).exists()],
+        "repeat": _repeat(run, directory.path),
+    }
+    files.write_text(directory.report_file, _TEMPLATES.get_template("report.html").render(content))
     return directory.report_file
 
 
-def _title(run: RunRecord) -> str:
+def write_comparison(run_dirs: Sequence[Path], output: Path) -> Path:
+    """Write one page that compares runs: curves in one chart, final metrics, images of the same prompts side by side.
+
+    Args:
+        run_dirs: the run directories, at least two.
+        output: the page to write.
+
+    Raises:
+        UserError: a directory has no `run.toml`, a file cannot be parsed, or the page cannot be written.
+    """
+    content = compare_records([_directory(path).read() for path in run_dirs], names=[str(path) for path in run_dirs])
+    files.write_text(output, _TEMPLATES.get_template("comparison.html").render(content))
+    return output
+
+
+def _directory(path: Path) -> "RunDirectory":
+    """Import on first use: run/directory.py loads torch, which `note_of` does not need."""
+    return import_module("b2diffurl.run.directory").RunDirectory(path)
+
+
+def title_of(run: RunRecord) -> str:
+    """Return the title of a run: its recipe, or the name of its folder."""
     return str(run.settings.get("recipe", run.name))
 
 
-def _rounds_text(run: RunRecord) -> str:
-    done, planned = len(run.rounds), run.num_rounds()
-    if planned is None or done >= planned:
-        return count(done, "round")
-    return f"{done:,} of {count(planned, 'round')}"
+def svg(chart: Chart) -> Markup:
+    """Insert a chart as it is: matplotlib has escaped its texts."""
+    return Markup(chart.svg)
 
 
-def _summary(run: RunRecord) -> str:
-    """Summarize the run in one sentence."""
-    if not run.rounds:
-        return "No round has finished yet."
-    rewards = _finite(run, "reward/mean")
-    queries = _finite(run, "reward_queries")
-    seconds = [value for metric in TIME_METRICS for value in _finite(run, metric)]
-    facts = [_rounds_text(run)]
-    if rewards:
-        change = " → ".join(dict.fromkeys(format_number(value) for value in (rewards[0], rewards[-1])))
-        facts = [f"Reward {change} over {_rounds_text(run)}"]
-    if queries:
-        facts.append(count(int(queries[-1]), "reward query", plural="reward queries"))
-    if seconds:
-        facts.append(format_duration(sum(seconds)))
-    return ", ".join(facts) + "."
+_TEMPLATES.filters["svg"] = svg
 
 
-def _finite(run: RunRecord, metric: str) -> list[float]:
-    return [value for value in run.series(metric) if math.isfinite(value)]
-
-
-def _facts(run: RunRecord) -> str:
-    """List the main settings, and the numbers of rounds without an update, with a reverted or with a shrunk step."""
-    facts = [f"{name} <b>{escape(str(run.settings[name]))}</b>" for name in FACTS if name in run.settings]
-    num_idle = _finite(run, "update/num_optimizer_steps").count(0)
-    num_reverted = _finite(run, "update/step_reverted").count(1)
-    num_shrunk = sum(0 < scale < 1 for scale in _finite(run, "update/step_scale"))
-    if num_idle:
-        facts.append(f"{count(num_idle, 'round')} without an update")
-    if num_reverted:
-        facts.append(f"step reverted by the trust region in {count(num_reverted, 'round')}")
-    if num_shrunk:
-        facts.append(f"step shrunk by the trust region in {count(num_shrunk, 'round')}")
-    return "".join(f"<li>{fact}</li>" for fact in facts)
-
-
-def _banner(run: RunRecord) -> str:
-    if run.stop:
-        where = "" if run.stop.round is None else f" in round {run.stop.round:,}"
-        return f'<p class="banner stopped" role="alert"><b>Stopped{where}.</b> {escape(run.stop.cause)}</p>'
+def _is_unfinished(run: RunRecord) -> bool:
     planned = run.num_rounds()
-    if planned is not None and len(run.rounds) < planned:
-        return f'<p class="banner"><b>Unfinished.</b> {_rounds_text(run)} so far.</p>'
-    return ""
+    return run.stop is None and planned is not None and len(run.rounds) < planned
 
 
-def _notes(run: RunRecord) -> str:
-    return "".join(f'<p class="banner"><b>Note.</b> {escape(note)}</p>' for note in run.notes)
+def _charts(run: RunRecord) -> list[tuple[str, list[Chart]]]:
+    together = together_chart(run)
+    rows: list[tuple[str, list[Chart]]] = [
+        ("charts-wide", [together] if together else []),
+        ("charts-large", large_charts(run)),
+    ]
+    return [(style, charts) for style, charts in rows if charts]
 
 
-def _environment(run: RunRecord) -> str:
-    rows = "".join(
-        f'<tr><th scope="row">{escape(name)}</th><td>{escape(value)}</td></tr>'
-        for name, value in run.environment.items()
-    )
-    return _details("env.json", f"<table>{rows}</table>") if rows else ""
+def _grid_prompt(run: RunRecord) -> str:
+    return run.prompts[0] if run.prompts else "the first prompt"
 
 
-def _details(summary: str, content: str) -> str:
-    return f"<details><summary>{summary}</summary>{content}</details>"
+def _repeat(run: RunRecord, path: Path) -> list[str]:
+    """Return the commands that repeat the run; none if its reward exists in a Python session only."""
+    reward: Any = run.settings.get("reward", "")
+    return [] if "session:" in str(reward) else [f"b2diffurl train {path}/run.toml --output {path}-again"]

@@ -1,36 +1,69 @@
-"""Sample images as `<img>` elements with data URIs."""
+"""Images of a run as data URIs, with what is written below them."""
 
-import base64
-from html import escape
-from io import BytesIO
+from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
+
+from PIL import Image
 
 from b2diffurl.run.records import read_image
 
-MAX_SIDE_PX = 256
-PIXEL_ART_SIDE_PX = 64
-JPEG_QUALITY = 80
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Frame:
+    """One image of the page; an empty frame if there is none.
 
-def image_html(path: Path | None, *, alt: str) -> str:
-    """Embed one image, or an empty frame if there is none.
-
-    Images of at most 64 pixels per side are stored exactly (PNG) and shown without smoothing. Larger ones become JPEG
-    thumbnails of at most 256 pixels per side, which keeps the page small.
+    Attributes:
+        label: what is written below it, such as "round 10".
+        alt: its description.
+        src: data URI, or "".
+        width: pixels of the embedded image.
+        height: pixels of the embedded image.
+        is_pixel_art: whether it is enlarged without smoothing.
+        reward: its reward as text, or "".
+        is_right: what a judge decides on it; None if none does.
+        mark: "best" or "worst" of its branch group, or "".
     """
-    if path is None:
-        return '<span class="no-image">no image</span>'
-    buffer = BytesIO()
-    image = read_image(path)
-    is_pixel_art = max(image.size) <= PIXEL_ART_SIDE_PX
-    if is_pixel_art:
-        image.save(buffer, format="PNG", optimize=True)
-    else:
-        image.thumbnail((MAX_SIDE_PX, MAX_SIDE_PX))
-        image.save(buffer, format="JPEG", quality=JPEG_QUALITY, optimize=True)
-    image_format, style = ("png", ' class="pixel"') if is_pixel_art else ("jpeg", "")
-    data = base64.b64encode(buffer.getvalue()).decode("ascii")
-    return (
-        f'<img{style} src="data:image/{image_format};base64,{data}" alt="{escape(alt)}" '
-        f'width="{image.width}" height="{image.height}" loading="lazy">'
+
+    label: str
+    alt: str
+    src: str = ""
+    width: int = 0
+    height: int = 0
+    is_pixel_art: bool = False
+    reward: str = ""
+    is_right: bool | None = None
+    mark: str = ""
+
+
+def frame(
+    image: Path | Image.Image | None,
+    *,
+    label: str,
+    alt: str,
+    reward: str = "",
+    is_right: bool | None = None,
+    mark: str = "",
+) -> Frame:
+    """Embed one image: a file, an image, or None for an empty frame.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    if image is None:
+        return Frame(label=label, alt=alt)
+    whole = read_image(image) if isinstance(image, Path) else image
+    images = import_module("b2diffurl.images")  # it imports torch
+    longest = max(whole.size)
+    scale = min(1.0, 256 / longest)
+    return Frame(
+        label=label,
+        alt=alt,
+        src=images.to_data_uri(whole),
+        width=max(1, round(whole.width * scale)),
+        height=max(1, round(whole.height * scale)),
+        is_pixel_art=longest <= images.PIXEL_ART_SIDE_PX,
+        reward=reward,
+        is_right=is_right,
+        mark=mark,
     )

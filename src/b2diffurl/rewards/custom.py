@@ -1,5 +1,8 @@
 """Custom rewards: a function, an async function or a class, in a module or in a file.
 
+A reward from Python is recorded by its file where it can be imported from there, otherwise as "session:NAME": then
+only that session, or another one that gives it again, can continue the run.
+
 A custom reward returns a tensor, an array or a list, or a pair of one of these and info. It may have a parameter
 `metadata`, one mapping per image.
 """
@@ -23,10 +26,12 @@ from b2diffurl.rewards.builtin import BUILTIN_MODULES, RewardKind, RewardSetting
 from b2diffurl.rewards.facts import RewardFacts
 from b2diffurl.rewards.interface import Metadata, Reward, RewardOutput
 from b2diffurl.rewards.scores import split_output, to_tensor
-from b2diffurl.rewards.spec import Term
+from b2diffurl.rewards.spec import Term, parse_reward
 
+SESSION = "session:"
 _METADATA = "metadata"
 _DEVICE = "device"
+_GIVEN: dict[str, Callable[..., Any]] = {}  # rewards from Python within a weighted sum, by the name that is recorded
 
 
 class CustomReward:
@@ -46,7 +51,7 @@ class CustomReward:
     """
 
     def __init__(self, name: str, *, device: torch.device | str = "cpu") -> None:
-        target = find_named(name, kind="reward", what="function")
+        target = _find(name)
         self.name = name
         with user_code(f"reward {name}", raises=UserError):
             self.function = _instantiate(target, device) if inspect.isclass(target) else target
@@ -120,6 +125,71 @@ def name_of(reward: Reward | Callable[..., Any]) -> str:
     return f"{reward.__module__}:{name.strip('<>')}"
 
 
+def recorded_name(reward: Reward | Callable[..., Any]) -> str:
+    """Return the name by which run.toml records a reward from Python.
+
+    "FILE.py:NAME" or "PACKAGE.MODULE:NAME" for a function that can be imported by it, otherwise "session:NAME".
+
+    >>> recorded_name(lambda images, prompts: images.mean(dim=(1, 2, 3)))
+    'session:lambda'
+
+    Raises:
+        UserError: as `name_of`.
+    """
+    module_name, _, name = name_of(reward).rpartition(":")
+    module = inspect.getmodule(reward) if inspect.isfunction(reward) else None
+    if module is None or getattr(module, name, None) is not reward:
+        return f"{SESSION}{name}"
+    if "." in module_name and all(part.isidentifier() for part in module_name.split(".")):
+        return f"{module_name}:{name}"
+    file = getattr(module, "__file__", None)
+    if file is None or not str(file).endswith(".py"):
+        return f"{SESSION}{name}"
+    path = Path(file).resolve()
+    return f"{path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path}:{name}"
+
+
+def weighted_name(weights: Mapping[str | Callable[..., Any], float]) -> str:
+    """Return the name of a weighted sum; its functions can be loaded by that name in this process.
+
+    Args:
+        weights: the weight of each reward: a name such as "clip:emoji", or a function.
+
+    Raises:
+        UserError: a weight is invalid, a name is itself a weighted sum, or a key is neither a name nor a function.
+
+    >>> weighted_name({"clip:emoji": 1, "jpeg-size:compressible": -0.5})
+    '1*clip:emoji + -0.5*jpeg-size:compressible'
+    """
+    names: list[str] = []
+    for reward in weights:
+        name = reward if isinstance(reward, str) else recorded_name(reward)
+        if not isinstance(reward, str):
+            name = next(each for each in (name, *(f"{name}_{n}" for n in range(2, 99))) if each not in names)
+            _GIVEN[name] = reward
+        names.append(name)
+    text = " + ".join(f"{weight!r}*{name}" for name, weight in zip(names, weights.values(), strict=True))
+    if not names or tuple(term.name for term in parse_reward(text)) != tuple(names):
+        raise UserError(f"reward is {text!r}; give a dict from single rewards, by name or as functions, to weights.")
+    return text
+
+
+def _find(name: str) -> Callable[..., Any]:
+    """Return the function or class behind the name of a custom reward.
+
+    Raises:
+        UserError: there is none of that name.
+    """
+    if name in _GIVEN:
+        return _GIVEN[name]
+    if name.startswith(SESSION):
+        raise UserError(
+            f"reward is {name!r}, an object of a Python session, which has no file; continue the run from Python with "
+            "b2diffurl.train(..., reward=..., resume=True)."
+        )
+    return find_named(name, kind="reward", what="function")
+
+
 def hash_source(reward: Reward | Callable[..., Any] | str) -> str | None:
     """Return the sha256 of the source file of a custom reward; None if it has none, as in a notebook.
 
@@ -130,7 +200,9 @@ def hash_source(reward: Reward | Callable[..., Any] | str) -> str | None:
         UserError: there is no reward of that name.
     """
     if isinstance(reward, str):
-        find_named(reward, kind="reward", what="function")
+        given = _find(reward)
+        if reward in _GIVEN:
+            return hash_source(given)
         source = reward.rpartition(":")[0]
         file = source if source.endswith(".py") else getattr(sys.modules.get(source), "__file__", None)
     else:
@@ -150,7 +222,7 @@ def check_custom(term: Term, _: RewardSettings) -> None:
         UserError: the name does not exist, or cannot be called with images and prompts.
     """
     _check_form(term.name)
-    target = find_named(term.name, kind="reward", what="function")
+    target = _find(term.name)
     if inspect.isclass(target):
         _check_class(target, term.name)
         _check_arguments(target.__call__, term.name, num=3)  # with self

@@ -15,6 +15,7 @@ from b2diffurl.config import read_toml, to_toml
 from b2diffurl.errors import RunStopped, UserError
 from b2diffurl.evaluation.generate import GeneratedImages
 from b2diffurl.images import to_pil
+from b2diffurl.prompts.lists import load_prompts
 from b2diffurl.run import checkpoint as checkpoints
 from b2diffurl.run import files, records
 from b2diffurl.run.checkpoint import Checkpoint
@@ -47,7 +48,8 @@ class RunDirectory:
         self._environment = path / "env.json"
         self._evaluation = path / "evaluation.json"
         self._stopped = path / "stopped.json"
-        self._samples = path / "samples"
+        self.prompts_file = path / "prompts.json"
+        self.samples = path / "samples"
         self._notes = path / "notes.json"
 
     def lock(self, *, on_message: OnMessage) -> AbstractContextManager[None]:
@@ -79,7 +81,7 @@ class RunDirectory:
         """Whether a file is left over from a start that was killed before run.toml was written."""
         if path == self.checkpoints:
             return path.is_dir() and not any(path.iterdir())
-        return path.name in (LOCK_NAME, files.partial_path(self.run_file).name)
+        return path.name.removesuffix(".partial") in (LOCK_NAME, self.run_file.name, self.prompts_file.name)
 
     def is_ended(self) -> bool:
         """Whether the run has saved its adapter or was stopped."""
@@ -87,10 +89,12 @@ class RunDirectory:
 
     # Write
 
-    def begin(self, run: Run) -> None:
-        """Create the directory and write the settings of the run, unless those of a resumed run are there already."""
+    def begin(self, run: Run, *, prompts: Sequence[str] = ()) -> None:
+        """Create the directory; write the settings unless a resumed run's are there, and prompts if they name them."""
         files.make_directory(self.path)
         files.make_directory(self.checkpoints)
+        if run.prompts == str(self.prompts_file):
+            _write_prompts(self.prompts_file, prompts)
         if not self.is_started() or read_toml(self.run_file, Run) != run:  # another number of rounds
             files.write_text(self.run_file, to_toml(run))
 
@@ -104,13 +108,13 @@ class RunDirectory:
 
     def write_samples(self, samples: GeneratedImages, *, round_number: int) -> None:
         """Write the sample images of a round; round 0 is before training."""
-        directory = self._samples / f"round_{round_number:05d}"
+        directory = self.samples / f"round_{round_number:05d}"
         files.make_directory(directory)
         for index, image in enumerate(samples.images):
             content = io.BytesIO()
             to_pil(image).save(content, format="PNG")
             files.write_bytes(directory / f"{index:03d}.png", content.getvalue())
-        files.write_text(self._samples / "prompts.json", json.dumps(samples.prompts))
+        files.write_text(self.samples / "prompts.json", json.dumps(samples.prompts))
 
     def write_evaluation(self, when: str, numbers: dict[str, float], *, num_images: int, prompts: str) -> None:
         """Add scores to evaluation.json.
@@ -195,8 +199,8 @@ class RunDirectory:
             environment={name: str(value) for name, value in environment.items()},
             rounds=self.read_metrics(),
             evaluation=self.read_evaluation(),
-            prompts=records.read_list(self._samples / "prompts.json"),
-            images=records.list_images(self._samples),
+            prompts=records.read_list(self.samples / "prompts.json"),
+            images=records.list_images(self.samples),
             stop=self.read_stop(),
             notes=records.read_list(self._notes),
         )
@@ -224,3 +228,9 @@ class RunDirectory:
             UserError: stopped.json is not a JSON object.
         """
         return records.read_stop(self._stopped)
+
+
+def _write_prompts(file: Path, prompts: Sequence[str]) -> None:
+    """Write prompts from Python; a file that has the same ones, perhaps with metadata, stays."""
+    if not file.is_file() or load_prompts(str(file)) != tuple(prompts):
+        files.write_text(file, json.dumps(prompts, indent=1, ensure_ascii=False))

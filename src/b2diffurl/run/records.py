@@ -154,12 +154,21 @@ def read_list(path: Path) -> tuple[str, ...]:
     Raises:
         UserError: the file is not a JSON list.
     """
+    return tuple(str(text) for text in read_json_list(path))
+
+
+def read_json_list(path: Path) -> list[object]:
+    """Read a JSON list; empty if there is no such file.
+
+    Raises:
+        UserError: the file is not a JSON list.
+    """
     if not path.is_file():
-        return ()
-    texts = _parse(_read_text(path), where=str(path))
-    if not isinstance(texts, list):
-        raise UserError(f"{path} contains {type(texts).__name__}, not a list of texts; repair or remove it.")
-    return tuple(str(text) for text in cast("list[object]", texts))
+        return []
+    items = _parse(_read_text(path), where=str(path))
+    if not isinstance(items, list):
+        raise UserError(f"{path} contains {type(items).__name__}, not a JSON list; repair or remove it.")
+    return cast("list[object]", items)
 
 
 def list_images(samples: Path) -> dict[int, dict[int, Path]]:

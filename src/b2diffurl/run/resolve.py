@@ -61,12 +61,13 @@ class ResolvedRun:
         check_prompts(self.model.tokenizers, [*self.train_prompts, *self.held_out_prompts, *self.sample_prompts])
 
 
-def resolve(run: Run, *, own_reward: bool = False) -> ResolvedRun:
+def resolve(run: Run, *, own_reward: bool = False, own_prompts: PromptList | None = None) -> ResolvedRun:
     """Find and check everything that a run names, without loading a model.
 
     Args:
         run: the settings.
         own_reward: whether the reward is given from Python, so that `run.reward` is not used.
+        own_prompts: prompts from Python, used instead of reading `run.prompts`.
 
     Raises:
         UserError: the model, the prompts, the reward, the judge or the adapter to start from cannot be found or do not
@@ -85,7 +86,7 @@ def resolve(run: Run, *, own_reward: bool = False) -> ResolvedRun:
     initial_adapter = AdapterFile.of(Path(run.lora.init)) if run.lora.init else None
     if initial_adapter is not None:
         initial_adapter.check(run.lora)
-    prompt_list = load_prompt_list(run.prompts)
+    prompt_list = load_prompt_list(run.prompts) if own_prompts is None else own_prompts
     own_samples = run.logging.sample_prompts
     train, held_out = split_prompts(
         prompt_list.prompts,

@@ -9,6 +9,7 @@ from b2diffurl.config import flat_settings, from_tables, read_toml
 from b2diffurl.errors import UserError
 from b2diffurl.run.checkpoint import Checkpoint
 from b2diffurl.run.directory import RunDirectory
+from b2diffurl.run.gallery import read_gallery
 from b2diffurl.run.records import read_image
 from b2diffurl.run.round_lines import check_rounds, read_round_lines
 from b2diffurl.run.settings import Run
@@ -51,7 +52,9 @@ def check_directory(
     recorded = read_toml(directory.run_file, Run)
     record = directory.read()  # reads every file that the report needs
     rounds = record.rounds
-    for image in (image for images in record.images.values() for image in images.values()):
+    gallery = read_gallery(directory.samples)
+    samples = [image for images in record.images.values() for image in images.values()]
+    for image in (*samples, *gallery.grids.values(), *(sheet for sheet, _ in gallery.groups.values())):
         read_image(image)
     for file in (directory.metrics_file, directory.scores_file):
         read_round_lines(file)

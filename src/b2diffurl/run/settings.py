@@ -65,6 +65,8 @@ class Logging:
         num_samples: number of preview images, of prompts spread over the list, always from the same noise.
         sample_prompts: a list named as in `prompts`, of which each prompt gets one preview image, in place of
             num_samples images of training prompts; "" for those.
+        grid_side: n of the n x n grid of images of the first prompt, which shows diversity before and after training;
+            0 for none.
         num_evaluation_images: number of images that are evaluated before and after training; 0 for none.
         evaluate_before: whether the images before training are evaluated too.
         evaluate_every_rounds: rounds between evaluations during training; 0 for none.
@@ -79,6 +81,7 @@ class Logging:
     samples_every_rounds: PositiveInt = 10
     num_samples: PositiveInt = 16
     sample_prompts: str = ""
+    grid_side: NonNegativeInt = 3
     num_evaluation_images: NonNegativeInt = 0
     evaluate_before: bool = True
     evaluate_every_rounds: NonNegativeInt = 0

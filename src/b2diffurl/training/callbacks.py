@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from b2diffurl.evaluation.generate import GeneratedImages
+from b2diffurl.reporting import write_report
 
 Metrics = dict[str, float | int | None]
 
@@ -64,3 +65,29 @@ class ProgressReporter:
         for observer in self.observers:
             if isinstance(observer, SampleObserver):
                 observer.on_samples(samples, reward_queries=reward_queries)
+
+
+class ReportWriter:
+    """Rebuilds report.html while a run trains; the page reloads itself.
+
+    Args:
+        directory: the run folder.
+        every_rounds: number of rounds between two reports.
+        refresh_seconds: how often a browser loads the page anew.
+    """
+
+    def __init__(self, directory: Path, *, every_rounds: int = 1, refresh_seconds: int = 20) -> None:
+        self._directory = directory
+        self._every_rounds = every_rounds
+        self._refresh_seconds = refresh_seconds
+
+    def on_phase(self, name: str, *, total: int) -> None:
+        """Ignored."""
+
+    def on_progress(self, num: int) -> None:
+        """Ignored."""
+
+    def on_round(self, metrics: Metrics) -> None:
+        """Write the report."""
+        if int(metrics["round"] or 0) % self._every_rounds == 0:
+            write_report(self._directory, refresh_seconds=self._refresh_seconds)

@@ -28,6 +28,10 @@ class ImageScorer:
         num_images: images of the round on this rank.
         round_number: the round, for messages.
         progress: advanced by the number of images.
+        num_kept_groups: the images of so many branch groups, the first ones of this rank, are kept to be shown.
+
+    Attributes:
+        kept: their images, on the CPU.
     """
 
     def __init__(
@@ -40,6 +44,7 @@ class ImageScorer:
         num_images: int,
         round_number: int,
         progress: Progress = NO_PROGRESS,
+        num_kept_groups: int = 0,
     ) -> None:
         self._scoring = scoring
         self._decode = decode
@@ -48,7 +53,9 @@ class ImageScorer:
         self._num_images = num_images
         self._round_number = round_number
         self._progress = progress
+        self._num_kept = num_kept_groups * num_branches
         self._contrast: list[Tensor] = []
+        self.kept: list[Tensor] = []
         progress.phase("sample", num_images)
 
     def submit(self, chunk: RolloutChunk) -> None:
@@ -68,6 +75,7 @@ class ImageScorer:
             )
         prompts = [prompt for prompt in chunk.trajectories.prompts for _ in range(self._num_branches)]
         self._contrast.append(contrast(images))
+        self.kept += [image.cpu() for image in images[: self._num_kept - len(self.kept)]]
         self._scoring.submit(images, prompts, self._prompt_list.metadata_of(prompts))
         self._progress.advance(len(images))
 

@@ -23,7 +23,7 @@ from b2diffurl.models.text_to_image import TextToImageModel
 from b2diffurl.prompts.lists import sample_prompts
 from b2diffurl.reporting import write_report
 from b2diffurl.rewards import RewardSettings, load_reward, load_watched
-from b2diffurl.rewards.custom import name_of
+from b2diffurl.rewards.custom import recorded_name
 from b2diffurl.rewards.interface import Reward
 from b2diffurl.run.binding import bind_policy
 from b2diffurl.run.directory import RunDirectory
@@ -40,6 +40,7 @@ from b2diffurl.training.checkpoint import (
     make_checkpoint,
     restore_checkpoint,
 )
+from b2diffurl.training.gallery import num_kept_groups, save_grid, save_groups, score_samples
 from b2diffurl.training.idle import IdleWatch
 from b2diffurl.training.image_scorer import ImageScorer
 from b2diffurl.training.metrics import round_metrics
@@ -98,17 +99,7 @@ class Trainer:
             self.policy, self.optimizer, run.objective, _settings(run, self.model), ranks=ranks, progress=self.progress
         )
         self.strategy = _strategy(run)
-        self.evaluator = Evaluator(
-            policy=lambda: self.strategy.trained_policy(self.policy, self.state.past),
-            load_judge=partial(_load_judge, resolved.judge, reward=self.reward, device=device),
-            prompts=resolved.train_prompts,
-            held_out=resolved.held_out_prompts,
-            num_images=run.logging.num_evaluation_images if resolved.judge.kind != "none" else 0,
-            seed=run.seed,
-            chunk_size=run.rollout.chunk_size,
-            ranks=ranks,
-            progress=self.progress,
-        )
+        self.evaluator = _evaluator(self, device)
         self.state = RoundState(
             history=RewardHistory(normalizer=run.advantage), monitor=CollapseMonitor(config=run.collapse)
         )
@@ -127,7 +118,7 @@ class Trainer:
             RunStopped: the run must not continue; the last good checkpoint is kept.
         """
         if self.ranks.is_main:
-            self.directory.begin(self.run)
+            self.directory.begin(self.run, prompts=self.resolved.prompt_list.prompts)
             self.directory.remove_old_checkpoints(
                 last_round=self.rounds_done, num_kept=self.run.logging.num_checkpoints
             )
@@ -156,6 +147,8 @@ class Trainer:
             raise
         self._evaluate("after")
         if self.ranks.is_main:
+            judge = self.evaluator.judge if self.evaluator.num_images else None
+            score_samples(self.directory, self.resolved, reward=self.reward, judge=judge, log=self.log)
             write_results(self.directory, self.resolved, self.model, self.log)
 
     def _round(self, round_number: int) -> RoundResult:
@@ -173,8 +166,9 @@ class Trainer:
                     num_images=len(self.ranks.shard(run.num_trunks)) * run.rollout.num_branches,
                     round_number=round_number,
                     progress=self.progress,
+                    num_kept_groups=num_kept_groups(run, round_number) if self.ranks.is_main else 0,
                 )
-                return run_round(
+                result = run_round(
                     self.policy,
                     self.update,
                     self.state,
@@ -184,6 +178,8 @@ class Trainer:
                     scorer=scorer,
                     ranks=self.ranks,
                 )
+            save_groups(self.directory, result, scorer.kept)
+            return result
         except RewardFailed as failure:
             self._save_checkpoint()  # the completed rounds are still valid
             raise RunStopped(round_number=round_number, cause=f"the reward failed: {failure}") from failure
@@ -227,6 +223,10 @@ class Trainer:
             self.directory, self.resolved, self.evaluator.policy(), round_number=round_number,
             reward_queries=self.reward_queries, ranks=self.ranks, progress=self.progress,
         )  # fmt: skip
+        save_grid(
+            self.directory, self.resolved, self.evaluator.policy(), round_number=round_number, ranks=self.ranks,
+            progress=self.progress,
+        )  # fmt: skip
 
     def _save_checkpoint(self) -> None:
         if self.ranks.is_main:
@@ -245,6 +245,21 @@ class Trainer:
         if checkpoint is not None:
             restore_checkpoint(checkpoint, self.model, self.update, self.state)
             self.reward_queries = checkpoint.reward_queries
+
+
+def _evaluator(trainer: Trainer, device: torch.device | str) -> Evaluator:
+    run, resolved = trainer.run, trainer.resolved
+    return Evaluator(
+        policy=lambda: trainer.strategy.trained_policy(trainer.policy, trainer.state.past),
+        load_judge=partial(_load_judge, resolved.judge, reward=trainer.reward, device=device),
+        prompts=resolved.train_prompts,
+        held_out=resolved.held_out_prompts,
+        num_images=run.logging.num_evaluation_images if resolved.judge.kind != "none" else 0,
+        seed=run.seed,
+        chunk_size=run.rollout.chunk_size,
+        ranks=trainer.ranks,
+        progress=trainer.progress,
+    )
 
 
 def _strategy(run: Run) -> Strategy:
@@ -342,7 +357,7 @@ def train(
     """
     resolved = run if isinstance(run, ResolvedRun) else resolve(run, own_reward=reward is not None)
     if reward is not None:
-        resolved = replace(resolved, run=replace(resolved.run, reward=name_of(reward)))
+        resolved = replace(resolved, run=replace(resolved.run, reward=recorded_name(reward)))
     device, directory = choose_device(device), RunDirectory(as_path(output))
     opening = opening_notes(resolved, directory, device=device, resume=resume)
     resolved, _ = with_dtype(resolved, directory, device=device, resume=resume)

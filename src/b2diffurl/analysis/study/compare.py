@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from b2diffurl.analysis.study.results import Point, Result
+from b2diffurl.analysis.study.results import CellResult, Point
 from b2diffurl.analysis.study.spec import BASE, Cell, Claim
 from b2diffurl.evaluation.statistics import Interval, paired_difference, t_interval
 
@@ -38,8 +38,8 @@ class StudyResults:
         results: results by key.
     """
 
-    def __init__(self, cells: Sequence[Cell], results: Mapping[str, Result]) -> None:
-        self.results: dict[tuple[str, str, int], Result] = {
+    def __init__(self, cells: Sequence[Cell], results: Mapping[str, CellResult]) -> None:
+        self.results: dict[tuple[str, str, int], CellResult] = {
             (cell.condition, cell.arm, cell.seed): results[cell.key] for cell in cells if cell.key in results
         }
         self.conditions = list(dict.fromkeys(cell.condition for cell in cells))
@@ -91,7 +91,7 @@ class StudyResults:
         return [(ours, other) for ours, other in pairs if ours is not None and other is not None]
 
 
-def _lacks_start(result: Result) -> bool:
+def _lacks_start(result: CellResult) -> bool:
     return result.points[0].reward_queries > 0
 
 

@@ -52,7 +52,7 @@ class Point:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Result:
+class CellResult:
     """What is kept of a run.
 
     Attributes:
@@ -113,7 +113,7 @@ def _interim_images(directory: RunDirectory) -> int | None:
     return logging.get("num_interim_images") or logging.get("num_evaluation_images")
 
 
-def make_result(cell: Cell, directory: RunDirectory) -> Result:
+def make_result(cell: Cell, directory: RunDirectory) -> CellResult:
     """Make the result of a run that has ended.
 
     Raises:
@@ -121,7 +121,7 @@ def make_result(cell: Cell, directory: RunDirectory) -> Result:
     """
     rounds, environment = directory.read_metrics(), directory.read().environment
     stop: Stop | None = directory.read_stop()
-    return Result(
+    return CellResult(
         settings_sha256=settings_hash(cell.run),
         settings=_plain(changed_settings(cell.run)),
         seed=cell.seed,
@@ -147,14 +147,14 @@ def result_file(folder: Path, cell: Cell) -> Path:
     return folder / "runs" / f"{cell.key}.json"
 
 
-def write_result(file: Path, result: Result) -> None:
+def write_result(file: Path, result: CellResult) -> None:
     """Write a result, whole or not at all."""
     files.make_directory(file.parent)
     content = {"format": FORMAT} | asdict(result)
     files.write_text(file, json.dumps(_rounded(content), indent=1, ensure_ascii=False) + "\n")
 
 
-def read_result(file: Path, cell: Cell) -> Result | None:
+def read_result(file: Path, cell: Cell) -> CellResult | None:
     """Read the result of a cell; None if there is no file.
 
     Raises:
@@ -166,7 +166,7 @@ def read_result(file: Path, cell: Cell) -> Result | None:
         content = cast("Json", json.loads(file.read_text(encoding="utf-8")))
         number = content.pop("format")
         points = tuple(Point(**point) for point in content.pop("points"))
-        result = Result(**content, points=points)
+        result = CellResult(**content, points=points)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{file} is not the result of a run: {error}; delete it to repeat the run.") from error
     if number != FORMAT or result.settings_sha256 != settings_hash(cell.run) or result.seed != cell.seed:

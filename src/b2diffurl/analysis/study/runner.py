@@ -12,7 +12,7 @@ from pathlib import Path
 from threading import Lock
 
 from b2diffurl.analysis.plan import model_shape, round_costs
-from b2diffurl.analysis.study.results import Result, make_result, read_result, result_file, write_result
+from b2diffurl.analysis.study.results import CellResult, make_result, read_result, result_file, write_result
 from b2diffurl.analysis.study.spec import Cell, settings_hash
 from b2diffurl.config import read_toml, to_toml
 from b2diffurl.errors import UserError
@@ -41,7 +41,7 @@ class Runner:
     num_jobs: int = 1
     on_message: OnMessage = lambda _: None
 
-    def run(self, cells: Sequence[Cell]) -> dict[str, Result]:
+    def run(self, cells: Sequence[Cell]) -> dict[str, CellResult]:
         """Train what has no result, and return the results by key; a run that failed has none.
 
         Raises:
@@ -56,7 +56,7 @@ class Runner:
                     results[cell.key] = result
         return results
 
-    def existing(self, cells: Sequence[Cell]) -> dict[str, Result]:
+    def existing(self, cells: Sequence[Cell]) -> dict[str, CellResult]:
         """Return the results that exist, by key.
 
         Raises:
@@ -69,7 +69,7 @@ class Runner:
         """Return the run folder of a cell."""
         return RunDirectory(self.output / cell.key)
 
-    def _run(self, cell: Cell, *, clock: "_Clock") -> Result | None:
+    def _run(self, cell: Cell, *, clock: "_Clock") -> CellResult | None:
         directory = self.directory(cell)
         if directory.is_started():
             _check_same(cell, directory)

@@ -22,7 +22,7 @@ Tables = dict[str, Any]
 BASE = "base"  # the arm that claims compare with to measure a gain: the model before training
 _STUDIES = Path(__file__).parent / "studies"
 _UNCOUNTED_LOGGING = ("checkpoint_every_rounds", "num_checkpoints", "samples_every_rounds", "num_samples",
-                      "sample_prompts", "evaluate_before")  # fmt: skip
+                      "sample_prompts", "grid_side", "evaluate_before")  # fmt: skip
 
 
 @settings
@@ -301,6 +301,7 @@ def _make_run(study: StudyFile, changes: Sequence[Tables], *, where: str, seed: 
         num_interim_images=min(study.interim_images, study.evaluation_images) if every else 0,
         evaluate_every_rounds=every,
         samples_every_rounds=num_rounds,
+        grid_side=0,
     )
     return replace(run, num_rounds=num_rounds, logging=logging)
 
