@@ -26,7 +26,7 @@ from full_size_models import build, build_clip
 
 import b2diffurl
 from b2diffurl.algorithm.schedule import Full
-from b2diffurl.analysis.plan import CUDA_CONTEXT_BYTES, FAMILIES, estimate_memory, model_shape
+from b2diffurl.analysis.plan import CUDA_CONTEXT_BYTES, FAMILIES, estimate_memory, model_shape, planned_dtype
 from b2diffurl.cli.environment import prepare_process
 from b2diffurl.run.recipes import recipe
 from b2diffurl.run.settings import Run
@@ -92,8 +92,8 @@ def full_size(arguments: argparse.Namespace) -> Run:
     known = model_shape(run.model).family
     assert known is not None, "the recipe uses the embedded model"
     family = {name[768]: "sd1", name[1024]: "sd2", name[2048]: "sdxl"}[known.name]
-    if arguments.base_dtype:
-        run = replace(run, memory=replace(run.memory, base_dtype=arguments.base_dtype))
+    dtype_name = arguments.base_dtype or planned_dtype(run)
+    run = replace(run, memory=replace(run.memory, base_dtype=dtype_name), prompts=run.prompts or "template1-train")
     dtype = getattr(torch, run.memory.base_dtype)
     model = build(family, arguments.models / f"{family}-{run.memory.base_dtype}", dtype=dtype)
     steps = arguments.steps or run.sampler.num_inference_steps
@@ -138,7 +138,7 @@ def main() -> None:
     observer = PeakByPhase(device)
     with tempfile.TemporaryDirectory() as folder:
         b2diffurl.train(run, output=Path(folder) / "run", device=device, observers=[observer], progress="none")
-    estimate = estimate_memory(replace(run, reward=recipe(arguments.recipe).reward), model_shape(run.model))
+    estimate = estimate_memory(replace(run, reward=recipe(arguments.recipe).reward or "clip"), model_shape(run.model))
     assert estimate is not None
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
     measured, expected = max(observer.peaks.values()), estimate.total - CUDA_CONTEXT_BYTES

@@ -371,7 +371,8 @@ class Update:
             loss = self.objective.loss(batch)
             _check_finite(loss, "loss", step_index[step], round_number)
             weight = weights[step[: len(loss)]] * data.weights[index].view(-1, len(loss)).mean(dim=0)
-            ((loss * weight.to(loss.device)).sum() / num_losses).backward()
+            dtype = loss.dtype if loss.device.type == "mps" else weight.dtype  # mps has no float64
+            ((loss * weight.to(loss.device, dtype)).sum() / num_losses).backward()
             with torch.no_grad():
                 metrics = {f"objective/{name}": values for name, values in self.objective.metrics(batch).items()}
             for name, values in (metrics | {"objective/loss": loss.detach()}).items():

@@ -76,9 +76,9 @@ def evaluate(words: list[str]) -> int:
     _check_shown(shown, available, is_comparison=is_comparison)
     check_device(flags.generation.device)
     prepare()
-    generation = replace(flags.generation, device=announce_device(flags.generation.device))
     print_chain_note(flags.model)
     print_adapter_intervals(flags.lora, flags.generation)
+    generation = replace(flags.generation, device=announce_device(flags.generation.device))
     with progress_bar(evaluation.num_images * len(compared)) as advance:
         observations = observe(
             flags.model, prompts, compared, evaluation=evaluation, seed=flags.seed, generation=generation,

@@ -42,9 +42,9 @@ def sample(words: list[str]) -> int:
     prompts = read_prompts(flags.prompts)
     check_device(flags.generation.device)
     prepare()
-    generation = replace(flags.generation, device=announce_device(flags.generation.device))
     print_chain_note(flags.model)
     print_adapter_intervals(() if flags.lora is None else (flags.lora,), flags.generation)
+    generation = replace(flags.generation, device=announce_device(flags.generation.device))
     with progress_bar(flags.num_images or len(prompts)) as advance:
         generated = generate_images(
             flags.model, prompts, lora=flags.lora, num_images=flags.num_images, seed=flags.seed,

@@ -1,6 +1,7 @@
 """Callbacks for progress and metrics."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from b2diffurl.evaluation.generate import GeneratedImages
