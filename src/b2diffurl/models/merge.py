@@ -32,8 +32,8 @@ def check_mergeable(lora: Path, *, scale: float) -> None:
 def merge_adapter(model: ModelSource | str, lora: Path, output: Path, *, scale: float = 1.0) -> None:
     """Write a model with an adapter merged into its UNet: a diffusers pipeline in float32, in safetensors files.
 
-    The weight W of each adapted layer becomes W + scale * (alpha / rank) * (B @ A). All other components are those of the model,
-    including its scheduler and safety checker.
+    The weight W of each adapted layer becomes W + scale * (alpha / rank) * (B @ A). All other components are those of
+    the model, including its scheduler and safety checker.
 
     Args:
         model: its source, or its name: "emoji", a local diffusers directory, a .safetensors checkpoint file, or a hub
