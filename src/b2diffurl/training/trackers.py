@@ -52,7 +52,7 @@ class Trackers:
     folder, and drop what a resumed run repeats (TensorBoard only); for the others a resumed run is a new run.
 
     Args:
-        names: which trackers; none of them is no tracking.
+        names: which trackers; empty to track nothing.
         run: the settings, which become the tracker's configuration.
         directory: the run folder.
         run_name: name of the run in the trackers; by default that of the folder.
