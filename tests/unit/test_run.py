@@ -157,7 +157,7 @@ def test_everything_that_a_recipe_names_is_found(name: str, tmp_path: Path, monk
     [
         ({"model": "./nowhere"}, "model is './nowhere', which is not a directory; "),
         ({"prompts": "nowhere.txt"}, "prompts is 'nowhere.txt', which is neither a file nor a named list; "),
-        ({"reward": "aesthetic"}, "reward is 'aesthetic'; "),
+        ({"reward": "beauty"}, "reward is 'beauty'; "),
         ({"reward": "nowhere.at_all:score"}, "there is no module 'nowhere'; "),
         ({"reward": "math:nope"}, "module math has no function 'nope'."),
     ],
