@@ -28,7 +28,7 @@ class Change:
         before: the first value as text, or "".
         after: the last value as text, or "".
         change: the signed change as text, or "".
-        word: its direction in words, since not everyone can distinguish colors; or "".
+        word: its direction as text, since not everyone can distinguish colors; or "".
         style: "good", "bad" or "".
         note: its meaning.
     """

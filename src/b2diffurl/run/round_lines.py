@@ -68,13 +68,13 @@ def read_rewards(path: Path) -> list[tuple[int, str, float]]:
     """Return round, prompt and reward of each image of scores.jsonl.
 
     Raises:
-        UserError: as `read_round_lines`, or a line has no prompt or no reward.
+        UserError: as `read_round_lines`, or lines lack prompt or reward.
     """
     lines = [(number, cast("dict[str, Any]", json.loads(text))) for number, text in read_round_lines(path)]
     try:
         return [(number, str(line["prompt"]), float(line["reward"])) for number, line in lines]
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path} has a line without a prompt or a reward ({error}); repair or remove it.") from error
+        raise UserError(f"{path} has lines without prompt or reward ({error}); repair or remove it.") from error
 
 
 def _parse(line: bytes, *, where: str) -> tuple[int, str]:
