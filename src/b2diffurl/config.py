@@ -201,7 +201,7 @@ def flat_settings(value: Any) -> dict[str, Any]:
     Args:
         value: settings, or their tables.
     """
-    tables: dict[str, Any] = value if isinstance(value, dict) else to_tables(value)
+    tables: dict[str, Any] = value if isinstance(value, dict) else to_tables(value)  # pyright: ignore[reportUnknownVariableType]
     flat: dict[str, Any] = {}
     for name, entry in tables.items():
         if isinstance(entry, dict):

@@ -146,7 +146,7 @@ def describe_device(device: str) -> str:
     kind = torch.device(device).type
     if kind == "cuda":
         try:
-            properties: Any = torch.cuda.get_device_properties(device)  # pyright: ignore[reportUnknownMemberType]
+            properties: Any = torch.cuda.get_device_properties(device)  # pyright: ignore
         except (RuntimeError, AssertionError) as error:
             raise UserError(
                 f"device is {device!r}, which cannot be used ({str(error).splitlines()[0].rstrip('.')}); give cpu."

@@ -22,7 +22,7 @@ from b2diffurl.cli.console import ConsoleObserver
 from b2diffurl.cli.generation import progress_bar
 from b2diffurl.cli.notebook import NotebookObserver, is_notebook, notebook_display
 from b2diffurl.config import read_toml
-from b2diffurl.distributed import Ranks
+from b2diffurl.distributed import AUTO, Ranks
 from b2diffurl.errors import UserError
 from b2diffurl.evaluation.generate import GeneratedImages
 from b2diffurl.models.progress_bars import quiet_libraries
@@ -78,7 +78,7 @@ def train(
     prompts: str | Sequence[str] | None = None,
     reward: RewardInput | None = None,
     progress: ProgressName = "auto",
-    device: torch.device | str = "cpu",
+    device: torch.device | str = AUTO,
     resume: bool = False,
     **options: Unpack[TrainOptions],
 ) -> Result:
@@ -108,8 +108,9 @@ def train(
     ranks = options.pop("ranks", Ranks())
     observers, on_message = options.pop("observers", ()), options.pop("on_message", None)
     kind = _progress_kind(progress) if ranks.is_main else "none"
-    function = reward if reward is not None and not isinstance(reward, str | Mapping) else None
-    resolved = _resolve(_named(run), folder, prompts=prompts, reward=reward, function=function)
+    named = weighted_name(reward) if isinstance(reward, Mapping) else reward  # pyright: ignore[reportUnknownArgumentType]
+    function = named if named is not None and not isinstance(named, str) else None
+    resolved = _resolve(_named(run), folder, prompts=prompts, reward=named, function=function)
     with quiet_libraries(), _training_progress(kind, resolved.run.num_rounds) as (shown, show_message):
         trainer.train(
             resolved,
@@ -135,7 +136,7 @@ def _resolve(
     folder: Path,
     *,
     prompts: str | Sequence[str] | None,
-    reward: RewardInput | None,
+    reward: Reward | Callable[..., Any] | str | None,
     function: Reward | Callable[..., Any] | None,
 ) -> ResolvedRun:
     """Put prompts and reward from Python into the run, and check it."""
@@ -149,8 +150,8 @@ def _resolve(
     elif prompts is not None:
         own_prompts = own_prompt_list(prompts)
         run = replace(run, prompts=str(RunDirectory(folder).prompts_file))
-    if isinstance(reward, str | Mapping):
-        run = replace(run, reward=reward if isinstance(reward, str) else weighted_name(reward))
+    if isinstance(reward, str):
+        run = replace(run, reward=reward)
     return resolve(run, own_reward=function is not None, own_prompts=own_prompts)
 
 
@@ -285,5 +286,9 @@ def _bar(kind: str, total: int) -> Generator[Callable[[int], None]]:
             observer.close()
         return
     is_shown = kind == "terminal" and sys.stderr.isatty()
-    with progress_bar(total) if is_shown else nullcontext(lambda _: None) as advance:
+    with progress_bar(total) if is_shown else nullcontext(_ignore) as advance:
         yield advance
+
+
+def _ignore(_: int) -> None:
+    pass

@@ -60,12 +60,12 @@ class AdapterFile:
             UserError: there is no adapter, it is damaged, or its layers differ in rank or alpha.
         """
         folders = (directory, directory / "lora")
-        file, form = next(
-            ((folder / name, form) for folder in folders for name, form in _FORMS if (folder / name).is_file()),
-            (None, None),
-        )
-        if file is None or form is None:
+        candidates: list[tuple[Path, Literal["diffusers", "kohya", "peft"]]] = [
+            (folder / name, form) for folder in folders for name, form in _FORMS if (folder / name).is_file()
+        ]
+        if not candidates:
             raise UserError(f"{setting} is {str(directory)!r}, which holds no adapter; give a run or its lora folder.")
+        file, form = candidates[0]
         try:
             ranks, alphas, metadata = _read_header(file)
             sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
