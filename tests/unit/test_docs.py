@@ -1,7 +1,9 @@
 """The documentation is correct: doctests, recipes, the commands of the README and the pages."""
 
+import ast
 import doctest
 import importlib
+import inspect
 import pkgutil
 import re
 import shlex
@@ -14,7 +16,7 @@ from safetensors.torch import save_file
 
 import b2diffurl
 from b2diffurl.analysis.study.spec import make_cells, read_study, study_names
-from b2diffurl.cli import _COMMANDS, _HELP, main
+from b2diffurl.cli import _COMMANDS, _HELP, common, main
 from b2diffurl.run.recipes import RECIPES
 from b2diffurl.run.resolve import resolve
 from tools import architecture
@@ -155,3 +157,67 @@ def test_the_loop_is_quoted_anew_where_it_differs(tmp_path: Path, capsys: pytest
     assert architecture.main(["--root", str(tmp_path)]) == 0
     assert page.read_text(encoding="utf-8") == before.replace("old\n", "# Why.\nif 1:\n    return 2\n")
     assert architecture.main(["--root", str(tmp_path), "--check"]) == 0
+
+
+class FlagsAccepted(Exception):  # noqa: N818
+    """The flags of a command were accepted."""
+
+
+def other_commands(text: str) -> list[str]:
+    """Commands of indented blocks other than `train`; what the page leaves open, such as RECIPE, is left out."""
+    lines = [
+        line.split(" #")[0].partition(" > ")[0].strip()
+        for line in text.replace("\\\n", " ").splitlines()
+        if line[:4] == "    "
+    ]
+    return [
+        line
+        for line in lines
+        if re.match(r"b2diffurl (?!train)[a-z-]+ ", line) and not re.search(r"\b[A-Z]{3,}\b", line)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("page", "line"),
+    [(page.stem, line) for page in (ROOT / "README.md", *PAGES) for line in other_commands(page.read_text("utf-8"))],
+)
+@pytest.mark.usefixtures("as_a_user")
+def test_flags_of_the_other_commands_of_the_pages_are_accepted(
+    page: str, line: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def parse_only(*arguments: object, **options: object) -> None:
+        common.parse(*arguments, **options)  # pyright: ignore
+        raise FlagsAccepted
+
+    words = shlex.split(line)[1:]
+    module = importlib.import_module(f"b2diffurl.cli.{_COMMANDS[words[0]][0]}")
+    if not hasattr(module, "parse"):
+        assert main(words) == 0, page
+        return
+    monkeypatch.setattr(module, "parse", parse_only)
+    with pytest.raises(FlagsAccepted):
+        main(words)
+
+
+def python_blocks(text: str) -> list[str]:
+    return [
+        textwrap.dedent(block) for block in re.findall(r"^ *```python\n(.*?)^ *```", text, re.DOTALL | re.MULTILINE)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("page", "block"),
+    [(page.stem, block) for page in (ROOT / "README.md", *PAGES) for block in python_blocks(page.read_text("utf-8"))],
+)
+def test_python_of_the_pages_names_what_exists(page: str, block: str) -> None:
+    """Every block compiles, what it imports from the package exists, and calls have arguments that are accepted."""
+    tree = ast.parse(block)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("b2diffurl"):
+            module = importlib.import_module(str(node.module))
+            assert all(hasattr(module, alias.name) for alias in node.names), page
+        is_call = isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
+        if is_call and ast.unparse(node.func.value) == "b2diffurl":
+            signature = inspect.signature(getattr(b2diffurl, node.func.attr))
+            keywords = {str(keyword.arg): None for keyword in node.keywords if keyword.arg}
+            signature.bind(*node.args, **keywords)

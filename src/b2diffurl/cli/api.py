@@ -40,7 +40,7 @@ from b2diffurl.training.trainer import as_path
 
 ProgressName = Literal["auto", "terminal", "notebook", "none"]
 _PROGRESS = ("auto", "terminal", "notebook", "none")
-RewardInput = Reward | Callable[..., Any] | str | Mapping[Any, float]
+RewardInput = Reward | Callable[..., Any] | str | Mapping[Any, float | int]
 
 
 class TrainOptions(TypedDict, total=False):

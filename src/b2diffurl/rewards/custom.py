@@ -149,7 +149,7 @@ def recorded_name(reward: Reward | Callable[..., Any]) -> str:
     return f"{path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path}:{name}"
 
 
-def weighted_name(weights: Mapping[str | Callable[..., Any], float]) -> str:
+def weighted_name(weights: Mapping[str | Callable[..., Any], float | int]) -> str:
     """Return the name of a weighted sum; its functions can be loaded by that name in this process.
 
     Args:
