@@ -15,7 +15,7 @@ from b2diffurl.algorithm.shrunk import Shrunk
 from b2diffurl.algorithm.strategies import ADVANTAGES, SELECTIONS, AnyAdvantage, AnySelection
 from b2diffurl.cli import main
 from b2diffurl.config import from_tables, to_toml
-from b2diffurl.run.recipes import emoji_quickstart
+from b2diffurl.run.recipes import emoji_b2_paper
 from b2diffurl.run.settings import Run
 
 NORMALIZERS: tuple[AnyAdvantage, ...] = (PromptHistory(), Batch(), Branch(), Shrunk())
@@ -65,12 +65,12 @@ def test_a_rule_goes_through_toml_and_flags(
     rule: AnyAdvantage | AnySelection, capsys: pytest.CaptureFixture[str]
 ) -> None:
     kind = "advantage" if isinstance(rule, Normalizer) else "selection"
-    run = replace(emoji_quickstart(), **{kind: rule})  # pyright: ignore[reportArgumentType]
+    run = replace(emoji_b2_paper(), **{kind: rule})  # pyright: ignore[reportArgumentType]
     assert from_tables(tomllib.loads(to_toml(run)), Run) == run
-    assert main(["train", "emoji-quickstart", "--dry-run", f"{kind}:{rule.use}"]) == 0
+    assert main(["train", "emoji-b2-paper", "--dry-run", f"{kind}:{rule.use}"]) == 0
     assert getattr(from_tables(tomllib.loads(capsys.readouterr().out), Run), kind) == rule
 
 
 def test_training_of_trunks_goes_through_flags(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["train", "emoji-quickstart", "--dry-run", "--rollout.train-trunk"]) == 0
+    assert main(["train", "emoji-b2-paper", "--dry-run", "--rollout.train-trunk"]) == 0
     assert tomllib.loads(capsys.readouterr().out)["rollout"]["train_trunk"] is True

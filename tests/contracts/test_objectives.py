@@ -26,7 +26,7 @@ from b2diffurl.errors import UserError
 from b2diffurl.models import LoRA
 from b2diffurl.models.text_to_image import TextToImageModel
 from b2diffurl.reporting import note_of
-from b2diffurl.run.recipes import emoji_quickstart
+from b2diffurl.run.recipes import emoji_b2_paper
 from b2diffurl.run.settings import Run
 from tests.conftest import perturb
 from tests.rounds import (
@@ -326,14 +326,14 @@ def test_the_update_is_an_ascent_of_the_good(objective: Objective, sampled: Roun
 
 
 def tables(**objective: Any) -> dict[str, Any]:
-    quick = to_tables(replace(emoji_quickstart(), optimization=Optimization(num_inner_epochs=1, num_minibatches=1)))
+    quick = to_tables(replace(emoji_b2_paper(), optimization=Optimization(num_inner_epochs=1, num_minibatches=1)))
     return quick | {"objective": objective}
 
 
 @each
 def test_a_run_with_it_goes_through_toml_and_back(objective: Any) -> None:
     one_step = Optimization(num_inner_epochs=1, num_minibatches=1)
-    run = replace(emoji_quickstart(), objective=objective, optimization=one_step)
+    run = replace(emoji_b2_paper(), objective=objective, optimization=one_step)
     assert from_tables(tomllib.loads(to_toml(run)), Run) == run
 
 
@@ -430,7 +430,7 @@ def test_the_embedded_model(objective: Objective, trained: TextToImageModel, rol
             bound(trained),
             torch.optim.AdamW(parameters.values(), lr=1e-4),
             objective,
-            UpdateSettings(optimization=ONE_STEP, trust_region=emoji_quickstart().trust_region),
+            UpdateSettings(optimization=ONE_STEP, trust_region=emoji_b2_paper().trust_region),
         )
         result = update.optimize(replace(rollout, advantages=advantages, pairs=chosen.pairs), seed=0, round_number=1)
         metrics = metrics_of(result)

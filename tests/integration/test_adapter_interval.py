@@ -32,7 +32,7 @@ from b2diffurl.models import AdapterInterval, LoRA, read_adapter_interval
 from b2diffurl.models.text_to_image import TextToImageModel
 from b2diffurl.run.binding import bind_policy
 from b2diffurl.run.directory import RunDirectory
-from b2diffurl.run.recipes import emoji_quickstart
+from b2diffurl.run.recipes import emoji_b2_paper
 from b2diffurl.run.resolve import resolve
 from b2diffurl.run.settings import Logging, Run, Sampler
 from b2diffurl.training.trainer import Trainer, train
@@ -65,7 +65,7 @@ def trained() -> TinyPolicy:
 def test_trunks_are_the_base_models_to_the_bit_and_branches_are_not(policy: TextToImageModel) -> None:
     """On the embedded model, with an adapter that is not zero."""
     sampler = Sampler(num_inference_steps=T, guidance_scale=1.0)
-    run = replace(emoji_quickstart(), sampler=sampler, schedule=Backward(tau_first=TAU))
+    run = replace(emoji_b2_paper(), sampler=sampler, schedule=Backward(tau_first=TAU))
     bound = bind_policy(policy, run)
     prompts = (PROMPT, "a cat playing chess")
     ours = sample_all(bound.with_adapter_in(TAU), prompts, **ARGUMENTS).trajectories.latents
@@ -144,7 +144,7 @@ def test_trajectories_equal_the_literal_twin(trained: TinyPolicy, interval_lengt
     ],
 )
 def test_an_interval_without_effect_is_refused(changes: dict[str, Any], message: str) -> None:
-    run = replace(emoji_quickstart(), **changes)
+    run = replace(emoji_b2_paper(), **changes)
     with pytest.raises(UserError) as refused:
         replace(run, lora=LoRA(interval=True))
     assert str(refused.value).startswith(message)
@@ -154,7 +154,7 @@ def test_an_interval_without_effect_is_refused(changes: dict[str, Any], message:
 
 @pytest.mark.parametrize("schedule", [Backward(tau_max=19), Adaptive(tau_max=19), Table(rows=((1, 20), (2, 14)))])
 def test_a_schedule_that_ends_earlier_is_accepted(schedule: Backward | Adaptive | Table) -> None:
-    assert replace(emoji_quickstart(), schedule=schedule, lora=LoRA(interval=True)).lora.interval
+    assert replace(emoji_b2_paper(), schedule=schedule, lora=LoRA(interval=True)).lora.interval
 
 
 @pytest.mark.parametrize(
@@ -172,7 +172,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Three rounds, whose intervals have 2, 3 and 3 of 5 steps."""
     prompts = tmp_path_factory.mktemp("prompts") / "prompts.txt"
     prompts.write_text(f"{PROMPT}\na cat playing chess\n", encoding="utf-8")
-    base = emoji_quickstart()
+    base = emoji_b2_paper()
     return replace(
         base,
         prompts=str(prompts),

@@ -17,7 +17,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 import b2diffurl
 from b2diffurl.reporting import write_comparison, write_report
-from b2diffurl.run.recipes import emoji_quickstart
+from b2diffurl.run.recipes import emoji_b2_paper
 from b2diffurl.run.settings import Logging
 
 _OVERFLOW = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
@@ -51,7 +51,7 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture(scope="module")
 def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run with a watched reward, held-out prompts and evaluations in between."""
-    base = emoji_quickstart()
+    base = emoji_b2_paper()
     run = replace(
         base,
         num_rounds=2,

@@ -82,7 +82,7 @@ def test_an_interrupted_run_goes_on(
     (tmp_path / "interrupting_reward.py").write_text(REWARD_MODULE, encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
     folder = tmp_path / "run"
-    words = ["train", "emoji-quickstart", "--output", str(folder), "--reward", "interrupting_reward:brightness"]
+    words = ["train", "emoji-b2-paper", "--output", str(folder), "--reward", "interrupting_reward:brightness"]
     words += ["--num-rounds", "2", "--reward-queries-per-round", "8", "--logging.num-evaluation-images", "0"]
     words += ["--sampler.num-inference-steps", "4", "--schedule.tau-first", "3", "--logging.num-samples", "1"]
     assert main([*words, "--track", "tensorboard"]) == 130

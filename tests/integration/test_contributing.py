@@ -99,7 +99,7 @@ def test_a_run_of_a_users_schedule_selection_and_advantage(folder: Path) -> None
     (folder / "mine.py").write_text(COMPONENTS, encoding="utf-8")
     words = ["--schedule.use", "mine.py:Shrinking", "--advantage.use", "mine.py:Ranks"]
     words += ["--selection.use", "mine.py:FirstBranches", "--selection.options", "count", "3"]
-    assert main(["train", "emoji-quickstart", *words, *SMALL]) == 0
+    assert main(["train", "emoji-b2-paper", *words, *SMALL]) == 0
     metrics = check_complete(folder / "out")
     assert [values["interval/length"] for values in metrics] == [3, 2]
     assert [values["interval/rounds_so_far"] for values in metrics] == [1, 2]

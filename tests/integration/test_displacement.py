@@ -70,7 +70,7 @@ def test_the_command_measures_information_on_the_embedded_model(
                 parameter.copy_(0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)))
     model.save_lora(tmp_path / "lora")
     words = (
-        "probe emoji-quickstart --num-trunks 0 --sampler.num-inference-steps 4 --schedule.tau-first 3 --tau-last 1 "
+        "probe emoji-b2-paper --num-trunks 0 --sampler.num-inference-steps 4 --schedule.tau-first 3 --tau-last 1 "
         f"--num-trajectories 96 --num-groups 48 --lora {tmp_path / 'lora'} --output {tmp_path / 'out'}"
     )
     assert main(words.split()) == 0

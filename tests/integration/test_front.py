@@ -43,7 +43,7 @@ from tests.conftest import perturb
 from tests.tiny_models import tiny_sd1
 
 PROMPT = "a bear riding a bike"
-QUICK = "emoji-quickstart"
+QUICK = "emoji-b2-paper"
 SPACINGS = ("leading", "trailing", "linspace")
 NAMES = (
     "PNDMScheduler", "DDIMScheduler", "DDPMScheduler", "EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler",
@@ -432,4 +432,4 @@ def test_only_a_file_named_run_toml_stands_for_its_folder(
     monkeypatch.chdir(tmp_path)
     assert main(["show", QUICK]) == 0
     (tmp_path / "my-run.toml").write_text(capsys.readouterr().out, encoding="utf-8-sig")  # and with a byte order mark
-    assert "runs/emoji-quickstart-seed0 holds no run" in refused(capsys, "train", "my-run.toml", "--resume")
+    assert "runs/emoji-b2-paper-seed0 holds no run" in refused(capsys, "train", "my-run.toml", "--resume")

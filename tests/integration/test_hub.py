@@ -106,7 +106,7 @@ def adapter(tmp_path: Path) -> Path:
         name="run", settings_text="", settings={}, environment={},
         rounds=({"reward_queries": 8, "reward/mean": 0.5},), evaluation=evaluation, prompts=(), images={}, stop=None,
     )  # fmt: skip
-    write_card(directory, recipe("emoji-quickstart"), record)
+    write_card(directory, recipe("emoji-b2-paper"), record)
     return directory
 
 

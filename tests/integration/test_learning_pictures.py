@@ -18,7 +18,7 @@ PROMPTS = ("a bear riding a bike", "a cat playing chess", "a cow washing dishes"
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "num_rounds"),
-    [("emoji-quickstart", 6), ("emoji-dpo", 6), ("emoji-policy-gradient", 24), ("emoji-dpok", 24)],
+    [("emoji-b2-paper", 6), ("emoji-dpo", 6), ("emoji-policy-gradient", 24), ("emoji-dpok", 24)],
 )
 def test_clip_score_rises(name: str, num_rounds: int, tmp_path: Path) -> None:
     """As the recipes have it, with fewer steps, prompts and pictures."""

@@ -51,7 +51,7 @@ def test_a_run_is_parsed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     for module in (resolve_module, trainer):
         monkeypatch.setattr(module, "resolve", resolve)
     monkeypatch.setattr("b2diffurl.cli.train.resolve", resolve)
-    words = ["train", "emoji-quickstart", "--output", str(tmp_path / "run"), "--prompts", str(prompts)]
+    words = ["train", "emoji-b2-paper", "--output", str(tmp_path / "run"), "--prompts", str(prompts)]
     words += ["--held-out-prompts", str(held_out), "--reward", f"{__name__}:brightness", "--num-rounds", "1"]
     words += ["--reward-queries-per-round", "4", "--logging.num-evaluation-images", "0", "--logging.num-samples", "1"]
     words += ["--sampler.num-inference-steps", "3", "--schedule.tau-first", "2"]

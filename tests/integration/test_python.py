@@ -108,7 +108,7 @@ def test_invalid_weights_are_refused(weights: Any, message: str) -> None:
     ],
 )
 def test_mistakes_are_refused_before_anything_is_written(arguments: Any, message: str, tmp_path: Path) -> None:
-    settings = {"run": "emoji-quickstart", "output": tmp_path / "run"} | arguments
+    settings = {"run": "emoji-b2-paper", "output": tmp_path / "run"} | arguments
     with pytest.raises(UserError, match=message):
         b2diffurl.train(settings.pop("run"), **settings)
     assert not (tmp_path / "run").exists()
@@ -120,7 +120,7 @@ def test_values_of_other_types_are_refused(tmp_path: Path) -> None:
 import b2diffurl
 for wrong in ({"prompts": ["a cat", 3]}, {"progress": "bars"}, {"reward": 3}, {"reward": {3: 1}}):
     try:
-        b2diffurl.train("emoji-quickstart", output="run", **wrong)
+        b2diffurl.train("emoji-b2-paper", output="run", **wrong)
     except b2diffurl.UserError as error:
         print(error)
 """

@@ -19,7 +19,7 @@ from b2diffurl.algorithm.schedule import Backward
 from b2diffurl.algorithm.update import Optimization
 from b2diffurl.errors import RewardFailed
 from b2diffurl.reporting import note_of
-from b2diffurl.run.recipes import emoji_quickstart
+from b2diffurl.run.recipes import emoji_b2_paper
 from b2diffurl.run.settings import Logging, Run, Sampler
 from b2diffurl.training.callbacks import Metrics
 from b2diffurl.training.trainer import train
@@ -71,7 +71,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     prompts = tmp_path_factory.mktemp("prompts") / "prompts.txt"
     prompts.write_text("a bear riding a bike\na cat playing chess\n", encoding="utf-8")
     return replace(
-        emoji_quickstart(),
+        emoji_b2_paper(),
         prompts=str(prompts),
         num_rounds=5,
         reward_queries_per_round=16,

@@ -71,7 +71,7 @@ def test_mistakes_are_refused_before_anything_is_loaded(
 ) -> None:
     def refused(source: Any) -> str:
         words = ["--logging.sample-prompts", str(source), "--output", str(tmp_path / "run")]
-        assert main(["train", "emoji-quickstart", *words]) == 2
+        assert main(["train", "emoji-b2-paper", *words]) == 2
         assert not (tmp_path / "run").exists()
         return capsys.readouterr().err
 

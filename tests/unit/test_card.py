@@ -23,7 +23,7 @@ def arxiv_of(name: str, **changes: object) -> set[str]:
 
 def test_only_the_publications_that_the_run_uses_are_cited() -> None:
     common = {DDPO, LORA, DDIM}
-    assert arxiv_of("emoji-quickstart") == common | {B2, CLIPSCORE}
+    assert arxiv_of("emoji-b2-paper") == common | {B2, CLIPSCORE}
     assert arxiv_of("emoji-ddpo") == common | {CLIPSCORE}
     assert arxiv_of("emoji-policy-gradient") == common | {B2, CLIPSCORE}
     assert arxiv_of("emoji-dpok") == common | {B2, CLIPSCORE, "2305.16381"}
@@ -86,8 +86,8 @@ def record(images: dict[int, dict[int, Path]], **changes: object) -> RunRecord:
 
 
 def test_a_single_small_round_gives_a_reward_curve(tmp_path: Path) -> None:
-    write_card(tmp_path, recipe("emoji-quickstart"), record({}))
-    assert (tmp_path / "README.md").read_text(encoding="utf-8") == model_card(recipe("emoji-quickstart"))
+    write_card(tmp_path, recipe("emoji-b2-paper"), record({}))
+    assert (tmp_path / "README.md").read_text(encoding="utf-8") == model_card(recipe("emoji-b2-paper"))
     assert (tmp_path / "reward.png").read_bytes().startswith(b"\x89PNG")
     assert not (tmp_path / "images").exists()
 

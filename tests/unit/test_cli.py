@@ -12,7 +12,7 @@ from b2diffurl.algorithm.records import StepBatch
 from b2diffurl.cli import main
 from b2diffurl.errors import RunStopped
 
-QUICK = "emoji-quickstart"
+QUICK = "emoji-b2-paper"
 UNBRANCHED = ["train", QUICK, "selection:all", "--rollout.num-branches", "1"]
 
 

@@ -10,7 +10,7 @@ import pytest
 from b2diffurl.algorithm.trust_region import TrustRegion
 from b2diffurl.config import from_tables, read_toml, to_tables, to_toml
 from b2diffurl.errors import UserError
-from b2diffurl.run.recipes import RECIPES, emoji_ddpo, emoji_quickstart
+from b2diffurl.run.recipes import RECIPES, emoji_b2_paper, emoji_ddpo
 from b2diffurl.run.settings import Run
 
 RUNS = {name: make() for name, make in RECIPES.items()}
@@ -19,7 +19,7 @@ NESTED = [
     (recipe, name) for recipe, tables in TABLES.items() for name, value in tables.items() if isinstance(value, dict)
 ]
 FIELDS = [(recipe, name, key) for recipe, name in NESTED for key in TABLES[recipe][name]]
-TOP_LEVEL = [name for name, value in TABLES["emoji-quickstart"].items() if not isinstance(value, dict)]
+TOP_LEVEL = [name for name, value in TABLES["emoji-b2-paper"].items() if not isinstance(value, dict)]
 
 
 def changed(recipe: str, table: str | None, key: str, value: Any) -> dict[str, Any]:
@@ -55,9 +55,7 @@ def test_every_recipe_goes_through_toml_and_back(recipe: str, tmp_path: Path) ->
 
 
 def test_what_a_recipe_does_not_use_goes_through_toml_too() -> None:
-    run = replace(
-        emoji_quickstart(), model='a "quoted"\nname \U0001f43b', trust_region=TrustRegion(max_kl=float("inf"))
-    )
+    run = replace(emoji_b2_paper(), model='a "quoted"\nname \U0001f43b', trust_region=TrustRegion(max_kl=float("inf")))
     assert from_tables(to_tables(run), Run) == run
 
 
@@ -68,7 +66,7 @@ def test_toml_is_complete() -> None:
             if is_dataclass(getattr(value, name)):
                 check(getattr(value, name), inner)
 
-    check(RUNS["emoji-quickstart"], TABLES["emoji-quickstart"])
+    check(RUNS["emoji-b2-paper"], TABLES["emoji-b2-paper"])
 
 
 def test_a_file_may_leave_out_what_has_a_default(tmp_path: Path) -> None:
@@ -102,18 +100,18 @@ def test_a_wrong_type_is_refused_in_every_field(recipe: str, table: str, key: st
 
 @pytest.mark.parametrize("key", TOP_LEVEL)
 def test_a_wrong_type_is_refused_at_top_level(key: str) -> None:
-    wrong = wrong_for(TABLES["emoji-quickstart"][key])
-    assert refusal(changed("emoji-quickstart", None, key, wrong)).startswith(f"{key} is {wrong!r}: ")
+    wrong = wrong_for(TABLES["emoji-b2-paper"][key])
+    assert refusal(changed("emoji-b2-paper", None, key, wrong)).startswith(f"{key} is {wrong!r}: ")
 
 
 @pytest.mark.parametrize("wrong", [True, 1.0, 1.5, [1], {"value": 1}])
 def test_whole_numbers_are_whole_numbers(wrong: object) -> None:
-    assert refusal(changed("emoji-quickstart", None, "num_rounds", wrong)).startswith(f"num_rounds is {wrong!r}: ")
+    assert refusal(changed("emoji-b2-paper", None, "num_rounds", wrong)).startswith(f"num_rounds is {wrong!r}: ")
 
 
 @pytest.mark.parametrize("table", sorted({table for _, table in NESTED}))
 def test_a_table_must_be_a_table(table: str) -> None:
-    assert refusal(changed("emoji-quickstart", None, table, 3)).startswith(f"{table} is 3: ")
+    assert refusal(changed("emoji-b2-paper", None, table, 3)).startswith(f"{table} is 3: ")
 
 
 @pytest.mark.parametrize(("recipe", "table"), [(r, t) for r, t, key in FIELDS if key == "use"])
@@ -126,7 +124,7 @@ def test_a_wrong_use_is_refused(recipe: str, table: str) -> None:
 
 @pytest.mark.parametrize(("table", "key"), [("schedule", "tau_first"), ("selection", "pos_threshold")])
 def test_a_field_of_a_choice_is_named_as_it_is_written(table: str, key: str) -> None:
-    assert refusal(changed("emoji-quickstart", table, key, "x")).startswith(f"{table}.{key} is 'x': ")
+    assert refusal(changed("emoji-b2-paper", table, key, "x")).startswith(f"{table}.{key} is 'x': ")
 
 
 def test_a_date_is_a_wrong_type_too(tmp_path: Path) -> None:
@@ -138,7 +136,7 @@ def test_a_date_is_a_wrong_type_too(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("table", ["schedule", "selection"])
 def test_a_choice_without_use_is_refused(table: str) -> None:
-    tables = copy.deepcopy(TABLES["emoji-quickstart"])
+    tables = copy.deepcopy(TABLES["emoji-b2-paper"])
     del tables[table]["use"]
     assert refusal(tables).startswith(f"{table}.use is missing; ")
 
@@ -150,23 +148,23 @@ def test_a_key_of_another_choice_is_refused() -> None:
 
 @pytest.mark.parametrize("key", ["model", "reward", "prompts", "num_rounds", "reward_queries_per_round"])
 def test_what_has_no_default_must_be_there(key: str) -> None:
-    tables = copy.deepcopy(TABLES["emoji-quickstart"])
+    tables = copy.deepcopy(TABLES["emoji-b2-paper"])
     del tables[key]
     assert refusal(tables).startswith(f"{key} is missing; ")
 
 
 def test_pairs_have_two_numbers() -> None:
-    assert "optimization.betas" in refusal(changed("emoji-quickstart", "optimization", "betas", [0.9]))
-    assert "optimization.betas" in refusal(changed("emoji-quickstart", "optimization", "betas", [0.9, 0.9, 0.9]))
+    assert "optimization.betas" in refusal(changed("emoji-b2-paper", "optimization", "betas", [0.9]))
+    assert "optimization.betas" in refusal(changed("emoji-b2-paper", "optimization", "betas", [0.9, 0.9, 0.9]))
 
 
 def test_a_value_out_of_range_has_the_message_of_its_range() -> None:
-    message = refusal(changed("emoji-quickstart", "objective", "clip_range", 0.0))
+    message = refusal(changed("emoji-b2-paper", "objective", "clip_range", 0.0))
     assert message == "objective.clip_range is 0.0; give a number above 0, such as 0.1."
 
 
 def test_a_contradiction_has_the_message_of_the_run() -> None:
-    message = refusal(changed("emoji-quickstart", "rollout", "num_branches", 1))
+    message = refusal(changed("emoji-b2-paper", "rollout", "num_branches", 1))
     assert message.startswith("rollout.num_branches is 1 but selection best-worst needs at least 2; ")
 
 

@@ -13,10 +13,10 @@ from b2diffurl.algorithm.interfaces import Normalizer, Objective, Schedule, Sele
 from b2diffurl.cli import main
 from b2diffurl.config import from_tables, to_tables, to_toml
 from b2diffurl.errors import UserError
-from b2diffurl.run.recipes import emoji_quickstart
+from b2diffurl.run.recipes import emoji_b2_paper
 from b2diffurl.run.settings import Run
 
-QUICK = "emoji-quickstart"
+QUICK = "emoji-b2-paper"
 INTERFACES: dict[type[Any], type] = {
     CustomSchedule: Schedule, CustomSelection: Selector, CustomAdvantage: Normalizer, CustomObjective: Objective,
 }  # fmt: skip
@@ -94,7 +94,7 @@ def test_options_of_other_types_are_other_instances() -> None:
 
 @pytest.mark.parametrize("kind", ["schedule", "selection", "advantage", "objective"])
 def test_a_class_without_the_methods_is_refused_with_their_names(kind: str) -> None:
-    tables = to_tables(emoji_quickstart()) | {kind: {"use": f"{__name__}:Nothing"}}
+    tables = to_tables(emoji_b2_paper()) | {kind: {"use": f"{__name__}:Nothing"}}
     with pytest.raises(UserError) as refused:
         from_tables(tables, Run)
     message = str(refused.value)
@@ -105,14 +105,14 @@ def test_a_class_without_the_methods_is_refused_with_their_names(kind: str) -> N
 
 @pytest.mark.parametrize("kind", ["schedule", "selection", "advantage"])
 def test_a_class_may_refuse_the_run(kind: str) -> None:
-    tables = to_tables(emoji_quickstart()) | {kind: {"use": f"{__name__}:Anything", "scale": -1.0}}
+    tables = to_tables(emoji_b2_paper()) | {kind: {"use": f"{__name__}:Anything", "scale": -1.0}}
     with pytest.raises(UserError, match=r"scale is -1\.0; give 0 or more\."):
         from_tables(tables, Run)
 
 
 @pytest.mark.parametrize("kind", ["schedule", "selection", "advantage"])
 def test_the_short_form_in_toml_is_the_long_one(kind: str) -> None:
-    quick = to_tables(emoji_quickstart())
+    quick = to_tables(emoji_b2_paper())
     short = from_tables(quick | {kind: {"use": f"{__name__}:Anything", "scale": 0.5}}, Run)
     long = {"use": "custom", "name": f"{__name__}:Anything", "options": {"scale": 0.5}}
     assert short == from_tables(quick | {kind: long}, Run)

@@ -120,7 +120,7 @@ def test_every_recipe_leaves_the_dtype_to_the_device() -> None:
 
 @pytest.mark.parametrize("recorded", ["float16", "float32"])
 def test_a_resumed_run_keeps_its_dtype(recorded: Weights, tmp_path: Path) -> None:
-    resolved, directory = resolve(recipe("emoji-quickstart")), RunDirectory(tmp_path)
+    resolved, directory = resolve(recipe("emoji-b2-paper")), RunDirectory(tmp_path)
     run = replace(resolved.run, memory=Memory(base_dtype=recorded))
     directory.run_file.write_text(to_toml(run), encoding="utf-8")
     fixed, reason = with_dtype(resolved, directory, device="cpu", resume=True)
@@ -130,7 +130,7 @@ def test_a_resumed_run_keeps_its_dtype(recorded: Weights, tmp_path: Path) -> Non
 
 
 def test_the_first_lines_name_device_and_dtype(unet: Path, tmp_path: Path) -> None:
-    resolved = resolve(recipe("emoji-quickstart"))
+    resolved = resolve(recipe("emoji-b2-paper"))
     notes = opening_notes(resolved, RunDirectory(tmp_path / "run"), device="cpu", resume=False)
     assert notes[1:] == [f"device   {describe_device('cpu')}", "dtype    float32: the embedded model is small"]
     other = replace(
@@ -145,4 +145,4 @@ def test_a_real_model_on_a_cpu_warns_with_hours() -> None:
     warning = cpu_warning(run, device="cpu")
     assert "Stable Diffusion 1.x on a CPU takes about" in warning
     assert "hours" in warning
-    assert cpu_warning(run, device="cuda") == cpu_warning(recipe("emoji-quickstart"), device="cpu") == ""
+    assert cpu_warning(run, device="cuda") == cpu_warning(recipe("emoji-b2-paper"), device="cpu") == ""

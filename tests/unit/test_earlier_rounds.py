@@ -20,7 +20,7 @@ from b2diffurl.algorithm.training_data import TrainingData
 from b2diffurl.algorithm.trust_region import TrustRegion
 from b2diffurl.algorithm.update import Optimization, Update, UpdateResult, UpdateSettings
 from b2diffurl.errors import UserError
-from b2diffurl.run.recipes import emoji_quickstart
+from b2diffurl.run.recipes import emoji_b2_paper
 from tests.rounds import (
     NO_REGION,
     NUM_ELEMENTS,
@@ -259,7 +259,7 @@ def test_objectives_without_an_importance_ratio_are_refused(
 ) -> None:
     optimization = Optimization(num_inner_epochs=1, num_minibatches=1, replay_rounds=3)
     with pytest.raises(UserError) as refused:
-        replace(emoji_quickstart(), objective=objective, optimization=optimization)
+        replace(emoji_b2_paper(), objective=objective, optimization=optimization)
     message = f"optimization.replay_rounds is 3 but objective {objective.use} {reason}"
     assert str(refused.value).startswith(message)
     assert str(refused.value).endswith("; give objective:ddpo, or 0.")

@@ -17,7 +17,7 @@ from b2diffurl.config import from_tables
 from b2diffurl.run.recipes import RECIPES, recipe
 from b2diffurl.run.settings import Run
 
-QUICK = "emoji-quickstart"
+QUICK = "emoji-b2-paper"
 
 
 def output_of(capsys: pytest.CaptureFixture[str], *words: str) -> str:

@@ -48,7 +48,7 @@ def brightness(images: Tensor, prompts: Sequence[str]) -> Tensor:
 
 def test_a_round_counted_by_hand() -> None:
     """64 trunks of 6 steps; 256 branches of 14; of 128 selected at most each 14 steps, and 21 measured once more."""
-    run = recipe("emoji-quickstart")
+    run = recipe("emoji-b2-paper")
     cost = round_cost(run, model_shape("emoji"), num_interval_steps=14)
     assert (cost.trunk_evaluations, cost.branch_evaluations) == (64 * 6, 256 * 14)
     assert cost.most_update_evaluations == (128 + 21) * 14
@@ -58,7 +58,7 @@ def test_a_round_counted_by_hand() -> None:
 
 def test_steps_that_are_not_trained_cost_no_update() -> None:
     """Of 14 steps 8 are trained; sampling costs what it did."""
-    run, shape = recipe("emoji-quickstart"), model_shape("emoji")
+    run, shape = recipe("emoji-b2-paper"), model_shape("emoji")
     whole = round_cost(run, shape, num_interval_steps=14)
     ended = round_cost(replace(run, schedule=Backward(tau_last=6)), shape, num_interval_steps=14)
     assert ended.rollout_evaluations == whole.rollout_evaluations
@@ -68,7 +68,7 @@ def test_steps_that_are_not_trained_cost_no_update() -> None:
 
 
 def test_guidance_and_the_reference_cost_evaluations() -> None:
-    run, shape = recipe("emoji-quickstart"), model_shape("emoji")
+    run, shape = recipe("emoji-b2-paper"), model_shape("emoji")
     plain = round_cost(run, shape, num_interval_steps=14)
     guided = round_cost(replace(run, sampler=Sampler(guidance_scale=3.0)), shape, num_interval_steps=14)
     assert guided.rollout_evaluations == 2 * plain.rollout_evaluations
@@ -121,7 +121,7 @@ def test_memory_grows_with_precision_and_shrinks_with_checkpointing() -> None:
     assert saving is not None
     assert saving.total < base.total < full.total
     assert base.total < 16 * _GIB
-    assert estimate_memory(recipe("emoji-quickstart"), model_shape("emoji")) is None
+    assert estimate_memory(recipe("emoji-b2-paper"), model_shape("emoji")) is None
 
 
 def test_sizes_are_chosen_for_the_available_memory() -> None:
@@ -187,7 +187,7 @@ def test_advice_lowers_the_estimate_and_says_what_suffices() -> None:
 
 def test_evaluations_of_a_whole_run() -> None:
     """18 rounds; 360 images before and after, and 16 previews before, after 6, 12 and 18, of 20 steps each."""
-    run = recipe("emoji-quickstart")
+    run = recipe("emoji-b2-paper")
     shape = model_shape("emoji")
     cost = run_evaluations(run, shape)
     assert cost.images == (2 * 360 + 16 * 4) * 20
@@ -198,7 +198,7 @@ def test_the_download_and_the_disk_of_a_run() -> None:
     run = replace(recipe("sd15"), prompts="template1-train", reward="pickscore + 0.5*jpeg-size:compressible")
     resolved = resolve(run)
     assert hub_models(resolved) == [run.model, "yuvalkirstain/PickScore_v1"]
-    assert hub_models(resolve(recipe("emoji-quickstart"))) == []
+    assert hub_models(resolve(recipe("emoji-b2-paper"))) == []
     adapter = 4 * 1_594_368
     previews = 8 * 2 * 512**2  # at least
     assert run_disk_bytes(resolved, model_shape(run.model)) > needed_bytes(resolved) + 11 * adapter + previews
@@ -207,7 +207,7 @@ def test_the_download_and_the_disk_of_a_run() -> None:
 def test_measuring_prints_the_time_of_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--sampler.num-inference-steps", "4", "--schedule.tau-first", "2", "--rollout.chunk-size", "4"]
     words += ["--optimization.micro-batch-size", "4", "--device", "cpu"]
-    assert main(["plan", "emoji-quickstart", "--measure", *words]) == 0
+    assert main(["plan", "emoji-b2-paper", "--measure", *words]) == 0
     out, err = capsys.readouterr()
     assert err.startswith("device   cpu: ")
     for fragment in (

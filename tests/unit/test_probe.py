@@ -19,7 +19,7 @@ from b2diffurl.analysis.probe.setup import Cost
 from b2diffurl.analysis.probe.variance import decided_variance
 from b2diffurl.cli import main
 from b2diffurl.errors import UserError
-from b2diffurl.run.recipes import emoji_quickstart
+from b2diffurl.run.recipes import emoji_b2_paper
 from b2diffurl.run.settings import Sampler
 
 
@@ -82,11 +82,11 @@ def test_the_rule_has_the_most_information_per_evaluation_and_k_per_query() -> N
     result = suggest(probe_of(WITHIN, predictions=tuple(table)))
     assert result is not None
     assert (result.advantage, result.selection, result.num_branches) == ("branch", "best-worst", 3)
-    assert result.flags(emoji_quickstart()) == (
+    assert result.flags(emoji_b2_paper()) == (
         "schedule:backward --schedule.tau-first 7 --schedule.tau-last 4 --schedule.tau-max 9 advantage:branch "
         "selection:best-worst --rollout.num-branches 3 --reward-queries-per-round 255"
     )
-    assert result.applied_to(emoji_quickstart()).selection == BestWorst()
+    assert result.applied_to(emoji_b2_paper()).selection == BestWorst()
 
 
 def test_a_reward_that_never_differs_suggests_nothing() -> None:
@@ -95,7 +95,7 @@ def test_a_reward_that_never_differs_suggests_nothing() -> None:
 
 def test_the_shape_of_the_table_on_the_embedded_model(tmp_path: Path) -> None:
     """Later branching decides less, in reward, pictures, alignment and style."""
-    found = measure(emoji_quickstart(), ProbeSettings(lengths=(7, 14), num_trunks=12, num_branches=3))
+    found = measure(emoji_b2_paper(), ProbeSettings(lengths=(7, 14), num_trunks=12, num_branches=3))
     assert [one.interval_length for one in found.rows] == [7, 14, 20]
     late, middle, whole = found.rows
     assert late.std_within < middle.std_within < whole.std_within
@@ -121,7 +121,7 @@ def test_it_measures_the_users_own_reward_on_the_users_own_chain() -> None:
         return images.mean(dim=(1, 2, 3))
 
     run = replace(
-        emoji_quickstart(), sampler=Sampler(num_inference_steps=4, guidance_scale=1.0), schedule=Backward(tau_first=2)
+        emoji_b2_paper(), sampler=Sampler(num_inference_steps=4, guidance_scale=1.0), schedule=Backward(tau_first=2)
     )
     found = measure(run, ProbeSettings(lengths=(2,), num_trunks=2, num_branches=3), reward=brightness)
     assert [one.interval_length for one in found.rows] == [2, 4]
@@ -145,10 +145,10 @@ def test_it_measures_the_users_own_reward_on_the_users_own_chain() -> None:
     ],
 )
 def test_what_cannot_be_measured_is_refused(flags: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["probe", "emoji-quickstart", *flags]) == 2
+    assert main(["probe", "emoji-b2-paper", *flags]) == 2
     assert said in capsys.readouterr().err
 
 
 def test_from_python_it_is_refused_alike() -> None:
     with pytest.raises(UserError, match="num_trunks is 0"):
-        measure(emoji_quickstart(), ProbeSettings(num_trunks=0))
+        measure(emoji_b2_paper(), ProbeSettings(num_trunks=0))

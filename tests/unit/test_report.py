@@ -21,7 +21,7 @@ from b2diffurl.run.directory import RunDirectory
 from b2diffurl.run.gallery import BranchGroup
 from b2diffurl.run.records import Evaluation, RunRecord
 
-RUN_TOML = """recipe = "emoji-quickstart"
+RUN_TOML = """recipe = "emoji-b2-paper"
 seed = 0
 model = "emoji"
 reward = "emoji-clip"

@@ -7,7 +7,7 @@ import pytest
 
 from b2diffurl.errors import UserError
 from b2diffurl.prompts.lists import load_prompts
-from b2diffurl.run.recipes import emoji_quickstart
+from b2diffurl.run.recipes import emoji_b2_paper
 from b2diffurl.run.resolve import resolve
 from b2diffurl.training.trainer import train
 
@@ -15,9 +15,7 @@ LONG = "a bear riding a bike " * 8
 
 
 def test_the_quickstart_is_resolved() -> None:
-    resolved = resolve(
-        replace(emoji_quickstart(), held_out_prompts="template1-test", watch=("jpeg-size:compressible",))
-    )
+    resolved = resolve(replace(emoji_b2_paper(), held_out_prompts="template1-test", watch=("jpeg-size:compressible",)))
     assert resolved.model.name == "emoji"
     assert (Path(resolved.model.location) / "model_index.json").is_file()
     assert resolved.train_prompts == resolved.prompt_list.prompts == load_prompts("template1-train")
@@ -29,13 +27,13 @@ def test_the_quickstart_is_resolved() -> None:
 
 
 def test_a_fraction_is_held_out() -> None:
-    resolved = resolve(replace(emoji_quickstart(), held_out_fraction=0.2))
+    resolved = resolve(replace(emoji_b2_paper(), held_out_fraction=0.2))
     assert len(resolved.held_out_prompts) == 9
     assert {*resolved.train_prompts} | {*resolved.held_out_prompts} == {*resolved.prompt_list.prompts}
 
 
 def test_a_reward_from_python_has_no_terms() -> None:
-    resolved = resolve(replace(emoji_quickstart(), reward="mine"), own_reward=True)
+    resolved = resolve(replace(emoji_b2_paper(), reward="mine"), own_reward=True)
     assert resolved.reward_terms == ()
 
 
@@ -43,24 +41,24 @@ def test_a_reward_from_python_has_no_terms() -> None:
 def test_a_run_without_a_fitting_judge_is_recognized(judge: str, lacks: bool, tmp_path: Path) -> None:
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("a unicorn\n", encoding="utf-8")
-    run = replace(emoji_quickstart(), prompts=str(prompts), reward="jpeg-size:compressible", judge=judge)
+    run = replace(emoji_b2_paper(), prompts=str(prompts), reward="jpeg-size:compressible", judge=judge)
     assert resolve(run).lacks_judge is lacks
 
 
 def test_a_watched_reward_that_is_a_term_of_the_reward_is_refused() -> None:
     with pytest.raises(UserError, match=r"^watch holds 'clip:emoji', which is a term of the reward"):
-        resolve(replace(emoji_quickstart(), watch=("clip:emoji",)))
+        resolve(replace(emoji_b2_paper(), watch=("clip:emoji",)))
 
 
 def test_two_ways_to_hold_prompts_out_are_refused() -> None:
     with pytest.raises(UserError, match=r"^held_out_fraction is 0\.2 and held_out_prompts is 'a\.txt'; give one of "):
-        replace(emoji_quickstart(), held_out_fraction=0.2, held_out_prompts="a.txt")
+        replace(emoji_b2_paper(), held_out_fraction=0.2, held_out_prompts="a.txt")
 
 
 @pytest.mark.parametrize("fraction", [-0.1, 1.0, float("nan")])
 def test_a_fraction_out_of_range_is_refused(fraction: float) -> None:
     with pytest.raises(UserError, match=r"^held_out_fraction is .*; give a number from 0 to below 1\.$"):
-        replace(emoji_quickstart(), held_out_fraction=fraction)
+        replace(emoji_b2_paper(), held_out_fraction=fraction)
 
 
 def test_held_out_prompts_that_would_be_cut_are_refused_before_the_model_is_loaded(
@@ -71,7 +69,7 @@ def test_held_out_prompts_that_would_be_cut_are_refused_before_the_model_is_load
     monkeypatch.setattr(
         "b2diffurl.models.text_to_image.TextToImageModel.load", lambda *_, **__: pytest.fail("a model was loaded")
     )
-    run = replace(emoji_quickstart(), held_out_prompts=str(held_out))
+    run = replace(emoji_b2_paper(), held_out_prompts=str(held_out))
     resolve(run)  # reads no tokenizer
     with pytest.raises(UserError, match="would be cut"):
         train(run, output=tmp_path / "run")

@@ -22,7 +22,7 @@ from b2diffurl.run.recipes import recipe
 from b2diffurl.run.resume import check_directory
 from b2diffurl.run.settings import Run
 
-RUN = recipe("emoji-quickstart")
+RUN = recipe("emoji-b2-paper")
 FILES = ("adapter.safetensors", "optimizer.safetensors", "state.json", "manifest.json")
 
 

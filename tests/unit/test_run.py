@@ -18,7 +18,7 @@ from b2diffurl.algorithm.update import Optimization
 from b2diffurl.errors import UserError
 from b2diffurl.models import LoRA
 from b2diffurl.run import recipes
-from b2diffurl.run.recipes import RECIPES, emoji_quickstart, recipe
+from b2diffurl.run.recipes import RECIPES, emoji_b2_paper, recipe
 from b2diffurl.run.resolve import resolve
 from b2diffurl.run.settings import Logging, Run, Sampler
 
@@ -26,7 +26,7 @@ from b2diffurl.run.settings import Logging, Run, Sampler
 def refusal(changes: dict[str, Any]) -> str:
     """The error message for the quickstart with these changes."""
     with pytest.raises(UserError) as refused:
-        replace(emoji_quickstart(), **changes)
+        replace(emoji_b2_paper(), **changes)
     message = str(refused.value)
     assert "\n" not in message
     assert message.endswith(".")
@@ -46,7 +46,7 @@ def test_an_unknown_recipe_is_refused() -> None:
 
 @pytest.mark.parametrize(("num_branches", "num_trunks"), [(1, 256), (4, 64), (256, 1)])
 def test_trunks_are_queries_over_branches(num_branches: int, num_trunks: int) -> None:
-    run = replace(emoji_quickstart(), rollout=Rollout(num_branches=num_branches), selection=All())
+    run = replace(emoji_b2_paper(), rollout=Rollout(num_branches=num_branches), selection=All())
     assert run.num_trunks == num_trunks
 
 
@@ -58,8 +58,8 @@ def test_best_and_worst_of_one_branch_is_refused() -> None:
 def test_an_interval_longer_than_the_chain_is_refused() -> None:
     message = refusal({"sampler": Sampler(num_inference_steps=10), "schedule": Backward(tau_first=11)})
     assert message.startswith("schedule.tau_first is 11 but sampler.num_inference_steps is 10; ")
-    replace(emoji_quickstart(), sampler=Sampler(num_inference_steps=10), schedule=Backward(tau_first=10))
-    replace(emoji_quickstart(), sampler=Sampler(num_inference_steps=1), schedule=Full())
+    replace(emoji_b2_paper(), sampler=Sampler(num_inference_steps=10), schedule=Backward(tau_first=10))
+    replace(emoji_b2_paper(), sampler=Sampler(num_inference_steps=1), schedule=Full())
 
 
 def test_queries_that_branches_do_not_divide_are_refused() -> None:
@@ -164,7 +164,7 @@ def test_everything_that_a_recipe_names_is_found(name: str, tmp_path: Path, monk
 )
 def test_what_cannot_be_found_is_refused_before_a_model_is_loaded(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError) as refused:
-        resolve(replace(emoji_quickstart(), **changes))
+        resolve(replace(emoji_b2_paper(), **changes))
     assert message in str(refused.value)
 
 
@@ -206,7 +206,7 @@ def test_any_combination_is_a_run(objective: Any, schedule: Any, selection: Any,
     if num_branches == 1 and (isinstance(schedule, Adaptive) or isinstance(selection, BestWorst)):
         assert refusal(changes).startswith("rollout.num_branches is 1 but s")
     else:
-        resolve(replace(emoji_quickstart(), **changes))
+        resolve(replace(emoji_b2_paper(), **changes))
 
 
 @pytest.mark.parametrize(
@@ -228,19 +228,19 @@ def test_two_updates_of_an_on_policy_objective_are_refused(
 def test_a_warm_up_that_never_ends_is_refused() -> None:
     message = refusal({"num_rounds": 3, "optimization": Optimization(warmup_rounds=3)})
     assert message == ("optimization.warmup_rounds is 3 but num_rounds is 3; give fewer warm-up rounds than rounds.")
-    replace(emoji_quickstart(), num_rounds=3, optimization=Optimization(warmup_rounds=2))
+    replace(emoji_b2_paper(), num_rounds=3, optimization=Optimization(warmup_rounds=2))
 
 
 @pytest.mark.parametrize("objective", [DDPO(), DPO()])
 def test_other_objectives_may_update_more_than_once(objective: Any) -> None:
-    replace(emoji_quickstart(), objective=objective, optimization=Optimization(num_inner_epochs=2, num_minibatches=4))
+    replace(emoji_b2_paper(), objective=objective, optimization=Optimization(num_inner_epochs=2, num_minibatches=4))
 
 
 @pytest.mark.parametrize("reward_queries_per_round", [8, 45])
 def test_pairs_of_a_prompt_that_no_round_has_twice_are_refused(reward_queries_per_round: int) -> None:
     changes: dict[str, Any] = UNBRANCHED | {"objective": DPO(), "reward_queries_per_round": reward_queries_per_round}
     with pytest.raises(UserError) as refused:
-        resolve(replace(emoji_quickstart(), **changes))
+        resolve(replace(emoji_b2_paper(), **changes))
     message = str(refused.value)
     assert message.startswith("objective dpo without branching needs pairs of one prompt, but a round of ")
     assert f"{reward_queries_per_round} reward queries has each of 45 prompts at most once; raise " in message
@@ -248,16 +248,16 @@ def test_pairs_of_a_prompt_that_no_round_has_twice_are_refused(reward_queries_pe
 
 
 def test_pairs_that_a_round_can_have_are_welcome() -> None:
-    resolve(replace(emoji_quickstart(), **UNBRANCHED, objective=DPO(), reward_queries_per_round=46))
-    resolve(replace(emoji_quickstart(), **UNBRANCHED, objective=DDPO(), reward_queries_per_round=8))
-    resolve(replace(emoji_quickstart(), objective=DPO(), reward_queries_per_round=8))
+    resolve(replace(emoji_b2_paper(), **UNBRANCHED, objective=DPO(), reward_queries_per_round=46))
+    resolve(replace(emoji_b2_paper(), **UNBRANCHED, objective=DDPO(), reward_queries_per_round=8))
+    resolve(replace(emoji_b2_paper(), objective=DPO(), reward_queries_per_round=8))
 
 
 def test_advantages_of_branch_groups_of_one_are_refused() -> None:
     message = refusal(UNBRANCHED | {"advantage": Branch()})
     assert message.startswith("rollout.num_branches is 1 but advantage branch needs at least 2; ")
     assert "advantage:prompt-history" in message
-    replace(emoji_quickstart(), **UNBRANCHED, advantage=Batch())
+    replace(emoji_b2_paper(), **UNBRANCHED, advantage=Batch())
 
 
 def test_an_adaptive_schedule_without_branch_groups_is_refused() -> None:
@@ -285,7 +285,7 @@ def test_every_schedule_that_is_longer_than_the_chain_is_refused(schedule: Any, 
 def test_thresholds_beyond_the_clip_are_refused(limit: float, pos: float, neg: float, name: str) -> None:
     selection = BestWorst(pos_threshold=pos, neg_threshold=neg)
     with pytest.raises(UserError, match=rf"^selection\.{name} is .* but advantage\.max_advantage is {limit}, .*\.$"):
-        replace(recipe("emoji-quickstart"), advantage=PromptHistory(max_advantage=limit), selection=selection)
+        replace(recipe("emoji-b2-paper"), advantage=PromptHistory(max_advantage=limit), selection=selection)
 
 
 def test_the_recipes_cite_the_reference_as_it_is() -> None:

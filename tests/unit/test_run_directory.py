@@ -14,7 +14,7 @@ from b2diffurl.run.recipes import recipe
 from b2diffurl.run.records import Evaluation, Stop
 from b2diffurl.run.resume import check_directory
 
-RUN = recipe("emoji-quickstart")
+RUN = recipe("emoji-b2-paper")
 
 
 def test_a_new_directory_has_empty_records(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from b2diffurl.algorithm.step_weights import step_weights
 from b2diffurl.algorithm.update import Optimization, Update, UpdateSettings
 from b2diffurl.config import read_toml, to_toml
 from b2diffurl.errors import UserError
-from b2diffurl.run.recipes import emoji_quickstart
+from b2diffurl.run.recipes import emoji_b2_paper
 from b2diffurl.run.settings import Run
 from tests.reference import step_weights as twin
 from tests.rounds import bind, sample_round, sgd
@@ -67,7 +67,7 @@ def test_the_update_takes_the_variance_of_each_trained_step() -> None:
 
 
 def with_optimization(optimization: Optimization, **changed: object) -> Run:
-    return replace(emoji_quickstart(), optimization=optimization, **changed)
+    return replace(emoji_b2_paper(), optimization=optimization, **changed)
 
 
 def test_a_run_with_its_variance_is_read_back(tmp_path: Path) -> None:

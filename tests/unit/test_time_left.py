@@ -94,7 +94,7 @@ def test_the_bars_end_at_their_end_and_name_the_time() -> None:
 
 
 def test_a_run_is_estimated_from_its_evaluations() -> None:
-    run = recipe("emoji-quickstart")
+    run = recipe("emoji-b2-paper")
     left = run_time_left(run)
     left.begin_round(run.num_rounds)
     assert left.seconds() is None

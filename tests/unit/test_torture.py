@@ -174,7 +174,7 @@ def test_every_damage_changes_a_file(tmp_path: Path, how: str) -> None:
     [
         (2, "b2diffurl: seed is -1; give 0 or more.\n", True, False),
         (2, "b2diffurl: seed is -1; give 0 or more.\nand more.\n", False, False),
-        (2, "Parsing error\nFor full helptext, run b2diffurl train emoji-quickstart --help\n", True, False),
+        (2, "Parsing error\nFor full helptext, run b2diffurl train emoji-b2-paper --help\n", True, False),
         (2, "Traceback (most recent call last):\nKeyError: 1\n", False, False),
         (1, "Traceback (most recent call last):\nKeyError: 1\n", False, False),
         (1, "b2diffurl: Stopped in round 1: the mean reward fell; lower the rate.\n", False, True),

@@ -79,7 +79,7 @@ PROMPTS = ("a cat, washing", "a dog")
 
 
 def tensorboard(folder: Path) -> Trackers:
-    return Trackers(["tensorboard"], run=recipe("emoji-quickstart"), directory=folder)
+    return Trackers(["tensorboard"], run=recipe("emoji-b2-paper"), directory=folder)
 
 
 def samples(value: float) -> GeneratedImages:
@@ -113,7 +113,7 @@ def test_tensorboard_has_scalars_and_images_over_reward_queries_and_the_settings
     assert images[0].encoded_image_string != images[1].encoded_image_string
     (settings,) = [path.parent for path in folder.glob("*/events.*")]
     started = events_in(settings).summary_metadata["_hparams_/session_start_info"].plugin_data.content
-    for name, value in flat_settings(recipe("emoji-quickstart")).items():
+    for name, value in flat_settings(recipe("emoji-b2-paper")).items():
         assert name.encode() in started, name
         assert not isinstance(value, str) or value.encode() in started, name
 

@@ -25,7 +25,7 @@ from b2diffurl.algorithm.shrunk import Shrunk
 from b2diffurl.algorithm.training_data import TrainingData
 from b2diffurl.algorithm.update import Optimization, Update, UpdateResult, UpdateSettings
 from b2diffurl.errors import UserError
-from b2diffurl.run.recipes import emoji_quickstart
+from b2diffurl.run.recipes import emoji_b2_paper
 from tests.rounds import (
     NO_REGION,
     ONE_STEP,
@@ -282,8 +282,8 @@ def test_without_trunks_or_without_their_training_there_is_nothing_besides_branc
     ],
 )
 def test_train_trunk_without_effect_is_refused(changes: dict[str, object], message: str) -> None:
-    run = replace(emoji_quickstart(), advantage=PromptHistory(), **changes) if "advantage" not in changes else None
-    run = run or replace(emoji_quickstart(), **changes)  # pyright: ignore[reportArgumentType]
+    run = replace(emoji_b2_paper(), advantage=PromptHistory(), **changes) if "advantage" not in changes else None
+    run = run or replace(emoji_b2_paper(), **changes)  # pyright: ignore[reportArgumentType]
     with pytest.raises(UserError) as refused:
         replace(run, rollout=Rollout(train_trunk=True))
     assert str(refused.value).startswith(message)

@@ -165,7 +165,7 @@ import b2diffurl
 from b2diffurl.training.trainer import train
 for reward in ("rw.py:clean", 5):
     try:
-        train(b2diffurl.recipes.emoji_quickstart(), output="run", reward=reward)
+        train(b2diffurl.recipes.emoji_b2_paper(), output="run", reward=reward)
     except b2diffurl.UserError as error:
         print(error)
 """
