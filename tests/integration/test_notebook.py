@@ -1,4 +1,4 @@
-"""examples/notebook.ipynb runs as it stands, without ipywidgets; shortened in the default suite."""
+"""examples/notebook.ipynb runs as it stands, without ipywidgets."""
 
 import os
 from pathlib import Path
@@ -9,12 +9,9 @@ import pytest
 from nbclient import NotebookClient
 
 NOTEBOOK = Path(__file__).parents[2] / "examples" / "notebook.ipynb"
-SHORT = {"B2DIFFURL_NOTEBOOK_ROUNDS": "1", "B2DIFFURL_NOTEBOOK_IMAGES": "6"}
 
 
-def execute(folder: Path, monkeypatch: pytest.MonkeyPatch, **variables: str) -> Any:
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
+def execute(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     source = str(Path(__file__).parents[2] / "src")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([source, os.environ.get("PYTHONPATH", "")]))
     notebook = nbformat.read(NOTEBOOK, as_version=4)
@@ -42,8 +39,3 @@ def check(notebook: Any, folder: Path) -> None:
 @pytest.mark.slow
 def test_the_notebook_runs_as_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     check(execute(tmp_path, monkeypatch), tmp_path)
-
-
-@pytest.mark.slow
-def test_the_shortened_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    check(execute(tmp_path, monkeypatch, **SHORT), tmp_path)
