@@ -33,7 +33,7 @@ from b2diffurl.prompts.lists import load_prompt_list, sample_prompts
 from b2diffurl.rewards import load_reward, score_images
 from b2diffurl.rewards.interface import Reward
 from b2diffurl.run.binding import bind_policy
-from b2diffurl.run.recipes import emoji_quickstart
+from b2diffurl.run.recipes import emoji_b2_paper
 from b2diffurl.run.settings import Run
 
 SIZES = (16, 64, 256)  # reward queries per round
@@ -54,7 +54,7 @@ def rewards_by_name() -> dict[str, Reward]:
 
 def score_base_images(num_groups: int, *, seed: int) -> dict[str, list[list[float]]]:
     """Generate branch groups, with the prompts in turn; return rewards and contrast, one list per branch group."""
-    run = emoji_quickstart()
+    run = emoji_b2_paper()
     prompts = load_prompt_list(run.prompts).prompts
     policy = bind_policy(TextToImageModel.load(run.model), run)
     rewards = rewards_by_name()
@@ -103,7 +103,7 @@ def print_resampled(cache: Path, *, num_groups: int, num_rounds: int, seed: int)
         cache.parent.mkdir(parents=True, exist_ok=True)
         cache.write_text(json.dumps(score_base_images(num_groups, seed=seed)), encoding="utf-8")
     values = {name: torch.tensor(rows, dtype=torch.float64) for name, rows in json.loads(cache.read_text()).items()}
-    num_prompts = len(load_prompt_list(emoji_quickstart().prompts).prompts)
+    num_prompts = len(load_prompt_list(emoji_b2_paper().prompts).prompts)
     print(f"{values['contrast'].numel()} base images; {num_rounds} rounds each, in runs of {RUN_LENGTH}")
     print("| reward | queries per round | false alarms |\n|---|---|---|", flush=True)
     for name in values.keys() - {"contrast"}:
@@ -116,7 +116,7 @@ def print_resampled(cache: Path, *, num_groups: int, num_rounds: int, seed: int)
 
 def real_run(seed: int, num_rounds: int) -> Run:
     """Return a run that changes nothing."""
-    run = emoji_quickstart()
+    run = emoji_b2_paper()
     return replace(
         run,
         num_rounds=num_rounds,

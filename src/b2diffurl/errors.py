@@ -19,7 +19,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     >>> did_you_mean("fly", ["train", "sample"])
     ''
     """
-    closest = get_close_matches(name, list(known), n=1, cutoff=0.6)
+    closest = get_close_matches(name, list(known), n=1, cutoff=0.65)
     return f" (did you mean {closest[0]!r}?)" if closest else ""
 
 

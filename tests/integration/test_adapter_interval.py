@@ -205,7 +205,7 @@ GENERATION = Generation(num_inference_steps=T)
 
 
 def previews(folder: Path, round_number: int) -> list[Any]:
-    files = sorted((folder / "samples" / f"round_{round_number:05d}").glob("*.png"))
+    files = sorted((folder / "samples" / f"round_{round_number:05d}").glob("[0-9]*.png"))
     return [np.asarray(Image.open(file)) for file in files]
 
 

@@ -5,6 +5,7 @@
 
 import json
 import math
+import re
 import shutil
 import sys
 from collections.abc import Callable, Sequence
@@ -85,7 +86,7 @@ def save_scheduler(directory: Path, name: str, **changed: Any) -> None:
 def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     capsys.readouterr()
     assert main(words) == 2
-    output = capsys.readouterr().err.strip()
+    output = re.sub(r"^device .*\n", "", capsys.readouterr().err).strip()  # the device is announced before loading
     assert output.startswith("b2diffurl: ")
     assert "\n" not in output
     assert output.endswith(".")

@@ -125,7 +125,7 @@ for wrong in ({"prompts": ["a cat", 3]}, {"progress": "bars"}, {"reward": 3}, {"
         print(error)
 """
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
-    lines = done.stdout.splitlines()
+    lines = [line for line in done.stdout.splitlines() if line]
     assert lines[0].startswith("prompts holds 3, which is not a prompt")
     assert lines[1] == "progress is 'bars'; give one of: auto, terminal, notebook, none."
     assert lines[2].startswith("reward is 3, which is not a function")

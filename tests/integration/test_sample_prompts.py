@@ -39,7 +39,7 @@ def test_previews_are_of_the_own_prompts_from_fixed_noise(
     def previews(round_number: int) -> list[np.ndarray]:
         trainer._save_previews(round_number)
         folder = tmp_path / "run" / "samples" / f"round_{round_number:05d}"
-        return [np.asarray(Image.open(file)) for file in sorted(folder.glob("*.png"))]
+        return [np.asarray(Image.open(file)) for file in sorted(folder.glob("[0-9]*.png"))]
 
     before, again = previews(0), previews(1)
     assert json.loads((tmp_path / "run" / "samples" / "prompts.json").read_text(encoding="utf-8")) == list(OWN)

@@ -1,6 +1,7 @@
 """Whole runs on the embedded model, small: the run folder, resume, and everything that must stop a run."""
 
 import json
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -99,25 +100,29 @@ def brightness_of_one(images: Tensor, prompts: Sequence[str]) -> Tensor:
     return brightness(images[:1], prompts[:1]).expand(len(images))
 
 
-def test_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, small_run: MakeRun, prompts_file: Path) -> None:
+def test_resumed_run_equals_an_uninterrupted_one(
+    tmp_path: Path, small_run: MakeRun, prompts_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = small_run(prompts=str(prompts_file), num_rounds=3)
     whole = train(run, output=tmp_path / "whole", reward=brightness)
 
     class KilledError(BaseException):
         """Killed in the middle of round 3."""
 
-    calls = 0
+    calls, original = 0, brightness
 
     def killed(images: Tensor, prompts: Sequence[str]) -> Tensor:
         nonlocal calls
         calls += 1
         if calls == 3:
             raise KilledError
-        return brightness(images, prompts)
+        return original(images, prompts)
 
     killed.__name__ = "brightness"
+    monkeypatch.setattr(sys.modules[__name__], "brightness", killed)  # run.toml names a function that can be imported
     with pytest.raises(KilledError):
         train(run, output=tmp_path / "parts", reward=killed)
+    monkeypatch.undo()
     assert read_toml(tmp_path / "parts" / "run.toml", Run).reward == f"{__name__}:brightness"
     with pytest.raises(UserError, match="holds a run with other settings"):
         train(run, output=tmp_path / "parts", reward=brightness_of_one, resume=True)
@@ -301,7 +306,7 @@ def test_network_evaluations_are_those_that_the_unet_sees(
     tmp_path: Path, small_run: MakeRun, prompts_file: Path, kl_to_reference: bool
 ) -> None:
     """Counted where they happen: latents in every forward pass; guidance counts twice."""
-    logging = Logging(num_samples=2, kl_to_reference=kl_to_reference)
+    logging = Logging(num_samples=2, grid_side=0, kl_to_reference=kl_to_reference)
     run = small_run(prompts=str(prompts_file), num_rounds=1, logging=logging)
     run = replace(run, sampler=replace(run.sampler, guidance_scale=2.0))
     directory = RunDirectory(tmp_path / "run")

@@ -36,11 +36,12 @@ def test_only_the_publications_that_the_run_uses_are_cited() -> None:
 @pytest.mark.parametrize("name", RECIPES)
 def test_the_hub_can_parse_the_card_of_every_recipe(name: str) -> None:
     run = recipe(name)
-    text = model_card(replace(run, reward=run.reward or "clip", prompts=run.prompts or "template1-train"))
+    run = replace(run, reward=run.reward or "clip", prompts=run.prompts or "template1-train")
+    text = model_card(run)
     metadata = ModelCard(text).data.to_dict()
     assert metadata["library_name"] == "diffusers"
     assert metadata.get("base_model") == (None if name.startswith("emoji") else recipe(name).model)
-    assert text.count("@article{") == len(citations_of(recipe(name)))
+    assert text.count("@article{") == len(citations_of(run))
     assert "Before and after" not in text
     assert "](reward.png)" in text
     assert "by the license of that model" in text

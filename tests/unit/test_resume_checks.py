@@ -201,7 +201,7 @@ def with_past(path: Path, run: Run, *lengths: int, name: str = "round_00002") ->
     metrics, scores = directory.open_metrics(first_round=1), directory.open_scores(first_round=1)
     for number in range(1, len(lengths) + 1):
         metrics.append([{"round": number}])
-        scores.append([{"round": number}] * run.reward_queries_per_round)
+        scores.append([{"round": number, "prompt": "a cat", "reward": 0.5}] * run.reward_queries_per_round)
     directory.save_checkpoint(saved, num_kept=1)
     assert (directory.checkpoints / name).is_dir()
     return directory

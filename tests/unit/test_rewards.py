@@ -104,7 +104,7 @@ INVALID = {
     "clip*2": "reward is 'clip*2'; write a weight before its term",
     "clip:emoji +0.5*bert": "write a weight before its term",
     "inf*clip": "write a weight before its term",
-    "2 clip": "reward is '2 clip'; give ",
+    "2 clip": "reward is '2 clip' (did you mean 'clip'?); give ",
     "clip:": "reward is 'clip:', whose model is missing; give ",
     "pickscore:": "reward is 'pickscore:', whose model is missing; give ",
     "clip:emoji+bert": "whose model is not a directory; give ",

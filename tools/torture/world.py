@@ -51,7 +51,7 @@ class World:
     def train(self, output: Path, *flags: str) -> list[str]:
         """Return the words of the training command; `flags` are added at the end."""
         names = ["--model", str(self.model), "--prompts", str(self.prompts), "--output", str(output)]
-        return ["train", "emoji-quickstart", *names, *_SETTINGS.split(), *flags]
+        return ["train", "emoji-b2-paper", *names, *_SETTINGS.split(), *flags]
 
     def sample(self, output: Path, *flags: str) -> list[str]:
         """Return the words of a command that generates one image."""

@@ -167,18 +167,17 @@ def expand_components(words: list[str]) -> list[str]:
     ['schedule:custom-schedule', '--schedule.name', 'mine.py:Sawtooth', '--seed', '1']
     """
     expanded: list[str] = []
-    remaining, before = iter(words), ""
+    remaining = iter(words)
     for word in remaining:
         option, equals, value = word.partition("=")
         kind = option.removeprefix("--").removesuffix(".use")
         if option.startswith("--") and kind in _COMPONENTS:
             expanded += _component(kind, value if equals else next(remaining, ""))
-        elif word.partition(":")[0] in _COMPONENTS and not (before.startswith("--") and "=" not in before):
+        elif word.partition(":")[0] in _COMPONENTS and " " not in word:  # otherwise a prompt
             kind, _, name = word.partition(":")
             expanded += _component(kind, name)
         else:
             expanded.append(word)
-        before = word
     return expanded
 
 

@@ -126,5 +126,5 @@ def _caveats(runs: Sequence[RunRecord]) -> list[str]:
     ):
         if any(run.settings.get(name) != first.get(name) for run in runs):
             caveats.append(f"The runs differ in {name}: {meaning}.")
-    caveats.append("One run per method shows no difference between methods; `b2diffurl study` repeats runs over seeds.")
+    caveats.append("One run per method shows no difference between methods; b2diffurl study repeats runs over seeds.")
     return caveats
