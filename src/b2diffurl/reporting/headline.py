@@ -193,10 +193,11 @@ def finite(run: RunRecord, metric: str) -> list[float]:
 
 def findings(run: RunRecord) -> list[Remark]:
     """List what speaks for and against the result; warnings first."""
+    notes = [Remark(level="warn", text=note) for note in run.notes]
     if not run.rounds:
-        return []
+        return notes
     every = [*_collapse(run), *_watched(run), *_judged(run), *_held_out(run), *_diversity(run), *_trust_region(run),
-             *_idle(run), *(Remark(level="warn", text=note) for note in run.notes)]  # fmt: skip
+             *_idle(run), *notes]  # fmt: skip
     order = ("warn", "info", "good")
     return sorted(every, key=lambda finding: order.index(finding.level))
 
