@@ -216,8 +216,9 @@ def test_python_of_the_pages_names_what_exists(page: str, block: str) -> None:
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("b2diffurl"):
             module = importlib.import_module(str(node.module))
             assert all(hasattr(module, alias.name) for alias in node.names), page
-        is_call = isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
-        if is_call and ast.unparse(node.func.value) == "b2diffurl":
+        if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
+            continue
+        if ast.unparse(node.func.value) == "b2diffurl":
             signature = inspect.signature(getattr(b2diffurl, node.func.attr))
             keywords = {str(keyword.arg): None for keyword in node.keywords if keyword.arg}
             signature.bind(*node.args, **keywords)
