@@ -10,7 +10,7 @@ import tyro
 
 from b2diffurl.cli.documentation import components_of
 from b2diffurl.cli.help import short_help, wrapped
-from b2diffurl.config import read_toml
+from b2diffurl.config import flat_settings, read_toml
 from b2diffurl.distributed import choose_device, describe_device
 from b2diffurl.errors import UserError, did_you_mean
 from b2diffurl.models.progress_bars import disable_progress_bars
@@ -20,6 +20,7 @@ from b2diffurl.run.settings import Run
 T = TypeVar("T")
 HELP_ALL = "--help-all"
 _COMPONENTS = components_of(Run)
+_SETTINGS = flat_settings(recipe("emoji-quickstart"))
 Switch = tyro.conf.FlagCreatePairsOff[bool]  # a flag of a command without a --no- twin
 
 
@@ -167,18 +168,26 @@ def expand_components(words: list[str]) -> list[str]:
     ['schedule:custom-schedule', '--schedule.name', 'mine.py:Sawtooth', '--seed', '1']
     """
     expanded: list[str] = []
-    remaining = iter(words)
+    remaining, before = iter(words), ""
     for word in remaining:
         option, equals, value = word.partition("=")
         kind = option.removeprefix("--").removesuffix(".use")
         if option.startswith("--") and kind in _COMPONENTS:
             expanded += _component(kind, value if equals else next(remaining, ""))
-        elif word.partition(":")[0] in _COMPONENTS and " " not in word:  # otherwise a prompt
+        elif word.partition(":")[0] in _COMPONENTS and not _takes_value(before):
             kind, _, name = word.partition(":")
             expanded += _component(kind, name)
         else:
             expanded.append(word)
+        before = word
     return expanded
+
+
+def _takes_value(word: str) -> bool:
+    """Whether the word after this one is its value: it is a flag, and no switch."""
+    name = word.removeprefix("--").replace("-", "_")
+    is_switch = name in ("dry_run", "resume", "measure") or isinstance(_SETTINGS.get(name.removeprefix("no_")), bool)
+    return word.startswith("--") and "=" not in word and not is_switch and ".no_" not in name
 
 
 def _component(kind: str, name: str) -> list[str]:
