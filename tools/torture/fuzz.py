@@ -35,7 +35,7 @@ from b2diffurl.run.settings import Run
 from b2diffurl.training.scorer import Scoring
 from tools.torture import fuzz_inputs as inputs
 from tools.torture.cases import Case, Result
-from tools.torture.processes import Outcome, fork, is_sentence
+from tools.torture.processes import Outcome, fork, is_sentence, without_device
 from tools.torture.runs import Runs
 
 Judge = Callable[[Any], str]
@@ -127,7 +127,7 @@ def outcome_of(words: list[str]) -> Outcome:
             code = error.code if isinstance(error.code, int) else int(error.code is not None)
         except BaseException:  # noqa: BLE001 - what an interpreter does
             traceback.print_exc(limit=-4)
-    return Outcome(code=code, stdout=out.getvalue(), stderr=err.getvalue(), cpu_seconds=0.0)
+    return Outcome(code=code, stdout=out.getvalue(), stderr=without_device(err.getvalue()), cpu_seconds=0.0)
 
 
 def verdict(outcome: Outcome) -> str:

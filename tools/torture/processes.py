@@ -53,6 +53,11 @@ class Outcome:
         return f"exit {self.code}: {lines[-1] if lines else ''}"
 
 
+def without_device(stderr: str) -> str:
+    """Return standard error without the line that announces the device, which is printed before a model is loaded."""
+    return re.sub(r"\Adevice .*\n+", "", stderr)
+
+
 def is_sentence(stderr: str) -> bool:
     """Whether the standard error is one sentence of the program and nothing else.
 
@@ -99,7 +104,9 @@ class Child:
         stdout, stderr = (Path(self.folder.name, name).read_text("utf-8", "replace") for name in ("out", "err"))
         self.folder.cleanup()
         code = os.waitstatus_to_exitcode(status)
-        return Outcome(code=code, stdout=stdout, stderr=stderr, cpu_seconds=usage.ru_utime + usage.ru_stime)
+        return Outcome(
+            code=code, stdout=stdout, stderr=without_device(stderr), cpu_seconds=usage.ru_utime + usage.ru_stime
+        )
 
     def kill(self) -> None:
         """Send SIGKILL."""
