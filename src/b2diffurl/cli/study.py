@@ -12,7 +12,7 @@ from b2diffurl.analysis.study.runner import Runner
 from b2diffurl.analysis.study.samples import save_samples
 from b2diffurl.analysis.study.spec import make_cells, read_study, study_names
 from b2diffurl.analysis.study.tables import write_tables
-from b2diffurl.cli.common import check_output, parse
+from b2diffurl.cli.common import check_output, parse, prepare
 from b2diffurl.cli.help import wrapped
 from b2diffurl.distributed import AUTO, check_device, choose_device
 from b2diffurl.errors import UserError
@@ -55,6 +55,7 @@ def study(words: list[str]) -> int:
     if flags.num_jobs < 1:
         raise UserError(f"num_jobs is {flags.num_jobs}; give 1 or more.")
     check_device(flags.device)
+    prepare()
     spec = read_study(flags.name).at_scale(flags.scale)
     if flags.num_images:
         spec = replace(spec, num_images=flags.num_images)
