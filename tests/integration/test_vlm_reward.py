@@ -17,6 +17,10 @@ from fastapi import FastAPI, HTTPException, Request
 from PIL import Image
 from torch import Tensor
 
+from b2diffurl.analysis.compare import compare
+from b2diffurl.analysis.evaluate import EvaluationSettings
+from b2diffurl.analysis.sample import Generation
+from b2diffurl.cli import main
 from b2diffurl.errors import RewardFailed, UserError
 from b2diffurl.images import from_pil
 from b2diffurl.rewards import RewardSettings, check_reward, load_reward, score_images
@@ -194,3 +198,21 @@ def test_settings_without_a_model_are_refused() -> None:
         check_reward("vlm", RewardSettings(vlm=VLMSettings(base_url="http://127.0.0.1:1/v1")))
     with pytest.raises(UserError, match=r"vlm\.base_url is 'ftp://x'; give one such as "):
         VLMSettings(base_url="ftp://x")
+
+
+def test_evaluate_and_compare_use_the_settings_of_the_reward(capsys: pytest.CaptureFixture[str]) -> None:
+    prompts = ("a cat riding a bike", "a dog riding a bike")
+    with served(lambda *_: completion({"yes": math.log(0.25), "no": math.log(0.75)})) as base_url:
+        words = ["evaluate", "emoji", "--prompts", *prompts, "--num-images", "2", "--reward", "vlm", "--judge", "none",
+                 "--num-inference-steps", "2", "--device", "cpu"]  # fmt: skip
+        code = main([*words, "--vlm.base-url", base_url, "--vlm.model", "a model"])
+        compared = compare(
+            "emoji", prompts, loras=[], evaluation=EvaluationSettings(num_images=2, judge="none", reward=("vlm",)),
+            generation=Generation(num_inference_steps=2), reward_settings=settings_of(base_url),
+        )  # fmt: skip
+    printed = capsys.readouterr()
+    assert code == 0, printed.err
+    assert "0.2500" in printed.out
+    assert compared.evaluated[0].metrics["vlm"].mean == pytest.approx(0.25)
+    assert main(words) == 2
+    assert "vlm.base_url" in capsys.readouterr().err

@@ -1,5 +1,7 @@
 """Every user error: one sentence, exit code 2, nothing written, no model loaded."""
 
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -274,3 +276,13 @@ def test_a_stopped_run_mentions_a_checkpoint_only_if_there_is_one(
     monkeypatch.setattr("b2diffurl.cli._dispatch", stop)
     assert main(["train"]) == 1
     assert capsys.readouterr().err.strip() == f"b2diffurl: Stopped in round 1: the reward failed. {note}".strip()
+
+
+def test_a_reader_that_ends_early_is_no_error() -> None:
+    command = [sys.executable, "-m", "b2diffurl.cli", "show", "emoji-quickstart"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 141

@@ -19,6 +19,7 @@ from b2diffurl.evaluation.observations import Observations
 from b2diffurl.evaluation.statistics import Interval, bootstrap_interval, resample_prompts
 from b2diffurl.prompts.lists import read_prompt_list
 from b2diffurl.reporting.metric_docs import SCORES
+from b2diffurl.rewards import RewardSettings
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -102,6 +103,7 @@ def compare(
     evaluation: EvaluationSettings = EvaluationSettings(),  # noqa: B008 - frozen
     seed: int = 0,
     generation: Generation = Generation(),  # noqa: B008 - frozen
+    reward_settings: RewardSettings | None = None,
     on_progress: Callable[[int], None] = lambda _: None,
 ) -> AdapterComparison:
     """Evaluate a model without an adapter, and with each of several, from the same prompts and noise.
@@ -113,6 +115,7 @@ def compare(
         evaluation: number of images, judge, rewards, scales of the adapters, bootstrap.
         seed: seed of the noise and of the bootstrap.
         generation: sampler, precision and device.
+        reward_settings: settings of the rewards in `evaluation`, such as the server of "vlm"; the defaults if None.
         on_progress: called with the number of images that have been completed since the last call.
 
     Raises:
@@ -122,8 +125,9 @@ def compare(
     names = evaluation.metrics(model=model, prompts=listed.prompts)
     compared = variants([Path(lora) for lora in loras], scales=evaluation.adapter_scales)
     observations = observe(
-        model, listed, compared, evaluation=evaluation, seed=seed, generation=generation, on_progress=on_progress
-    )
+        model, listed, compared, evaluation=evaluation, seed=seed, generation=generation,
+        reward_settings=reward_settings, on_progress=on_progress,
+    )  # fmt: skip
     used = tuple(dict.fromkeys(listed.prompts[: evaluation.num_images]))
     return summarize(compared, observations, prompts=used, metrics=names, evaluation=evaluation, seed=seed)
 

@@ -20,7 +20,7 @@ from b2diffurl.evaluation.judges import Judge, JudgeChoice, choose_judge, load_j
 from b2diffurl.evaluation.observations import PAIRWISE_DISTANCE, VENDI_SCORE, Observations, group_by_prompt
 from b2diffurl.models import EMOJI
 from b2diffurl.prompts.lists import PromptList, read_prompt_list
-from b2diffurl.rewards import Reward, check_reward, load_reward, score_images
+from b2diffurl.rewards import Reward, RewardSettings, check_reward, load_reward, score_images
 
 BASE = "base"
 
@@ -57,7 +57,7 @@ class EvaluationSettings:
             UserError: as `find_judge`, or a reward is invalid.
         """
         for name in self.reward:
-            check_reward(name)
+            check_reward(name, reward_settings)
         choice = find_judge(self.judge, model=model, prompts=prompts, has_rewards=bool(self.reward))
         names = [*choice.metrics, *self.reward]
         if choice.kind != "none":
@@ -184,6 +184,7 @@ def observe(
     evaluation: EvaluationSettings,
     seed: int = 0,
     generation: Generation = Generation(),  # noqa: B008 - frozen
+    reward_settings: RewardSettings | None = None,
     on_progress: Callable[[int], None] = lambda _: None,
 ) -> list[Observations]:
     """Generate the images of each variant, once and from the same noise, and observe them.
@@ -195,6 +196,7 @@ def observe(
         evaluation: what is evaluated.
         seed: seed of the noise.
         generation: sampler, precision and device.
+        reward_settings: settings of the rewards; the defaults if None.
         on_progress: called with the number of images that have been completed since the last call.
 
     Returns:
@@ -206,7 +208,7 @@ def observe(
     texts = prompts.prompts
     choice = find_judge(evaluation.judge, model=model, prompts=texts, has_rewards=bool(evaluation.reward))
     for name in evaluation.reward:
-        check_reward(name)
+        check_reward(name, reward_settings)
     adapters = list(dict.fromkeys(variant.lora for variant in variants if variant.lora is not None))
     generator = ImageGenerator.load(
         model, texts, loras=adapters, num_images=evaluation.num_images, seed=seed, generation=generation
@@ -219,7 +221,7 @@ def observe(
     observer: _Observer | None = None
     observations: list[Observations] = []
     for generated in images:
-        observer = observer or _Observer.load(choice, evaluation.reward, device=device)
+        observer = observer or _Observer.load(choice, evaluation.reward, settings=reward_settings, device=device)
         observations.append(observer.observe(generated, prompts))
     return observations
 
@@ -232,8 +234,10 @@ class _Observer:
     rewards: dict[str, Reward]
 
     @classmethod
-    def load(cls, choice: JudgeChoice, names: Sequence[str], *, device: str) -> "_Observer":
-        rewards = {name: load_reward(name, device=device) for name in names}
+    def load(
+        cls, choice: JudgeChoice, names: Sequence[str], *, settings: RewardSettings | None, device: str
+    ) -> "_Observer":
+        rewards = {name: load_reward(name, settings, device=device) for name in names}
         has_judge = choice.kind != "none"
         judge = load_judge(choice, others=[*rewards.values()], device=device) if has_judge else None
         return cls(judge=judge, rewards=rewards)

@@ -1,9 +1,10 @@
 """The command `b2diffurl`; every command is a module of this package.
 
 Exit codes: 0 success; 1 the run was stopped or an unexpected error occurred; 2 a user error, printed as one sentence;
-130 interrupted.
+130 interrupted; 141 the reader of the output has ended.
 """
 
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -89,6 +90,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("b2diffurl: interrupted; continue with --resume.", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # the reader of a pipe has ended, such as `head`; Python would report it again at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
 
 
 def _device_message(error: RuntimeError) -> str:

@@ -1,7 +1,7 @@
 """`b2diffurl evaluate MODEL`: evaluate a model's images, and compare adapters."""
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,6 +20,7 @@ from b2diffurl.evaluation.statistics import Interval
 from b2diffurl.prompts.lists import read_prompt_list
 from b2diffurl.reporting.plots import save_trade_off
 from b2diffurl.reporting.text import count
+from b2diffurl.rewards import RewardSettings
 
 
 @settings
@@ -57,12 +58,14 @@ class EvaluateCommand(GenerationFlags):
         compare: compare a single adapter with the model without it.
         evaluation: number of images, judge, rewards, scales of the adapters, bootstrap.
         shown: what is printed and written.
+        settings: settings of the rewards, as in a run.
     """
 
     lora: tuple[Path, ...] = ()
     compare: bool = False
     evaluation: Annotated[EvaluationSettings, tyro.conf.arg(name="")] = EvaluationSettings()  # noqa: RUF009 - frozen
     shown: Annotated[Shown, tyro.conf.arg(name="")] = Shown()  # noqa: RUF009 - frozen
+    settings: Annotated[RewardSettings, tyro.conf.arg(name="")] = field(default_factory=RewardSettings)
 
 
 def evaluate(words: list[str]) -> int:
@@ -82,7 +85,7 @@ def evaluate(words: list[str]) -> int:
     with progress_bar(evaluation.num_images * len(compared)) as advance:
         observations = observe(
             flags.model, prompts, compared, evaluation=evaluation, seed=flags.seed, generation=generation,
-            on_progress=advance,
+            reward_settings=flags.settings, on_progress=advance,
         )  # fmt: skip
     tables = _settings(flags)
     if is_comparison:
