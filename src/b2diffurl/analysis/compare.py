@@ -122,7 +122,7 @@ def compare(
         UserError: an argument is invalid, or the model, an adapter or the prompts cannot be found.
     """
     listed = read_prompt_list([prompts] if isinstance(prompts, str) else prompts)
-    names = evaluation.metrics(model=model, prompts=listed.prompts)
+    names = evaluation.metrics(model=model, prompts=listed.prompts, reward_settings=reward_settings)
     compared = variants([Path(lora) for lora in loras], scales=evaluation.adapter_scales)
     observations = observe(
         model, listed, compared, evaluation=evaluation, seed=seed, generation=generation,

@@ -46,12 +46,15 @@ class EvaluationSettings:
     num_resamples: Annotated[int, Ge(2)] = 1000
     confidence: Annotated[float, Gt(0), Lt(1)] = 0.95
 
-    def metrics(self, *, model: str, prompts: Sequence[str]) -> tuple[str, ...]:
+    def metrics(
+        self, *, model: str, prompts: Sequence[str], reward_settings: RewardSettings | None = None
+    ) -> tuple[str, ...]:
         """Give the names of all metrics: of the judge, of rewards, and the diversity of the judge's features.
 
         Args:
             model: the model that will be evaluated.
             prompts: the prompts that will be evaluated.
+            reward_settings: settings of the rewards; the defaults if None.
 
         Raises:
             UserError: as `find_judge`, or a reward is invalid.

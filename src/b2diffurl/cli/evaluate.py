@@ -73,7 +73,7 @@ def evaluate(words: list[str]) -> int:
     flags = parse(EvaluateCommand, words, prog="b2diffurl evaluate")
     shown, evaluation = flags.shown, flags.evaluation
     prompts = read_prompt_list(flags.prompts)
-    available = evaluation.metrics(model=flags.model, prompts=prompts.prompts)
+    available = evaluation.metrics(model=flags.model, prompts=prompts.prompts, reward_settings=flags.settings)
     compared = _variants(flags)
     is_comparison = len(compared) > 1
     _check_shown(shown, available, is_comparison=is_comparison)
