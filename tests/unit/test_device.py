@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import b2diffurl
 from b2diffurl.analysis.sample import Generation
 from b2diffurl.cli import _COMMANDS, main
 from b2diffurl.cli.cost_lines import cpu_warning
@@ -146,3 +147,15 @@ def test_a_real_model_on_a_cpu_warns_with_hours() -> None:
     assert "Stable Diffusion 1.x on a CPU takes about" in warning
     assert "hours" in warning
     assert cpu_warning(run, device="cuda") == cpu_warning(recipe("emoji-b2-paper"), device="cpu") == ""
+
+
+def test_python_warns_with_hours_before_the_model_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    messages: list[str] = []
+    run = replace(recipe("sd15"), prompts="template1-train")
+    with pytest.raises(UserError):  # nothing is downloaded here
+        b2diffurl.train(
+            run, reward=lambda images, _: images.mean((1, 2, 3)), output=tmp_path / "run", device="cpu",
+            progress="none", on_message=messages.append,
+        )  # fmt: skip
+    assert any("on a CPU takes about" in message for message in messages)

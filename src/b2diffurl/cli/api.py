@@ -19,10 +19,11 @@ from b2diffurl.analysis import evaluate as evaluation
 from b2diffurl.analysis import sample as sampling
 from b2diffurl.analysis.sample import Generation
 from b2diffurl.cli.console import ConsoleObserver
+from b2diffurl.cli.cost_lines import cpu_warning
 from b2diffurl.cli.generation import progress_bar
 from b2diffurl.cli.notebook import NotebookObserver, is_notebook, notebook_display
 from b2diffurl.config import read_toml
-from b2diffurl.distributed import AUTO, Ranks
+from b2diffurl.distributed import AUTO, Ranks, choose_device
 from b2diffurl.errors import UserError
 from b2diffurl.evaluation.generate import GeneratedImages
 from b2diffurl.models.progress_bars import quiet_libraries
@@ -112,6 +113,10 @@ def train(
     function = named if named is not None and not isinstance(named, str) else None
     resolved = _resolve(_named(run), folder, prompts=prompts, reward=named, function=function)
     with quiet_libraries(), _training_progress(kind, resolved.run.num_rounds) as (shown, show_message):
+        show_message = on_message or show_message
+        warning = cpu_warning(resolved.run, device=choose_device(device))
+        if warning and ranks.is_main:
+            show_message(warning)
         trainer.train(
             resolved,
             output=folder,
@@ -120,7 +125,7 @@ def train(
             observers=[*shown, *observers],
             reward=function,
             ranks=ranks,
-            on_message=on_message or show_message,
+            on_message=show_message,
         )
     return Result(folder)
 
