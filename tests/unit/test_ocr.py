@@ -1,6 +1,8 @@
 """The reward ocr: flow_grpo's match, prompts, engines that are missing."""
 
 import random
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +12,8 @@ from b2diffurl.errors import UserError
 from b2diffurl.rewards import RewardSettings, check_reward, score_images
 from b2diffurl.rewards.ocr import OCRReward, edit_distance, match
 from b2diffurl.rewards.settings import OCRSettings
+from b2diffurl.run.recipes import recipe
+from b2diffurl.run.resolve import resolve
 from tests.reference import ocr as twin
 
 
@@ -48,3 +52,12 @@ def test_a_missing_engine_is_reported_before_anything_is_loaded(engine: str) -> 
     with pytest.raises(UserError) as error:
         check_reward("ocr", RewardSettings(ocr=OCRSettings(engine=engine)))  # pyright: ignore[reportArgumentType]
     assert str(error.value) == f"ocr.engine is '{engine}', which is not installed; run pip install {engine}."
+
+
+def test_a_run_whose_prompts_have_no_quoted_text_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "pytesseract.py").touch()  # found, but not imported
+    monkeypatch.syspath_prepend(tmp_path)
+    run = replace(recipe("sd15"), prompts="template1-train", ocr=OCRSettings(engine="pytesseract"))
+    for changed in (replace(run, reward="ocr"), replace(run, reward="jpeg-size:compressible", watch=("ocr",))):
+        with pytest.raises(UserError, match="reward ocr needs a text in double quotes in every prompt"):
+            resolve(changed)

@@ -1,6 +1,6 @@
 """The built-in rewards, by the first word of their names. A new one is a module and a line here."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -69,12 +69,14 @@ class RewardKind:
         check: raises UserError if the term is invalid; loads no model and sends no request.
         load: loads the reward of a valid term on a device; raises UserError if that fails.
         facts: what it needs, for `b2diffurl rewards`.
+        check_prompts: raises UserError if the reward cannot score images of one of the prompts.
     """
 
     forms: str
     check: "Callable[[Term, RewardSettings], None]"
     load: "Callable[[Term, RewardSettings, torch.device | str], Reward]"
     facts: RewardFacts
+    check_prompts: "Callable[[Sequence[str]], None]" = lambda _: None
 
 
 def reward_kind(kind: str) -> RewardKind:

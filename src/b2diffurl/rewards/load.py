@@ -46,6 +46,16 @@ def check_watched(names: Sequence[str], settings: RewardSettings | None = None) 
             raise
 
 
+def check_reward_prompts(terms: Sequence[Term], prompts: Sequence[str]) -> None:
+    """Check whether rewards can score images of the prompts of a run.
+
+    Raises:
+        UserError: a prompt lacks what a reward needs, such as quoted text for "ocr".
+    """
+    for term in terms:
+        reward_kind(term.kind).check_prompts(prompts)
+
+
 def load_reward(name: str, settings: RewardSettings | None = None, *, device: torch.device | str = AUTO) -> Reward:
     """Load a reward.
 

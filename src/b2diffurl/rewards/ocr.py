@@ -134,6 +134,11 @@ def _check(term: Term, settings: RewardSettings) -> None:
         raise UserError(f"ocr.engine is {engine!r}, which is not installed; run pip install {engine}.")
 
 
+def _check_prompts(prompts: Sequence[str]) -> None:
+    for prompt in prompts:
+        quoted_text(prompt)
+
+
 def _load(_: Term, settings: RewardSettings, device: torch.device | str) -> OCRReward:
     return OCRReward(load_engine(settings.ocr, device=device))
 
@@ -141,6 +146,7 @@ def _load(_: Term, settings: RewardSettings, device: torch.device | str) -> OCRR
 REWARD = RewardKind(
     forms="'ocr'",
     check=_check,
+    check_prompts=_check_prompts,
     load=_load,
     facts=RewardFacts(
         summary="rendered text against quoted text",

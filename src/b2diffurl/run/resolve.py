@@ -12,7 +12,7 @@ from b2diffurl.errors import UserError
 from b2diffurl.evaluation.judges import JudgeChoice, choose_judge
 from b2diffurl.models import EMOJI, AdapterFile, ModelSource
 from b2diffurl.prompts.lists import PromptList, load_prompt_list, split_prompts
-from b2diffurl.rewards import RewardSettings, check_reward, check_watched, parse_reward
+from b2diffurl.rewards import RewardSettings, check_reward, check_reward_prompts, check_watched, parse_reward
 from b2diffurl.rewards.spec import Term, parse_watched
 from b2diffurl.run.settings import Run
 
@@ -99,6 +99,7 @@ def resolve(run: Run, *, own_reward: bool = False, own_prompts: PromptList | Non
         check_reward(run.reward, RewardSettings.of(run))
     check_watched(run.watch, RewardSettings.of(run))
     reward_terms, watched_terms = () if own_reward else parse_reward(run.reward), parse_watched(run.watch)
+    check_reward_prompts([*reward_terms, *watched_terms], [*train, *held_out])
     _check_emoji(run, reward_terms, watched_terms)
     duplicates = {term.name for term in reward_terms} & {term.name for term in watched_terms}
     if duplicates:
