@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -79,3 +80,10 @@ def test_a_folder_that_cannot_be_created_is_one_sentence(tmp_path: Path) -> None
     lock = locked(tmp_path / "file" / "x", on_message=print)
     with pytest.raises(UserError, match="cannot be written: Not a directory;"), lock:
         pass
+
+
+def test_a_folder_that_was_removed_is_an_error(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    with pytest.raises(UserError, match="was removed while it was in use"), locked(folder, on_message=print):
+        (folder / "metrics.jsonl").touch()
+        shutil.rmtree(folder)

@@ -30,7 +30,7 @@ def locked(folder: Path, *, on_message: Callable[[str], None]) -> Generator[None
         on_message: receives a sentence if the lock of a process that ended without releasing it is taken over.
 
     Raises:
-        UserError: another process holds the lock, or the folder cannot be created or locked.
+        UserError: another process holds the lock, the folder cannot be created or locked, or it was removed meanwhile.
     """
     new_folders = [path for path in (folder, *folder.parents) if not path.exists()]
     descriptor, content = _acquire(folder)
@@ -43,11 +43,14 @@ def locked(folder: Path, *, on_message: Callable[[str], None]) -> Generator[None
         yield
     finally:
         (folder / LOCK_NAME).unlink(missing_ok=True)
+        is_left = folder.is_dir()
         os.close(descriptor)
         for path in new_folders:
             if not path.is_dir() or any(path.iterdir()):
                 break
             path.rmdir()
+    if not is_left:  # removed after the last write, which would have failed
+        raise UserError(f"{folder} was removed while it was in use; its files are lost.")
 
 
 def _acquire(folder: Path) -> tuple[int, bytes]:
