@@ -84,6 +84,8 @@ def test_a_folder_that_cannot_be_created_is_one_sentence(tmp_path: Path) -> None
 
 def test_a_folder_that_was_removed_is_an_error(tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    with pytest.raises(UserError, match="was removed while it was in use"), locked(folder, on_message=print):
-        (folder / "metrics.jsonl").touch()
-        shutil.rmtree(folder)
+    lock = locked(folder, on_message=print)
+    lock.__enter__()
+    shutil.rmtree(folder)
+    with pytest.raises(UserError, match="was removed while it was in use"):
+        lock.__exit__(None, None, None)
