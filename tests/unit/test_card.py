@@ -123,6 +123,14 @@ def test_the_metadata_round_trips_and_every_image_exists(tmp_path: Path) -> None
     assert "<Gallery />" in card.text
 
 
+def test_without_images_from_before_training_there_are_no_pairs(tmp_path: Path) -> None:
+    Image.new("RGB", (4, 4)).save(tmp_path / "0.png")
+    lora = tmp_path / "lora"
+    lora.mkdir()
+    write_card(lora, recipe("emoji-b2-paper"), record({4: {0: tmp_path / "0.png"}, 9: {0: tmp_path / "0.png"}}))
+    assert not (lora / "images").exists()
+
+
 def test_every_citation_has_an_entry_and_a_component_that_exists() -> None:
     """A misspelled component would never be cited."""
     objectives = {f"objective:{recipe(name).objective.use}" for name in RECIPES}

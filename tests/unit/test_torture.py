@@ -152,7 +152,7 @@ def test_every_other_difference_is_reported(run_folder: Path) -> None:
     (run_folder / "a.partial").touch()
     (run_folder / "samples.png").unlink()
     safetensors.torch.save_file({"x": torch.ones(2)}, run_folder / "lora" / "w.safetensors")
-    assert differences(run_folder, expected, may_differ="samples.png").split(", ") == [
+    assert differences(run_folder, expected, may_differ=("samples.png",)).split(", ") == [
         "a.partial is left over", "lora/w.safetensors differs", "metrics.jsonl differs",
     ]  # fmt: skip
     assert "samples.png is missing" in differences(run_folder, expected)

@@ -36,17 +36,17 @@ def numbers(folder: Path) -> dict[str, Any]:
     return values
 
 
-def differences(folder: Path, expected: dict[str, Any], *, may_differ: str = "") -> str:
+def differences(folder: Path, expected: dict[str, Any], *, may_differ: tuple[str, ...] = ()) -> str:
     """Describe how a finished run differs from the uninterrupted one; "" if it does not.
 
     Args:
         folder: the run folder.
         expected: `numbers` of the uninterrupted run.
-        may_differ: a file or folder that was damaged before and is neither needed nor written again.
+        may_differ: files and folders that depend on a damaged one, which is neither needed nor written again.
     """
     actual = numbers(folder)
     names = [name for name in sorted(expected.keys() | actual.keys()) if expected.get(name) != actual.get(name)]
-    wrong = [name for name in names if not (may_differ and Path(name).is_relative_to(may_differ))]
+    wrong = [name for name in names if not any(Path(name).is_relative_to(path) for path in may_differ)]
     return ", ".join(f"{name} {_verb(name, expected, actual)}" for name in wrong)
 
 

@@ -59,15 +59,16 @@ def _damage(runs: Runs, source: Path, file: str, damage: Callable[[Path], None])
         return runs.judge_damaged(folder, damaged=file, may_differ=_spare(folder, file))
 
 
-def _spare(folder: Path, file: str) -> str:
-    """Return what may differ at the end: a missing sample's round, an old checkpoint of a finished run, or "".
+def _spare(folder: Path, file: str) -> tuple[str, ...]:
+    """Return what may differ at the end: a missing sample's round, an old checkpoint of a finished run, or nothing.
 
-    Without a sample, the scores of its round are left out too.
+    Without a sample, the scores of its round are left out too, and without one from before training the card's images.
     """
     if file.startswith("samples") and not (folder / file).exists():
-        return "/".join(file.split("/")[:2])
+        sampled_round = "/".join(file.split("/")[:2])
+        return (sampled_round, "lora/images", "lora/README.md") if "round_00000" in file else (sampled_round,)
     is_finished = (folder / "lora").is_dir()
-    return file if is_finished and "checkpoints/round_00002" in file else ""
+    return (file,) if is_finished and "checkpoints/round_00002" in file else ()
 
 
 def _adapter_cases(runs: Runs) -> Iterator[Case]:

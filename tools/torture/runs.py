@@ -102,7 +102,7 @@ class Runs:
         self._continued[state] = fault
         return failed(fault) if fault else Result(outcomes={outcome: 1, "+resumes of distinct folders": 1})
 
-    def judge_damaged(self, folder: Path, *, damaged: str, may_differ: str = "") -> Result:
+    def judge_damaged(self, folder: Path, *, damaged: str, may_differ: tuple[str, ...] = ()) -> Result:
         """Continue a run with a damaged file: it is refused and nothing is lost, or its end is right."""
         before = kept(folder)
         ended = self.finish(folder)

@@ -107,7 +107,7 @@ def score_samples(
         log: receives why there are no scores.
     """
     record = directory.read()
-    for round_number in sorted({min(record.images), max(record.images)} if record.images else ()):
+    for round_number in sorted({0, max(record.images, default=0)} & set(record.images)):
         shown = record.images[round_number]
         if list(shown) != list(range(len(record.prompts))):
             continue  # some were removed

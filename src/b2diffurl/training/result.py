@@ -1,5 +1,6 @@
 """The result of a run, read from its folder: what `train` returns, and what a notebook shows."""
 
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -75,13 +76,14 @@ class Result:
 
     @property
     def before(self) -> list[Image.Image]:
-        """Sample images before training, one per prompt."""
-        return self._images(min)
+        """Sample images before training, one per prompt; none if the run has none."""
+        return _read_images(self._record().images.get(0, {}))
 
     @property
     def after(self) -> list[Image.Image]:
         """The newest sample images, of the same prompts and noise as `before`."""
-        return self._images(max)
+        images = self._record().images
+        return _read_images(images[max(images)]) if images else []
 
     @property
     def adapter(self) -> Path:
@@ -127,6 +129,6 @@ class Result:
     def _record(self) -> RunRecord:
         return self._directory.read()
 
-    def _images(self, which: Any) -> list[Image.Image]:
-        images = self._record().images
-        return [read_image(path) for path in images[which(images)].values()] if images else []
+
+def _read_images(files: Mapping[int, Path]) -> list[Image.Image]:
+    return [read_image(path) for path in files.values()]
