@@ -62,11 +62,10 @@ def _damage(runs: Runs, source: Path, file: str, damage: Callable[[Path], None])
 def _spare(folder: Path, file: str) -> tuple[str, ...]:
     """Return what may differ at the end: a missing sample's round, an old checkpoint of a finished run, or nothing.
 
-    Without a sample, the scores of its round are left out too, and without one from before training the card's images.
+    Without a sample or its prompt, the scores of its round and the images of the model card are left out too.
     """
     if file.startswith("samples") and not (folder / file).exists():
-        sampled_round = "/".join(file.split("/")[:2])
-        return (sampled_round, "lora/images", "lora/README.md") if "round_00000" in file else (sampled_round,)
+        return ("/".join(file.split("/")[:2]), "lora/images", "lora/README.md")
     is_finished = (folder / "lora").is_dir()
     return (file,) if is_finished and "checkpoints/round_00002" in file else ()
 
