@@ -11,6 +11,7 @@ from pathlib import Path
 
 from b2diffurl.models.adapter_files import KOHYA_FILE
 from tools.torture.cases import Case, Result, failed, passed
+from tools.torture.compare import contents
 from tools.torture.processes import call
 from tools.torture.runs import Runs
 
@@ -86,4 +87,8 @@ def _sample(runs: Runs, name: str, damage: Callable[[Path], None]) -> Result:
         ended = call(runs.world.sample(folder / "images", "--lora", str(folder / "lora")))
         if name == KOHYA_FILE:  # for other programs; the form of diffusers is read
             return passed("not read") if ended.code == 0 else failed(ended.describe())
+        if damage is Path.unlink and ended.code == 0:  # without the form of diffusers, kohya's is read
+            whole = call(runs.world.sample(folder / "expected", "--lora", str(runs.whole / "lora")))
+            is_equal = whole.code == 0 and contents(folder / "images") == contents(folder / "expected")
+            return passed("another form, equal") if is_equal else failed("another form, other images")
         return passed("refused") if ended.is_refusal else failed(ended.describe())
