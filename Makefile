@@ -24,8 +24,8 @@ quickstart: $(STAMP) ## Train the embedded model; each call creates a new folder
 test: $(STAMP) ## Run the tests, without the slow ones
 	$(PYTEST) $(PYTEST_ARGS)
 
-test-all: $(STAMP) ## Run all tests, including the slow ones
-	$(PYTEST) -m "" $(PYTEST_ARGS)
+test-all: $(STAMP) ## Run all tests, including the slow ones, and check shapes and dtypes of tensors at run time
+	$(PYTEST) -m "" --jaxtyping-packages=b2diffurl,beartype.beartype $(PYTEST_ARGS)
 
 golden: $(STAMP) ## Record the golden rounds of this commit; explain the change in its message
 	OMP_NUM_THREADS=1 $(BIN)/python tools/golden.py --write
