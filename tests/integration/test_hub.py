@@ -43,6 +43,9 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
     def do_GET(self) -> None:
+        if "missing" in self.path:
+            self._answer({"error": "Repository not found"}, status=404, error_code="RepoNotFound")
+            return
         self._answer({"id": "me/adapter", "siblings": [], "sha": "0" * 40})
 
     def do_POST(self) -> None:
@@ -77,9 +80,11 @@ class _Handler(BaseHTTPRequestHandler):
                 break
         return b"".join(parts)
 
-    def _answer(self, answer: Mapping[str, object], *, status: int = 200) -> None:
+    def _answer(self, answer: Mapping[str, object], *, status: int = 200, error_code: str = "") -> None:
         body = json.dumps(answer).encode()
         self.send_response(status)
+        if error_code:
+            self.send_header("X-Error-Code", error_code)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -156,3 +161,21 @@ def test_user_errors_are_raised_before_anything_is_sent(adapter: Path, tmp_path:
         push_to_hub(tmp_path, repo_id="me/adapter")
     with pytest.raises(UserError, match="give user/name"):
         push_to_hub(adapter, repo_id="me/my adapter")
+
+
+def test_a_model_that_cannot_be_downloaded_is_one_sentence(hub: Hub, tmp_path: Path) -> None:
+    """At once, and without the libraries' repeated requests."""
+    command = [sys.executable, "-m", "b2diffurl.cli", "sample", "org/missing", "--output", str(tmp_path / "images")]
+    environment = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_TELEMETRY": "1"}
+    sentences = {
+        True: "the Hugging Face Hub has no such model, or it is private",
+        False: "it is not in the local cache and the Hugging Face Hub cannot be reached",
+    }
+    for is_up, sentence in sentences.items():
+        if not is_up:
+            hub.shutdown()
+            hub.server_close()
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+        assert done.returncode == 2
+        assert done.stderr.startswith(f"b2diffurl: model 'org/missing' could not be loaded: {sentence}")
+        assert done.stderr.count("\n") == 1

@@ -354,7 +354,7 @@ def test_a_checkpoint_file_is_the_model_it_was_made_of(models: dict[str, Path], 
 
 def test_a_checkpoint_file_without_configuration_offline(models: dict[str, Path], tmp_path: Path) -> None:
     file = write_checkpoint(models["sd1"], tmp_path / "model.safetensors", with_config=False)
-    with pytest.raises(UserError, match=r"stable-diffusion-v1-5, which cannot be reached.*beside the file"):
+    with pytest.raises(UserError, match=r"stable-diffusion-v1-5, which cannot be read.*beside the file"):
         TextToImageModel.load(str(file))
 
 
@@ -376,7 +376,7 @@ def test_a_checkpoint_file_without_configuration_offline(models: dict[str, Path]
                 "model.diffusion_model.input_blocks.0.0.weight": [8, 4, 3, 3],
                 "conditioner.embedders.1.model.transformer.resblocks.9.mlp.c_proj.bias": [4],
             },
-            "stabilityai/stable-diffusion-xl-base-1.0, which cannot be reached",
+            "stabilityai/stable-diffusion-xl-base-1.0, which cannot be read",
         ),
     ],
 )

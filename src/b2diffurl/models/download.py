@@ -1,11 +1,11 @@
-"""The size of what a run will download from the Hugging Face Hub, from the hub's own metadata."""
+"""What the Hugging Face Hub says of a model before it is downloaded: whether it is there, and its size."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import PurePosixPath
 from typing import cast
 
 from huggingface_hub import HfApi, try_to_load_from_cache
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError
 
 _WEIGHTS = (".safetensors", ".bin")  # in the order that the libraries prefer
 _CONFIGURATION = (".json", ".txt", ".model")
@@ -14,6 +14,32 @@ _PARTS = ("", "unet", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tok
 _SECONDS = 10.0
 # The base error of the HTTP library behind huggingface_hub, which differs between its versions.
 _NO_CONNECTION = cast("type[Exception]", HfHubHTTPError.__bases__[0])
+
+
+def hub_problem(repo_id: str, *, endpoint: str | None = None) -> str:
+    """Return why a model that is not in the local cache cannot be downloaded, or ""; sends at most one request.
+
+    The libraries repeat a request for half a minute and then report a missing file.
+
+    Args:
+        repo_id: hub id of a diffusers pipeline.
+        endpoint: address of the hub; by default that of huggingface_hub.
+    """
+    if isinstance(try_to_load_from_cache(repo_id, "model_index.json"), str):
+        return ""
+    try:
+        HfApi(endpoint=endpoint).model_info(repo_id, timeout=_SECONDS)
+    except (HFValidationError, RepositoryNotFoundError):
+        return (
+            "the Hugging Face Hub has no such model, or it is private; check its name, or log in with `hf auth login`"
+        )
+    except (OSError, _NO_CONNECTION) as error:
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        return (
+            f"it is not in the local cache and the Hugging Face Hub cannot be reached ({reason[0].rstrip('.')}); check "
+            "the connection, or give a local directory"
+        )
+    return ""
 
 
 def download_bytes(repo_id: str, *, endpoint: str | None = None) -> int | None:

@@ -15,6 +15,7 @@ from safetensors import safe_open
 from transformers import CLIPTokenizer
 
 from b2diffurl.errors import UserError
+from b2diffurl.models.download import hub_problem
 from b2diffurl.models.model_source import SUPPORTED, ModelSource, check_pipeline
 
 _MADE_UP_TOKENS = 2  # where a tokenizer's files are missing, transformers makes one up, and all prompts are noise
@@ -28,10 +29,13 @@ def read_index(source: ModelSource) -> Mapping[str, Any]:
         UserError: the index cannot be read, or its pipeline is not supported.
     """
     location = config_location(source)
+    problem = "" if Path(location).exists() else hub_problem(location)
+    if problem:
+        raise UserError(_unreachable(source, location, problem))
     try:
         index = DiffusionPipeline.load_config(location)
     except (OSError, ValueError) as error:
-        raise UserError(_unreachable(source, location, error)) from error
+        raise UserError(_unreachable(source, location, first_lines(error))) from error
     assert isinstance(index, dict)
     check_pipeline(index.get("_class_name"), repr(source.name))
     if source.is_checkpoint and (family := _FAMILIES[_checkpoint_type(source)]) != index["_class_name"]:
@@ -125,11 +129,11 @@ def _checkpoint_type(source: ModelSource) -> str:
     return inferred
 
 
-def _unreachable(source: ModelSource, location: str, error: Exception) -> str:
+def _unreachable(source: ModelSource, location: str, reason: str) -> str:
     if not source.is_checkpoint:
-        return f"model {source.name!r} could not be loaded: {first_lines(error)}."
+        return f"model {source.name!r} could not be loaded: {reason}."
     return (
         f"model {source.name!r} is a checkpoint file whose configuration is that of the hub's {location}, which cannot "
-        f"be reached ({first_lines(error)}); put that repository's .json and .txt files, in their folders, beside the "
+        f"be read ({reason}); put that repository's .json and .txt files, in their folders, beside the "
         "file."
     )

@@ -3,15 +3,17 @@
 Called by the command line and by the functions of the package that show progress of their own.
 """
 
+import warnings
 from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
 
 
 def disable_progress_bars() -> None:
-    """Disable the progress bars of both libraries, which this imports."""
+    """Disable the progress bars of both libraries, which this imports, and a warning that is diffusers' own."""
     for logging in _loggers():
         logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", message="The `local_dir_use_symlinks` argument", category=UserWarning)
 
 
 @contextmanager
@@ -23,9 +25,10 @@ def quiet_libraries() -> Generator[None]:
     before = [(logging, logging.get_verbosity(), logging.is_progress_bar_enabled()) for logging in _loggers()]
     for logging, _, _ in before:
         logging.set_verbosity_error()
-        logging.disable_progress_bar()
     try:
-        yield
+        with warnings.catch_warnings():
+            disable_progress_bars()
+            yield
     finally:
         for logging, verbosity, has_bars in before:
             logging.set_verbosity(verbosity)
