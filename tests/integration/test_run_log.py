@@ -84,7 +84,7 @@ def test_a_run_that_gets_more_rounds_equals_one_that_was_planned_so(
     assert (parts / "report.html").read_text(encoding="utf-8").count(changed) == 1
     assert all(TIME.match(line) or line.startswith("    ") for line in log.splitlines())
     assert len(re.findall(r" begins with round [12]\n", log)) == 2
-    assert "1 rounds of 4 reward queries into" in log
+    assert "1 round of 4 reward queries into" in log
     assert "adapter  " in log
     assert_harmless(parts, secrets)
     assert read_toml(parts / "run.toml", Run).num_rounds == 2

@@ -66,7 +66,11 @@ def test_the_command(words: list[str], code: int, capsys: pytest.CaptureFixture[
 
 @pytest.mark.parametrize(
     ("words", "message"),
-    [(["beauty"], "unknown reward 'beauty'; give one of: clip, "), (["clip", "bert"], "give one.")],
+    [
+        (["beauty"], "unknown reward 'beauty'; give one of: clip, "),
+        (["aestetic"], "(did you mean 'aesthetic'?)"),
+        (["clip", "bert"], "give one."),
+    ],
 )
 def test_an_unknown_name_is_one_sentence(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["rewards", *words]) == 2

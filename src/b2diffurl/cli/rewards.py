@@ -4,7 +4,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from b2diffurl.errors import UserError
+from b2diffurl.errors import UserError, did_you_mean
 from b2diffurl.rewards.builtin import BUILTIN_MODULES, CUSTOM, reward_kind
 from b2diffurl.rewards.facts import SERVERS, RewardFacts
 
@@ -68,7 +68,7 @@ def print_details(console: Console, name: str) -> None:
     facts = all_facts()
     key = name if name in facts else name.partition(":")[0].partition("@")[0]
     if key not in facts:
-        raise UserError(f"unknown reward {name!r}; give one of: {', '.join(facts)}.")
+        raise UserError(f"unknown reward {name!r}{did_you_mean(key, facts)}; give one of: {', '.join(facts)}.")
     reward = facts[key]
     rows = {
         "reward": key,

@@ -14,6 +14,7 @@ from b2diffurl.distributed import check_device
 from b2diffurl.errors import UserError
 from b2diffurl.images import grid, to_pil
 from b2diffurl.prompts.lists import read_prompts
+from b2diffurl.reporting.text import count
 
 _GRID_COLUMNS = 12
 
@@ -56,5 +57,5 @@ def sample(words: list[str]) -> int:
         image.save(flags.output / f"{index:04d}.png")
     grid(images, num_columns=_GRID_COLUMNS).save(flags.output / "grid.png")
     (flags.output / "prompts.json").write_text(json.dumps(generated.prompts, indent=1), encoding="utf-8")
-    print(f"{len(images)} images in {flags.output}, all of them in {flags.output / 'grid.png'}")
+    print(f"{count(len(images), 'image')} in {flags.output}, all together in {flags.output / 'grid.png'}")
     return 0

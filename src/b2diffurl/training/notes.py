@@ -8,6 +8,7 @@ from b2diffurl.evaluation.judges import NO_JUDGE_NOTE
 from b2diffurl.models import EMOJI
 from b2diffurl.models.pipeline import choose_dtype
 from b2diffurl.models.text_to_image import SAFETY_CHECKER_NOTE
+from b2diffurl.reporting.text import count
 from b2diffurl.run.directory import RunDirectory
 from b2diffurl.run.resolve import ResolvedRun
 from b2diffurl.run.settings import Run
@@ -28,7 +29,8 @@ def opening_notes(resolved: ResolvedRun, directory: RunDirectory, *, device: str
     run = resolved.run
     fixed, reason = with_dtype(resolved, directory, device=device, resume=resume)
     notes = [
-        f"{run.recipe}: {run.num_rounds} rounds of {run.reward_queries_per_round} reward queries into {directory.path}",
+        f"{run.recipe}: {count(run.num_rounds, 'round')} of "
+        f"{count(run.reward_queries_per_round, 'reward query', plural='reward queries')} into {directory.path}",
         f"device   {describe_device(device)}",
         f"dtype    {fixed.run.memory.base_dtype}: {reason}",
     ]
