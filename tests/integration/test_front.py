@@ -322,12 +322,19 @@ def test_an_adapter_with_nan_is_refused(tiny: Path, lora: Path, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("command", ["train", "plan"])
-def test_layers_that_an_adapter_cannot_find_are_refused_before_loading(
-    tmp_path: Path, command: str, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("name", "match"),
+    [
+        ("to_x", "matches no layer of this UNet"),
+        ("1", "matches a Dropout of this UNet, which is neither linear nor a convolution"),
+    ],
+)
+def test_layers_that_an_adapter_cannot_adapt_are_refused_before_loading(
+    tmp_path: Path, command: str, name: str, match: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["--dry-run", "--output", str(tmp_path / "run")] if command == "train" else []
-    message = refused(capsys, command, QUICK, "--lora.target-modules", "to_q", "to_x", *words)
-    assert "lora.target_modules has 'to_x', which matches no layer of this UNet; give" in message
+    message = refused(capsys, command, QUICK, "--lora.target-modules", "to_q", name, *words)
+    assert f"lora.target_modules has {name!r}, which {match}; give" in message
 
 
 @pytest.mark.parametrize("command", ["train", "plan"])

@@ -213,17 +213,22 @@ def adapted_layers(unet: torch.nn.Module, lora: LoRA) -> dict[str, list[torch.nn
 
 
 def check_targets(unet: torch.nn.Module, lora: LoRA) -> None:
-    """Refuse an adapter of which a target name matches no layer.
+    """Refuse an adapter of which a target name matches no layer, or one that LoRA cannot adapt.
 
     Raises:
         UserError: which name.
     """
     for target, layers in adapted_layers(unet, lora).items():
-        if not layers:
-            raise UserError(
-                f"lora.target_modules has {target!r}, which matches no layer of this UNet; give names such as to_q, "
-                "to_k, to_v and to_out.0."
-            )
+        others = [layer for layer in layers if not isinstance(layer, torch.nn.Linear | torch.nn.Conv2d)]
+        if layers and not others:
+            continue
+        match = "no layer of this UNet"
+        if others:
+            match = f"a {type(others[0]).__name__} of this UNet, which is neither linear nor a convolution"
+        raise UserError(
+            f"lora.target_modules has {target!r}, which matches {match}; give names such as to_q, to_k, to_v and "
+            "to_out.0."
+        )
 
 
 def _peft_state(source: AdapterFile, pipeline: type[StockPipeline], unet: UNet2DConditionModel) -> dict[str, Tensor]:
