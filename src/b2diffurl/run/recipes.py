@@ -52,7 +52,7 @@ def emoji_quickstart() -> Run:
     return replace(
         emoji_b2_paper(),
         recipe="emoji-quickstart",
-        num_rounds=8,  # ours: three minutes
+        num_rounds=8,  # ours: about five minutes of training on two cores
         rollout=Rollout(train_trunk=True, chunk_size=_EMOJI_BATCH_SIZE),
         schedule=Backward(tau_first=14, tau_last=6),  # ours: the last steps decide little (docs/probe.md)
         advantage=Shrunk(),
@@ -73,7 +73,7 @@ def emoji_b2_paper() -> Run:
         model=EMOJI,
         reward="clip:emoji",
         prompts="template1-train",
-        num_rounds=18,  # ours: fits into 5 minutes
+        num_rounds=18,  # ours: about ten minutes on two cores
         reward_queries_per_round=256,  # section 4.2: 25,600 reward queries in 100 rounds
         sampler=Sampler(num_inference_steps=20, eta=1.0, guidance_scale=EMOJI_GUIDANCE_SCALE),  # T, eta: section 4.1
         rollout=Rollout(chunk_size=_EMOJI_BATCH_SIZE),
