@@ -63,10 +63,12 @@ def _damage(runs: Runs, source: Path, file: str, damage: Callable[[Path], None])
 def _spare(folder: Path, file: str) -> tuple[str, ...]:
     """Return what may differ at the end: a missing sample's round, an old checkpoint of a finished run, or nothing.
 
-    Without a sample or its prompt, the scores of its round and the images of the model card are left out too.
+    Without a sample or its prompt, other rounds may be the first and the last that are scored, and the model card may
+    have no images.
     """
     if file.startswith("samples") and not (folder / file).exists():
-        return ("/".join(file.split("/")[:2]), "lora/images", "lora/README.md")
+        scores = (str(path.relative_to(folder) / "scores.json") for path in (folder / "samples").glob("round_*"))
+        return ("/".join(file.split("/")[:2]), *scores, "lora/images", "lora/README.md")
     is_finished = (folder / "lora").is_dir()
     return (file,) if is_finished and "checkpoints/round_00002" in file else ()
 
