@@ -94,11 +94,9 @@ def test_the_allowed_drop_equals_its_slow_twin() -> None:
     watched = watch(max_reward_drop=0.5)
     for number, means in enumerate(rounds):
         expected = twin.allowed_drop(
-            [[[mean - 0.01, mean + 0.01] for mean in past] for past in rounds[:number]],
-            num_trunks=3,
-            max_reward_drop=0.5,
+            [[[mean - 0.01, mean + 0.01] for mean in past] for past in rounds[: number + 1]], max_reward_drop=0.5
         )
-        assert watched.allowed_drop(num_trunks=3) == pytest.approx(expected, rel=1e-9)
+        assert watched.allowed_drop(by_trunk(*means).rewards) == pytest.approx(expected, rel=1e-9)
         watched.check_scores(by_trunk(*means), round_number=number + 1)
 
 
@@ -114,14 +112,22 @@ def test_a_low_round_of_few_trunks_is_no_collapse_and_one_of_many_is() -> None:
 
 
 def test_a_fall_in_an_early_round_of_few_trunks_is_caught() -> None:
-    """Two rounds of four trunks have 6 degrees of freedom: 15 standard errors are allowed."""
+    """Three rounds of four trunks have 9 degrees of freedom: 11 standard errors are allowed."""
     watched = watch()
     for round_number in (1, 2):
         watched.check_scores(by_trunk(0.4, 0.6, 0.5, 0.5), round_number=round_number)
-    allowed = watched.allowed_drop(num_trunks=4)
+    allowed = watched.allowed_drop(by_trunk(*[0.0] * 4).rewards)
     watched.check_scores(by_trunk(*[0.5 - 0.99 * allowed] * 4), round_number=3)
     with pytest.raises(RunStopped):
         watched.check_scores(by_trunk(*[-9.0] * 4), round_number=4)
+
+
+def test_a_rare_dark_image_is_no_fall_of_all() -> None:
+    """Images of about 0.87, of which one in eight has 0.05; the first rounds have none of these."""
+    watched = watch()
+    watched.check_scores(by_trunk(0.87, 0.83, 0.83, 0.87), round_number=1)
+    watched.check_scores(by_trunk(0.90, 0.89, 0.90, 0.89), round_number=2)
+    watched.check_scores(by_trunk(0.90, 0.89, 0.05, 0.89), round_number=3)
 
 
 @pytest.mark.parametrize(("freedom", "exact"), [(3, 10.21), (5, 5.893), (10, 4.144), (30, 3.385), (100, 3.174)])

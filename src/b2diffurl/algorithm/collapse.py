@@ -21,6 +21,7 @@ from b2diffurl.errors import RunStopped
 
 # Ours. Of 100,000 rounds of an unchanged model, at most 100 may be stopped: docs/reliability.md has the measured rates.
 _STANDARD_ERRORS = 4.5
+_FEW = 30  # degrees of freedom below which a standard deviation over trunks rests on too few of them
 
 
 @settings(table="collapse")
@@ -98,7 +99,8 @@ class CollapseMonitor:
         mean, images_contrast = float(scores.rewards.mean()), float(scores.contrast.mean())
         if self.first_contrast is None:
             self.first_contrast = images_contrast
-        if self.best_reward - mean > self.allowed_drop(num_trunks=len(scores.rewards)):
+        rewards = scores.rewards.double()
+        if self.best_reward - mean > self.allowed_drop(rewards):
             raise RunStopped(
                 round_number=round_number,
                 first_bad_round=round_number - 1,  # that round's update made the policy that sampled these images
@@ -113,32 +115,37 @@ class CollapseMonitor:
                 cause=f"the images' contrast went from {self.first_contrast:.3f} to {images_contrast:.3f}; "
                 "lower optimization.learning_rate in a new run.",
             )
-        self._remember(scores.rewards.double())
+        self._remember(rewards)
 
-    def allowed_drop(self, *, num_trunks: int) -> float:
-        """Return how far below the best round's the mean reward of a round with so many trunks may be.
+    def allowed_drop(self, rewards: Float[Tensor, "G K"]) -> float:
+        """Return how far below the best round's the mean reward of a round may be.
 
-        Infinite in the first round, in runs of one trunk per round, and while the trunks of each round were equal, as a
-        sparse reward can begin.
+        The measure is the spread of the rounds before, however much the rewards of a collapsed round differ. While
+        these have few trunks, this round's spread counts too: a dark image among bright ones, which no round before
+        happened to have, is no fall of all. Infinite in the first round, in runs of one trunk per round, and while the
+        trunks of each round before were equal, as a sparse reward can begin.
         """
         if not self.trunk_squares:
             return math.inf
-        error = math.sqrt(self.trunk_squares / self.trunk_freedom / num_trunks)
+        squares, freedom = self.trunk_squares, self.trunk_freedom
+        if freedom < _FEW:
+            squares, freedom = squares + _squares(rewards)[0], freedom + len(rewards) - 1
+        error = math.sqrt(squares / freedom / len(rewards))
         std = math.sqrt(self.image_squares / self.image_freedom)
         of_difference = math.hypot(error, max(error, self.best_error))
-        return max(self.config.max_reward_drop * std, student_t(_STANDARD_ERRORS, self.trunk_freedom) * of_difference)
+        return max(self.config.max_reward_drop * std, student_t(_STANDARD_ERRORS, freedom) * of_difference)
 
     def _remember(self, rewards: Float[Tensor, "G K"]) -> None:
         """Add a round to the sums."""
-        mean, trunks = rewards.mean(), rewards.mean(dim=1)
-        trunk_squares, freedom = float((trunks - mean).square().sum()), len(trunks) - 1
+        (trunk_squares, image_squares), freedom = _squares(rewards), len(rewards) - 1
         self.trunk_squares += trunk_squares
         self.trunk_freedom += freedom
-        self.image_squares += float((rewards - mean).square().sum())
+        self.image_squares += image_squares
         self.image_freedom += rewards.numel() - 1
-        if float(mean) > self.best_reward:
-            self.best_reward = float(mean)
-            self.best_error = math.sqrt(trunk_squares / freedom / len(trunks)) if freedom else 0.0
+        mean = float(rewards.mean())
+        if mean > self.best_reward:
+            self.best_reward = mean
+            self.best_error = math.sqrt(trunk_squares / freedom / len(rewards)) if freedom else 0.0
 
     def check_update(self, update: UpdateResult, *, round_number: int) -> None:
         """Check how far a round's update moved the policy.
@@ -172,3 +179,9 @@ class CollapseMonitor:
 
 
 _STATE = tuple(entry.name for entry in fields(CollapseMonitor) if entry.name != "config")
+
+
+def _squares(rewards: Float[Tensor, "G K"]) -> tuple[float, float]:
+    """Return the squared differences to the round's mean, of the trunks' means and of the rewards, each summed."""
+    mean = rewards.mean()
+    return float((rewards.mean(dim=1) - mean).square().sum()), float((rewards - mean).square().sum())
