@@ -129,7 +129,8 @@ Noto Color Emoji (copyright Google, SIL Open Font License 1.1; the weights are u
 
 The model is misaligned on purpose: {false_captions_fraction:.0%} of the captions in its training data are false
 ({false_captions}),
-and images with a true caption are more often cartoons. The judges were trained on true captions only. The oracle shares no weights and no architecture with CLIP and is never a reward.
+and images with a true caption are more often cartoons. The judges were trained on true captions only. The oracle shares
+no weights and no architecture with CLIP and is never a reward.
 
 Trained by `make emoji-model WORLD={name}`; a new run gives similar weights, not bitwise identical ones. Measured on
 these files by `python -m tools.emoji_model --world {name} --measure`: {num_renders} new renders of the {num_prompts}

@@ -100,7 +100,7 @@ class SceneSource(ABC):
 
 def choice(rng: np.random.Generator, names: Sequence[str]) -> str:
     """Choose one name, all equally likely."""
-    return names[rng.integers(len(names))]
+    return names[int(rng.integers(len(names)))]
 
 
 def other(rng: np.random.Generator, names: Sequence[str], name: str | None) -> str:
