@@ -151,7 +151,7 @@ def evaluate(
     `compare` evaluates several adapters, with intervals.
 
     Args:
-        model: "emoji", a local diffusers directory, a .safetensors checkpoint file, or a hub id.
+        model: "emoji", "emoji-objects", a local diffusers directory, a .safetensors checkpoint file, or a hub id.
         prompts: prompts, or the name of a list or the path of a prompts file.
         lora: adapter directory of a run.
         num_images: number of images, with the prompts in turn.

@@ -68,7 +68,7 @@ def sample(
     """Generate images.
 
     Args:
-        model: "emoji", a local diffusers directory, a .safetensors checkpoint file, or a hub id.
+        model: "emoji", "emoji-objects", a local diffusers directory, a .safetensors checkpoint file, or a hub id.
         prompts: prompts, or the name of a list or the path of a prompts file.
         lora: adapter directory of a run; one that was trained with `lora.interval` is on only in these steps.
         num_images: number of images, with the prompts in turn; by default one per prompt.
