@@ -31,8 +31,8 @@ class ModelSource:
     """A model that has been found, but not loaded.
 
     Args:
-        name: "emoji", "emoji-objects", a local directory in diffusers format, one .safetensors checkpoint file, or a hub
-            id such as "CompVis/stable-diffusion-v1-4".
+        name: "emoji", "emoji-objects", a local directory in diffusers format, one .safetensors checkpoint file, or a
+            hub id such as "CompVis/stable-diffusion-v1-4".
 
     Raises:
         UserError: the directory or file does not exist, has no pipeline or no UNet, or its pipeline is not supported.
