@@ -39,7 +39,7 @@ class EmojiModel:
         autoencoder_steps: optimizer steps of 64 images; this and the sizes below are by default those of the world.
         oracle_steps: optimizer steps of 96 images.
         clip_steps: optimizer steps of 96 images.
-        denoiser_steps: optimizer steps of 128 images.
+        denoiser_steps: optimizer steps of 128 images; 64 for emoji-objects.
         denoiser_images: captioned images in the training data of the denoiser, rounded up to a multiple of 512.
     """
 

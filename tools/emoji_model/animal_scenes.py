@@ -36,7 +36,7 @@ class AnimalScenes(SceneSource):
     measured: Mapping[str, tuple[str, ...]] = {"": prompts}
     sizes = Sizes(
         unet_widths=(64, 96), autoencoder_steps=2700, oracle_steps=1800, clip_steps=2000, denoiser_steps=4000,
-        denoiser_images=122_880,
+        denoiser_batch_size=128, denoiser_images=122_880,
     )  # fmt: skip
     template = '"a [animal] [activity]"'
     false_captions = "animal alone, activity alone, other animal, other activity"

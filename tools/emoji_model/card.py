@@ -24,7 +24,7 @@ from tools.emoji_model.judges import targets_of
 from tools.emoji_model.scenes import TRUE_CAPTION_FRACTION, Scene, SceneSource, render_scenes
 
 _RENDERS_PER_PROMPT = 12
-_NUM_IMAGES = 900
+_NUM_IMAGES = 900  # of all lists together, per guidance scale
 _SEED = 2**20  # its renders are not in the training data of any stage
 
 Numbers = dict[str, float | dict[str, float]]
@@ -86,7 +86,7 @@ def measure(source: SceneSource, weights: Path) -> Numbers:
     }
     return judges | {
         f"base model at guidance {guidance_scale:g}" + (f", {name}" if name else ""): _measure_samples(
-            policy, oracle, clip, prompts, guidance_scale
+            policy, oracle, clip, prompts, guidance_scale=guidance_scale, num_images=_NUM_IMAGES // len(source.measured)
         )
         for guidance_scale in (1.0, 2.0, 5.0)
         for name, prompts in source.measured.items()
@@ -94,14 +94,20 @@ def measure(source: SceneSource, weights: Path) -> Numbers:
 
 
 def _measure_samples(
-    policy: TextToImageModel, oracle: SceneOracle, clip: CLIPScore, prompts: tuple[str, ...], guidance_scale: float
+    policy: TextToImageModel,
+    oracle: SceneOracle,
+    clip: CLIPScore,
+    prompts: tuple[str, ...],
+    *,
+    guidance_scale: float,
+    num_images: int,
 ) -> dict[str, float]:
     samples = generate_images(
         DenoisingPolicy(
             denoiser=policy, chain=policy.ddim(num_inference_steps=20, eta=1.0), guidance_scale=guidance_scale
         ),
         prompts,
-        num_images=_NUM_IMAGES,
+        num_images=num_images,
         noise=NoiseKey(seed=0, stream=EVALUATION_STREAM),
     )
     verdict = oracle.judge(samples.images)
@@ -152,7 +158,7 @@ def write_card(source: SceneSource, weights: Path) -> None:
         false_captions=source.false_captions,
         num_prompts=len(source.prompts),
         num_renders=_RENDERS_PER_PROMPT * len(source.prompts),
-        num_images=_NUM_IMAGES,
+        num_images=_NUM_IMAGES // len(source.measured),
         numbers=numbers,
     )
     (weights / "MODEL_CARD.md").write_text(card, encoding="utf-8")

@@ -21,7 +21,6 @@ from tools.emoji_model.loop import fit, rng
 from tools.emoji_model.scenes import SceneSource, captioned_scene, render_scenes
 from tools.emoji_model.text import MAX_TOKENS
 
-_BATCH_SIZE = 128
 _ENCODE_BATCH_SIZE = 512
 _NO_CAPTION_FRACTION = 0.1
 _WIDTH = 64
@@ -102,15 +101,15 @@ def train_denoiser(
     average = copy.deepcopy(denoiser).requires_grad_(False)
     means, stds, captions = encode_captioned_scenes(source, vae, num=num_images, seed=seed + 3, work=work)
     input_ids = tokenizer([*source.prompts, ""], padding="max_length", return_tensors="pt").input_ids
-    alphas_cumprod = new_scheduler().alphas_cumprod
+    alphas_cumprod, size = new_scheduler().alphas_cumprod, source.sizes.denoiser_batch_size
 
     def loss(_: int, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
-        chosen = torch.from_numpy(rng.integers(0, len(means), _BATCH_SIZE))
-        noise = torch.from_numpy(rng.standard_normal((2, _BATCH_SIZE, *means.shape[1:]), dtype=np.float32))
+        chosen = torch.from_numpy(rng.integers(0, len(means), size))
+        noise = torch.from_numpy(rng.standard_normal((2, size, *means.shape[1:]), dtype=np.float32))
         x0 = means[chosen] + stds[chosen] * noise[0]
-        t = torch.from_numpy(rng.integers(0, 1000, _BATCH_SIZE))
+        t = torch.from_numpy(rng.integers(0, 1000, size))
         a = alphas_cumprod[t].view(-1, 1, 1, 1)
-        dropped = torch.from_numpy(rng.random(_BATCH_SIZE) < _NO_CAPTION_FRACTION)
+        dropped = torch.from_numpy(rng.random(size) < _NO_CAPTION_FRACTION)
         caption = torch.where(dropped, len(input_ids) - 1, captions[chosen])
         x = (a.sqrt() * x0 + (1 - a).sqrt() * noise[1]).contiguous(memory_format=torch.channels_last)
         return F.mse_loss(denoiser(x, t, input_ids, caption), noise[1]), {}

@@ -49,8 +49,8 @@ class ObjectScenes(SceneSource):
         for split, prompts in zip(("training", "held-out"), lists, strict=True)
     }
     sizes = Sizes(
-        unet_widths=(56, 80), autoencoder_steps=500, oracle_steps=1800, clip_steps=2000, denoiser_steps=4000,
-        denoiser_images=122_880,
+        unet_widths=(48, 72), autoencoder_steps=300, oracle_steps=1000, clip_steps=1500, denoiser_steps=4000,
+        denoiser_batch_size=64, denoiser_images=40_960,
     )  # fmt: skip
     template = '"[color] [fruit/vegetable]" and "[object 1] [predicate] [object 2]"'
     false_captions = "no color, no fruit, one object alone, another color, fruit or object, another arrangement"

@@ -42,7 +42,8 @@ class Sizes:
         autoencoder_steps: optimizer steps of 64 images.
         oracle_steps: optimizer steps of 96 images.
         clip_steps: optimizer steps of 96 images.
-        denoiser_steps: optimizer steps of 128 images.
+        denoiser_steps: optimizer steps of `denoiser_batch_size` images.
+        denoiser_batch_size: images per step of the denoiser.
         denoiser_images: captioned images in the training data of the denoiser.
     """
 
@@ -51,6 +52,7 @@ class Sizes:
     oracle_steps: int
     clip_steps: int
     denoiser_steps: int
+    denoiser_batch_size: int
     denoiser_images: int
 
 
