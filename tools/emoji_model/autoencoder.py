@@ -18,7 +18,6 @@ _BATCH_SIZE = 64
 _KL_WEIGHT = 1e-5
 _EDGE_WEIGHT = 0.5
 _NUM_SCALING_IMAGES = 1024
-_LEARNING_RATE, _FINE_TUNING_RATE = 2e-3, 1e-3
 
 
 def new_autoencoder() -> AutoencoderKL:
@@ -63,8 +62,7 @@ def train_autoencoder(
         edge = sum((a - b).abs().mean() for a, b in zip(_edges(x), _edges(y), strict=True))
         return l1 + _EDGE_WEIGHT * edge + _KL_WEIGHT * posterior.kl().mean(), {"l1": l1.item()}
 
-    rate = _FINE_TUNING_RATE if start else _LEARNING_RATE
-    fit("autoencoder", module=vae, loss=loss, num_steps=num_steps, learning_rate=rate, work=work, seed=seed)
+    fit("autoencoder", module=vae, loss=loss, num_steps=num_steps, learning_rate=2e-3, work=work, seed=seed)
     return vae
 
 

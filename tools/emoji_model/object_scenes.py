@@ -49,7 +49,7 @@ class ObjectScenes(SceneSource):
         for split, prompts in zip(("training", "held-out"), lists, strict=True)
     }
     sizes = Sizes(
-        unet_widths=(48, 72), autoencoder_steps=300, oracle_steps=1000, clip_steps=1500, denoiser_steps=4000,
+        unet_widths=(48, 72), autoencoder_steps=850, oracle_steps=1000, clip_steps=1500, denoiser_steps=3000,
         denoiser_batch_size=64, denoiser_images=40_960,
     )  # fmt: skip
     template = '"[color] [fruit/vegetable]" and "[object 1] [predicate] [object 2]"'
