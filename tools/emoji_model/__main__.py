@@ -36,10 +36,11 @@ class EmojiModel:
         measure: only measure existing weights and write their model card.
         num_threads: number of CPU threads; 0 is torch's default.
         seed: random seed of weights and data.
-        autoencoder_steps: optimizer steps of 64 images; this and the sizes below are by default those of the world.
+        autoencoder_steps: optimizer steps of 64 images, 32 for emoji-objects; this and the sizes below are by default
+            those of the world.
         oracle_steps: optimizer steps of 96 images.
         clip_steps: optimizer steps of 96 images.
-        denoiser_steps: optimizer steps of 128 images; 64 for emoji-objects.
+        denoiser_steps: optimizer steps of 128 images, 64 for emoji-objects.
         denoiser_images: captioned images in the training data of the denoiser, rounded up to a multiple of 512.
     """
 

@@ -35,9 +35,15 @@ class AnimalScenes(SceneSource):
     prompts = tuple(ANIMALS_WORLD.contents)
     measured: Mapping[str, tuple[str, ...]] = {"": prompts}
     sizes = Sizes(
-        unet_widths=(64, 96), autoencoder_steps=2700, oracle_steps=1800, clip_steps=2000, denoiser_steps=4000,
-        denoiser_batch_size=128, denoiser_images=122_880,
-    )  # fmt: skip
+        unet_widths=(64, 96),
+        autoencoder_steps=2700,
+        autoencoder_batch_size=64,
+        oracle_steps=1800,
+        clip_steps=2000,
+        denoiser_steps=4000,
+        denoiser_batch_size=128,
+        denoiser_images=122_880,
+    )
     template = '"a [animal] [activity]"'
     false_captions = "animal alone, activity alone, other animal, other activity"
 

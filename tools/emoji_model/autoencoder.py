@@ -14,7 +14,6 @@ from torch import Tensor
 from tools.emoji_model.loop import fit, rng
 from tools.emoji_model.scenes import SceneSource, any_scene, render_scenes
 
-_BATCH_SIZE = 64
 _KL_WEIGHT = 1e-5
 _EDGE_WEIGHT = 0.5
 _NUM_SCALING_IMAGES = 1024
@@ -54,7 +53,7 @@ def train_autoencoder(
     vae = vae.to(memory_format=torch.channels_last)
 
     def loss(_: int, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
-        scenes = [any_scene(source, rng) for _ in range(_BATCH_SIZE)]
+        scenes = [any_scene(source, rng) for _ in range(source.sizes.autoencoder_batch_size)]
         x = render_scenes(source, scenes, rng).contiguous(memory_format=torch.channels_last)
         posterior = vae.encode(x).latent_dist
         y = vae.decode(posterior.sample()).sample

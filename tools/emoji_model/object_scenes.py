@@ -49,9 +49,15 @@ class ObjectScenes(SceneSource):
         for split, prompts in zip(("training", "held-out"), lists, strict=True)
     }
     sizes = Sizes(
-        unet_widths=(48, 72), autoencoder_steps=850, oracle_steps=1000, clip_steps=1500, denoiser_steps=3000,
-        denoiser_batch_size=64, denoiser_images=40_960,
-    )  # fmt: skip
+        unet_widths=(40, 64),
+        autoencoder_steps=850,
+        autoencoder_batch_size=32,
+        oracle_steps=1000,
+        clip_steps=1000,
+        denoiser_steps=2200,
+        denoiser_batch_size=64,
+        denoiser_images=25_600,
+    )
     template = '"[color] [fruit/vegetable]" and "[object 1] [predicate] [object 2]"'
     false_captions = "no color, no fruit, one object alone, another color, fruit or object, another arrangement"
 

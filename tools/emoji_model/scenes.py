@@ -39,7 +39,8 @@ class Sizes:
 
     Attributes:
         unet_widths: channels of the UNet's two resolutions.
-        autoencoder_steps: optimizer steps of 64 images.
+        autoencoder_steps: optimizer steps of `autoencoder_batch_size` images.
+        autoencoder_batch_size: images per step of the autoencoder.
         oracle_steps: optimizer steps of 96 images.
         clip_steps: optimizer steps of 96 images.
         denoiser_steps: optimizer steps of `denoiser_batch_size` images.
@@ -49,6 +50,7 @@ class Sizes:
 
     unet_widths: tuple[int, int]
     autoencoder_steps: int
+    autoencoder_batch_size: int
     oracle_steps: int
     clip_steps: int
     denoiser_steps: int
