@@ -116,14 +116,14 @@ def test_captions_are_true_as_often_as_intended_and_true_ones_are_more_often_car
 @each_source
 def test_clip_has_a_true_caption_of_every_image_and_hard_negatives(source: SceneSource) -> None:
     rng = np.random.default_rng(0)
-    for _ in range(50):
-        contents = source.contrasting_contents(rng)
-        assert len(contents) == 4
-        captions = source.captions(contents, rng)
-        assert set(contents) <= set(captions.values())
-        for caption, content in captions.items():
-            parsed = source.world.parse(caption)
-            assert parsed == content or (parsed is None and None in content)
+    groups = [source.contrasting_contents(rng) for _ in range(400)]
+    assert all(len(set(group)) >= 2 for group in groups)
+    contents = [content for group in groups for content in group]
+    captions = source.captions(contents, rng)
+    assert set(contents) <= set(captions.values())
+    for caption, content in captions.items():
+        parsed = source.world.parse(caption)
+        assert parsed == content or (parsed is None and None in content)
 
 
 @each_source

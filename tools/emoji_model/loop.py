@@ -63,6 +63,7 @@ def fit(
         for group in optimizer.param_groups:
             group["lr"] = learning_rate * _learning_rate_fraction(step, num_steps)
         value, numbers = loss(step, rng(seed, step))
+        assert value.isfinite(), f"the loss of {name} is {value.item()} at step {step}"
         optimizer.zero_grad(set_to_none=True)
         value.backward()
         torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)

@@ -50,7 +50,7 @@ class ObjectScenes(SceneSource):
     }
     sizes = Sizes(
         unet_widths=(40, 64),
-        autoencoder_steps=850,
+        autoencoder_steps=1200,
         autoencoder_batch_size=32,
         oracle_steps=1000,
         clip_steps=1000,
@@ -145,6 +145,8 @@ def _other_arrangement(content: Content, rng: np.random.Generator) -> Content:
 def _caption(content: Content, *, converse: bool) -> str:
     """Return a true caption: one of the two of a relation, or the names of what there is."""
     subject, color, predicate, second = content
+    if color and not subject:
+        return f"{color} color"  # "orange" alone is the fruit
     if predicate and converse:
         names = {name: text for text, name in CONVERSES.items()}
         return f"{second} {names[predicate]} {subject}"
