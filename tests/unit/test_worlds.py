@@ -141,7 +141,7 @@ def test_every_prompt_is_rendered_in_every_style(source: SceneSource) -> None:
 @needs_font
 def test_the_packaged_oracle_classifies_new_renders(source: SceneSource) -> None:
     rng = np.random.default_rng(1)
-    scenes = [any_scene(source, rng) for _ in range(400)]
+    scenes = [any_scene(source, rng) for _ in range(250)]
     images = (render_scenes(source, scenes, rng) + 1) / 2
     accuracy = oracle_accuracy(load_oracle(source.world), scenes, images)
     assert all(value >= 0.95 for name, value in accuracy.items() if name != "scene"), accuracy

@@ -44,6 +44,7 @@ class AnimalScenes(SceneSource):
         denoiser_batch_size=128,
         denoiser_images=122_880,
     )
+    varies_places = True
     template = '"a [animal] [activity]"'
     false_captions = "animal alone, activity alone, other animal, other activity"
 
@@ -75,14 +76,16 @@ class AnimalScenes(SceneSource):
         partial = {f"a {animal}": (animal, None) for animal in ANIMALS} | {name: (None, name) for name in ACTIVITIES}
         return {**self.world.contents, **partial}
 
-    def render(self, scene: Scene, rng: np.random.Generator) -> np.ndarray:
+    def render(self, scene: Scene, rng: np.random.Generator, *, varies_places: bool = True) -> np.ndarray:
         """Render the object of the activity, then the animal at its place."""
         canvas = render.background(scene.style, rng)
         animal, activity = scene.content
+        places = rng if varies_places else None
         animal_place, activity_place = _PLACES[activity] if activity else (_ALONE, _ALONE)
         if activity:
-            pixels = int(rng.choice(_ACTIVITY_PIXELS[activity]))
-            render.paste(canvas, render.sprite(_EMOJI[activity], pixels), activity_place, rng)
+            pixels = render.choose_size(_ACTIVITY_PIXELS[activity], places)
+            render.paste(canvas, render.sprite(_EMOJI[activity], pixels), activity_place, places)
         if animal:
-            render.paste(canvas, render.sprite(_EMOJI[animal], int(rng.choice(_ANIMAL_PIXELS))), animal_place, rng)
+            pixels = render.choose_size(_ANIMAL_PIXELS, places)
+            render.paste(canvas, render.sprite(_EMOJI[animal], pixels), animal_place, places)
         return render.finish(canvas, scene.style)

@@ -76,7 +76,9 @@ def encode_captioned_scenes(
     for start in range(0, num, _ENCODE_BATCH_SIZE):
         numbers = rng(seed, start)
         pairs = [captioned_scene(source, numbers) for _ in range(_ENCODE_BATCH_SIZE)]
-        posterior = vae.encode(render_scenes(source, [scene for _, scene in pairs], numbers)).latent_dist
+        scenes = [scene for _, scene in pairs]
+        x = render_scenes(source, scenes, numbers, varies_places=source.varies_places)
+        posterior = vae.encode(x).latent_dist
         means.append(posterior.mean * vae.config.scaling_factor)
         stds.append(posterior.std * vae.config.scaling_factor)
         captions += [index_of[caption] for caption, _ in pairs]

@@ -54,10 +54,11 @@ class ObjectScenes(SceneSource):
         autoencoder_batch_size=32,
         oracle_steps=1000,
         clip_steps=1000,
-        denoiser_steps=2200,
+        denoiser_steps=5000,
         denoiser_batch_size=64,
         denoiser_images=25_600,
     )
+    varies_places = False  # ours: it learns two objects in fewer steps
     template = '"[color] [fruit/vegetable]" and "[object 1] [predicate] [object 2]"'
     false_captions = "no color, no fruit, one object alone, another color, fruit or object, another arrangement"
 
@@ -92,19 +93,21 @@ class ObjectScenes(SceneSource):
         own = {_caption(content, converse=rng.random() < 0.5): content for content in contents}
         return {prompt: self.world.contents[prompt] for prompt in self.prompts} | own
 
-    def render(self, scene: Scene, rng: np.random.Generator) -> np.ndarray:
+    def render(self, scene: Scene, rng: np.random.Generator, *, varies_places: bool = True) -> np.ndarray:
         """Render a large fruit in its color, or two objects at the places of their relation, or one alone."""
         subject, color, predicate, second = scene.content
+        places = rng if varies_places else None
         canvas = render.background(scene.style, rng)
         if color or subject in FRUITS:
-            patch = _fruit(subject, color, int(rng.choice(_FRUIT_PIXELS)))
-            render.paste(canvas, patch, _CENTER, rng)
+            patch = _fruit(subject, color, render.choose_size(_FRUIT_PIXELS, places))
+            render.paste(canvas, patch, _CENTER, places)
             return render.finish(canvas, scene.style, keep_color=True)
         assert subject
         if predicate and second:
-            _paste_related(canvas, (subject, second), predicate, rng)
+            _paste_related(canvas, (subject, second), predicate, places)
         else:
-            render.paste(canvas, render.sprite(_EMOJI[subject], int(rng.choice(_ALONE_PIXELS))), _CENTER, rng)
+            patch = render.sprite(_EMOJI[subject], render.choose_size(_ALONE_PIXELS, places))
+            render.paste(canvas, patch, _CENTER, places)
         return render.finish(canvas, scene.style)
 
     def _listed(self, rng: np.random.Generator) -> Content:
@@ -173,16 +176,16 @@ def _fruit(fruit: str | None, color: str | None, pixels: int) -> np.ndarray:
     return np.concatenate([shaded * alpha[..., None], alpha[..., None]], axis=-1).astype(np.float32)
 
 
-def _paste_related(canvas: np.ndarray, names: tuple[str, str], predicate: str, rng: np.random.Generator) -> None:
+def _paste_related(canvas: np.ndarray, names: tuple[str, str], predicate: str, rng: np.random.Generator | None) -> None:
     """Place two objects: the subject above and touching, left, or in front, lower and partly covering the other."""
-    first, second = (render.sprite(_EMOJI[name], int(rng.choice(_OBJECT_PIXELS[predicate]))) for name in names)
+    first, second = (render.sprite(_EMOJI[name], render.choose_size(_OBJECT_PIXELS[predicate], rng)) for name in names)
     if predicate == "on":
         top = render.SIZE - 1 - second.shape[0]
         places = (16, top + 2 - first.shape[0] // 2), (16, top + second.shape[0] // 2)
     elif predicate == "on the left of":
         places = (8, 17), (24, 17)
     else:
-        side = 3 * int(rng.choice((-1, 1)))
+        side = 3 if rng is None else 3 * int(rng.choice((-1, 1)))
         places = (16 + side, 20), (16 - side, 11)
     for patch, place in ((second, places[1]), (first, places[0])):
         render.paste(canvas, patch, place, rng)

@@ -74,15 +74,27 @@ def background(style: str, rng: np.random.Generator) -> np.ndarray:
     return canvas
 
 
-def paste(canvas: np.ndarray, patch: np.ndarray, center: tuple[int, int], rng: np.random.Generator) -> None:
-    """Place a sprite with its center (x, y) at most one pixel from the given one, and inside the canvas."""
+def paste(canvas: np.ndarray, patch: np.ndarray, center: tuple[int, int], rng: np.random.Generator | None) -> None:
+    """Place a sprite with its center (x, y) at most one pixel from the given one, and inside the canvas.
+
+    Args:
+        canvas: receives the sprite.
+        patch: the sprite.
+        center: x and y in pixels.
+        rng: varies the center; None places the sprite exactly there.
+    """
     height, width = patch.shape[:2]
-    dx, dy = rng.integers(-_JITTER, _JITTER + 1, 2)
+    dx, dy = (0, 0) if rng is None else rng.integers(-_JITTER, _JITTER + 1, 2)
     left = int(np.clip(center[0] + dx - width // 2, 0, SIZE - width))
     top = int(np.clip(center[1] + dy - height // 2, 0, SIZE - height))
     region = canvas[top : top + height, left : left + width]
     region *= 1 - patch[..., 3:]
     region += patch[..., :3]
+
+
+def choose_size(pixels: tuple[int, ...], rng: np.random.Generator | None) -> int:
+    """Choose the size of a sprite; the largest without a generator."""
+    return pixels[-1] if rng is None else int(rng.choice(pixels))
 
 
 def finish(canvas: np.ndarray, style: str, *, keep_color: bool = False) -> np.ndarray:

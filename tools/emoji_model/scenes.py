@@ -66,6 +66,7 @@ class SceneSource(ABC):
         prompts: captions of the model's training data.
         measured: prompts by their name in the model card, each measured alone.
         sizes: sizes of the networks and of their training.
+        varies_places: whether sprites vary in place and size in the model's own training data; the judges' always do.
         template: the form of the prompts, for the model card.
         false_captions: how a false caption differs from its image, for the model card.
     """
@@ -74,6 +75,7 @@ class SceneSource(ABC):
     prompts: tuple[str, ...]
     measured: Mapping[str, tuple[str, ...]]
     sizes: Sizes
+    varies_places: bool
     template: str
     false_captions: str
 
@@ -94,8 +96,8 @@ class SceneSource(ABC):
         """Return the captions that CLIP compares images with: a true one of each of `contents`, and others."""
 
     @abstractmethod
-    def render(self, scene: Scene, rng: np.random.Generator) -> np.ndarray:
-        """Render a scene with random position, size and background.
+    def render(self, scene: Scene, rng: np.random.Generator, *, varies_places: bool = True) -> np.ndarray:
+        """Render a scene with a random background, and with random places and sizes of its sprites unless told not to.
 
         Returns:
             uint8 image, shape (32, 32, 3).
@@ -127,7 +129,9 @@ def captioned_scene(source: SceneSource, rng: np.random.Generator) -> tuple[str,
     return caption, Scene(content=content if is_true else source.false_content(content, rng), style=style)
 
 
-def render_scenes(source: SceneSource, scenes: Sequence[Scene], rng: np.random.Generator) -> Float[Tensor, "B 3 32 32"]:
+def render_scenes(
+    source: SceneSource, scenes: Sequence[Scene], rng: np.random.Generator, *, varies_places: bool = True
+) -> Float[Tensor, "B 3 32 32"]:
     """Render scenes."""
-    stacked = np.stack([source.render(scene, rng) for scene in scenes])
+    stacked = np.stack([source.render(scene, rng, varies_places=varies_places) for scene in scenes])
     return torch.from_numpy(stacked).permute(0, 3, 1, 2).float() / 127.5 - 1
