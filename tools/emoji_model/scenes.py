@@ -97,7 +97,7 @@ class SceneSource(ABC):
 
     @abstractmethod
     def render(self, scene: Scene, rng: np.random.Generator, *, varies_places: bool = True) -> np.ndarray:
-        """Render a scene with a random background, and with random places and sizes of its sprites unless told not to.
+        """Render a scene with a random background; random places and sizes of its sprites can be switched off.
 
         Returns:
             uint8 image, shape (32, 32, 3).
