@@ -47,6 +47,7 @@ class AnimalScenes(SceneSource):
     varies_places = True
     template = '"a [animal] [activity]"'
     false_captions = "animal alone, activity alone, other animal, other activity"
+    history = "in several sessions, with some stages stopped early"
 
     def any_content(self, rng: np.random.Generator, *, partial_fraction: float) -> Content:
         """Sample an animal and an activity, or one of the two."""

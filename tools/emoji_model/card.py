@@ -138,9 +138,11 @@ The model is misaligned on purpose: {false_captions_fraction:.0%} of the caption
 and images with a true caption are more often cartoons. The judges were trained on true captions only. The oracle shares
 no weights and no architecture with CLIP and is never a reward.
 
-Trained by `make emoji-model WORLD={name}`; a new run gives similar weights, not bitwise identical ones. Measured on
-these files by `python -m tools.emoji_model --world {name} --measure`: {num_renders} new renders of the {num_prompts}
-prompts; {num_images} images per line, 20 steps, eta 1, seed 0.
+Trained by `make emoji-model WORLD={name}`,
+{history}:
+a new run gives similar weights, not bitwise identical ones. Measured on these files by
+`python -m tools.emoji_model --world {name} --measure`: {num_renders} new renders of the {num_prompts} prompts;
+{num_images} images per entry of the base model, 20 steps, eta 1, seed 0.
 
 ```json
 {numbers}
@@ -150,19 +152,24 @@ prompts; {num_images} images per line, 20 steps, eta 1, seed 0.
 
 def write_card(source: SceneSource, weights: Path) -> None:
     """Measure the weights in a folder and write its MODEL_CARD.md."""
-    numbers = json.dumps(_rounded(measure(source, weights)), indent=2)
-    card = _CARD.format(
+    card = card_text(source, measure(source, weights))
+    (weights / "MODEL_CARD.md").write_text(card, encoding="utf-8")
+    print(card)
+
+
+def card_text(source: SceneSource, numbers: Numbers) -> str:
+    """Return the model card with the numbers of `measure`."""
+    return _CARD.format(
         name=source.world.name,
         template=source.template,
         false_captions_fraction=1 - TRUE_CAPTION_FRACTION,
         false_captions=source.false_captions,
+        history=source.history,
         num_prompts=len(source.prompts),
         num_renders=_RENDERS_PER_PROMPT * len(source.prompts),
         num_images=_NUM_IMAGES // len(source.measured),
-        numbers=numbers,
+        numbers=json.dumps(_rounded(numbers), indent=2),
     )
-    (weights / "MODEL_CARD.md").write_text(card, encoding="utf-8")
-    print(card)
 
 
 def _rounded(numbers: Numbers) -> Numbers:

@@ -61,6 +61,10 @@ class ObjectScenes(SceneSource):
     varies_places = False  # ours: it learns two objects in fewer steps
     template = '"[color] [fruit/vegetable]" and "[object 1] [predicate] [object 2]"'
     false_captions = "no color, no fruit, one object alone, another color, fruit or object, another arrangement"
+    history = (
+        "in several sessions, the first 300 steps of the autoencoder with 64 images and the first 1,700 of the\n"
+        "denoiser with places that vary"
+    )
 
     def any_content(self, rng: np.random.Generator, *, partial_fraction: float) -> Content:
         """Sample a color and a fruit or two related objects, equally likely; or a part of them."""

@@ -69,6 +69,7 @@ class SceneSource(ABC):
         varies_places: whether sprites vary in place and size in the model's own training data; the judges' always do.
         template: the form of the prompts, for the model card.
         false_captions: how a false caption differs from its image, for the model card.
+        history: how the training of the packaged weights differed from one run, for the model card.
     """
 
     world: World
@@ -78,6 +79,7 @@ class SceneSource(ABC):
     varies_places: bool
     template: str
     false_captions: str
+    history: str
 
     @abstractmethod
     def any_content(self, rng: np.random.Generator, *, partial_fraction: float) -> Content:
