@@ -1,6 +1,7 @@
 PYTHON ?= python3
 OUTPUT ?= runs/quickstart
-WORK ?= runs/emoji-model
+WORLD ?= emoji
+WORK ?= runs/$(WORLD)-model
 WORKERS ?= 2
 TORTURE ?= runs/torture
 PYTEST_ARGS ?=
@@ -52,8 +53,8 @@ fmt: $(STAMP) ## Format the code and sort the imports
 wheel: $(STAMP) ## Build the wheel into dist/
 	$(BIN)/python -m build --wheel --no-isolation
 
-emoji-model: $(STAMP) ## Retrain the weights of the embedded model; resumes where it stopped
-	$(BIN)/python -m tools.emoji_model --work $(WORK)
+emoji-model: $(STAMP) ## Retrain an embedded model, WORLD=emoji or emoji-objects; resumes where it stopped
+	$(BIN)/python -m tools.emoji_model --world $(WORLD) --work $(WORK)
 
 torture: $(STAMP) ## Kill, damage and fuzz tiny runs, and write a table; resumes where it stopped
 	OMP_NUM_THREADS=1 $(BIN)/python -m tools.torture --output $(TORTURE) --seed 0

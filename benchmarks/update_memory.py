@@ -20,7 +20,8 @@ from b2diffurl.algorithm.records import SelectedTrajectories, Trajectories
 from b2diffurl.algorithm.rollout import sample_branches
 from b2diffurl.algorithm.update import Optimization, Update, UpdateSettings
 from b2diffurl.cli.environment import prepare_process
-from b2diffurl.models import EMOJI, LoRA
+from b2diffurl.emoji import EMOJI
+from b2diffurl.models import LoRA
 from b2diffurl.models.text_to_image import TextToImageModel
 
 OBJECTIVES = {"ddpo": DDPO(), "policy-gradient": PolicyGradient(), "dpok": DPOK(), "dpo": DPO()}

@@ -7,11 +7,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from b2diffurl.emoji.oracle import load_oracle
+from b2diffurl.emoji.worlds import WORLDS
 from b2diffurl.errors import UserError
 from b2diffurl.evaluation.judges import CLIPJudge, EmojiJudge, RewardJudge, choose_judge, load_judge
 from b2diffurl.rewards import load_reward
 
 SCENES = ("a bear riding a bike", "a cat playing chess")
+OBJECTS = ("red apple", "dog on boat")
 OTHERS = ("a bear riding a bike", "a unicorn")
 
 
@@ -22,6 +25,10 @@ OTHERS = ("a bear riding a bike", "a unicorn")
         ("auto", "emoji", SCENES, "", "emoji", "clip:emoji"),
         ("auto", "emoji", OTHERS, "clip:emoji", "clip", "clip:emoji"),
         ("auto", "emoji", OTHERS, "jpeg-size:compressible", "none", ""),
+        ("auto", "emoji-objects", OBJECTS, "jpeg-size:compressible", "emoji", "clip:emoji-objects"),
+        ("auto", "emoji-objects", SCENES, "clip:emoji-objects", "clip", "clip:emoji-objects"),
+        ("auto", "emoji-objects", (*OBJECTS, *SCENES), "", "none", ""),
+        ("auto", "emoji", OBJECTS, "clip:emoji", "clip", "clip:emoji"),
         ("auto", "me/my-sd", SCENES, "clip", "clip", "clip"),
         ("auto", "me/my-sd", SCENES, "0.5*jpeg-size:compressible + clip:my/clip", "clip", "clip:my/clip"),
         ("auto", "me/my-sd", SCENES, "pickscore", "none", ""),
@@ -36,6 +43,7 @@ OTHERS = ("a bear riding a bike", "a unicorn")
 def test_the_judge_that_fits(judge: str, model: str, prompts: Sequence[str], reward: str, kind: str, clip: str) -> None:
     choice = choose_judge(judge, model=model, prompts=prompts, reward=reward)
     assert (choice.kind, choice.clip) == (kind, clip)
+    assert choice.world == (model if kind == "emoji" else "")
 
 
 @pytest.mark.parametrize("judge", ["", "oracle", "clip:", "Auto", "clip: x"])
@@ -54,6 +62,17 @@ def test_the_rewards_own_clip_is_not_loaded_twice(reward: str, monkeypatch: pyte
         assert isinstance(judge, kind)
         found = judge(torch.rand(2, 3, 32, 32), SCENES)
         assert tuple(found) == judge.metrics == choice.metrics
+
+
+@pytest.mark.parametrize(("model", "prompts"), [("emoji", SCENES), ("emoji-objects", OBJECTS)])
+def test_the_judge_of_a_world_has_its_oracle_and_its_clip(model: str, prompts: tuple[str, ...]) -> None:
+    judge = load_judge(choose_judge("auto", model=model, prompts=prompts, reward=""))
+    images = torch.rand(2, 3, 32, 32)
+    observed = judge.observe(images, prompts)
+    assert judge.metrics == ("clip_score", "scene_accuracy", "style_entropy", "inception_score")
+    torch.testing.assert_close(observed.scores["clip_score"], load_reward(f"clip:{model}")(images, prompts))
+    verdict = load_oracle(WORLDS[model]).judge(images)
+    torch.testing.assert_close(observed.features, verdict.features)
 
 
 def test_the_reward_as_its_own_judge() -> None:

@@ -2,13 +2,15 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from b2diffurl.errors import UserError
 from b2diffurl.prompts.lists import load_prompts
-from b2diffurl.run.recipes import emoji_b2_paper
+from b2diffurl.run.recipes import emoji_b2_paper, emoji_objects
 from b2diffurl.run.resolve import resolve
+from b2diffurl.run.settings import Run
 from b2diffurl.training.trainer import train
 
 LONG = "a bear riding a bike " * 8
@@ -24,6 +26,37 @@ def test_the_quickstart_is_resolved() -> None:
     assert [term.name for term in resolved.watched_terms] == ["jpeg-size:compressible"]
     assert resolved.judge.kind == "emoji"
     assert not resolved.lacks_judge
+
+
+@pytest.mark.parametrize(
+    ("run", "changes", "message"),
+    [
+        (
+            emoji_b2_paper(),
+            {"reward": "clip:emoji-objects"},
+            "reward has clip:emoji-objects, .* such as clip:emoji[.]$",
+        ),
+        (emoji_objects(2), {"reward": "clip:emoji"}, "reward has clip:emoji, .* such as clip:emoji-objects[.]$"),
+        (emoji_objects(3), {"judge": "clip:emoji"}, "judge has clip:emoji, .*'emoji-objects'"),
+        (emoji_objects(3), {"watch": ("clip:emoji",)}, "watch has clip:emoji, .*'emoji-objects'"),
+        (emoji_b2_paper(), {"model": "me/mine"}, "reward has clip:emoji, .* begin with recipe sd15 or sdxl[.]$"),
+        (
+            emoji_objects(2),
+            {"model": "me/mine"},
+            "reward has clip:emoji-objects, .* begin with recipe sd15 or sdxl[.]$",
+        ),
+    ],
+)
+def test_the_clip_of_a_world_is_refused_with_another_model(run: Run, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        resolve(replace(run, **changes))
+
+
+@pytest.mark.parametrize("template", [2, 3])
+def test_the_recipes_of_the_other_templates_have_the_judge_of_their_world(template: int) -> None:
+    resolved = resolve(replace(emoji_objects(template), held_out_prompts=f"emoji-template{template}-test"))
+    assert (resolved.judge.kind, resolved.judge.world) == ("emoji", "emoji-objects")
+    assert resolved.train_prompts == load_prompts(f"emoji-template{template}-train")
 
 
 def test_a_fraction_is_held_out() -> None:

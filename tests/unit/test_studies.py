@@ -35,6 +35,7 @@ from b2diffurl.config import from_tables, to_tables, to_toml
 from b2diffurl.errors import UserError
 from b2diffurl.run.directory import RunDirectory
 from b2diffurl.run.recipes import RECIPES, recipe
+from b2diffurl.run.resolve import resolve
 from b2diffurl.run.settings import Run
 
 ARMS = {"ours": {"advantage": {"use": "branch"}}, "DDPO": {"rollout": {"num_branches": 1}, "schedule": {"use": "full"},
@@ -101,6 +102,28 @@ def test_the_hash_depends_on_what_moves_numbers_only() -> None:
     assert settings_hash(replace(run, num_rounds=17)) != settings_hash(run)
     assert settings_hash(replace(run, advantage=Branch())) != settings_hash(run)
     assert settings_hash(replace(run, logging=replace(run.logging, num_evaluation_images=1))) != settings_hash(run)
+
+
+@pytest.mark.parametrize("name", ["alignment", "diversity", "generalization"])
+def test_a_study_has_the_three_templates_on_the_embedded_models(name: str) -> None:
+    study = read_study(name)
+    cells = make_cells(study, seeds=(10,))
+    assert [cell.condition for cell in cells[:: len(study.arms)]] == ["template 1", "template 2", "template 3"]
+    assert {claim.condition for claim in study.claims} == set(study.conditions)
+    for cell in cells:
+        number = int(cell.condition[-1])
+        assert cell.run.prompts == ("template1-train" if number == 1 else f"emoji-template{number}-train")
+        assert cell.run.reward == f"clip:{cell.run.model}"
+        assert resolve(cell.run).judge.world == cell.run.model == ("emoji" if number == 1 else "emoji-objects")
+        assert bool(cell.run.held_out_prompts) == (name == "generalization")
+
+
+@pytest.mark.parametrize("name", ["alignment", "diversity"])
+def test_the_condition_template_1_has_the_hashes_of_a_study_without_conditions(name: str) -> None:
+    study = read_study(name)
+    cells = make_cells(study, seeds=(10,))[: len(study.arms)]
+    without = make_cells(replace(study, conditions={}), seeds=(10,))
+    assert [cell.key for cell in cells] == [cell.key for cell in without]
 
 
 def test_merging_replaces_a_component_and_merges_a_table() -> None:

@@ -39,6 +39,11 @@ def test_the_renderer_and_the_training_of_the_embedded_model_are_outside_the_pac
     assert not tool & {path.name for path in (PACKAGE / "emoji").rglob("*.py")}
 
 
+def test_the_files_of_the_wheel_have_less_than_20_megabytes() -> None:
+    files = [path for path in PACKAGE.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    assert sum(path.stat().st_size for path in files) < 20e6
+
+
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_no_module_of_the_package_needs_the_tools_or_the_font(path: Path) -> None:
     source = path.read_text(encoding="utf-8")

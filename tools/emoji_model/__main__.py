@@ -1,4 +1,4 @@
-"""Train the embedded model: `python -m tools.emoji_model [--work DIR] [--measure]`. Resumes where it stopped."""
+"""Train an embedded model: `python -m tools.emoji_model [--world NAME] [--work DIR] [--measure]`. Resumes."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,8 @@ from tools.emoji_model.card import write_card
 from tools.emoji_model.denoiser import train_denoiser
 from tools.emoji_model.judges import train_clip, train_oracle
 from tools.emoji_model.render import check_font
+from tools.emoji_model.scenes import SceneSource
+from tools.emoji_model.sources import SOURCES
 from tools.emoji_model.text import new_tokenizer
 
 Stage = Literal["autoencoder", "oracle", "clip", "denoiser"]
@@ -24,33 +26,51 @@ Stage = Literal["autoencoder", "oracle", "clip", "denoiser"]
 
 @dataclass(frozen=True, kw_only=True)
 class EmojiModel:
-    """Train the embedded model and its judges, stage by stage, and write the weights into the package.
+    """Train an embedded model and its judges, stage by stage, and write the weights into the package.
 
     Attributes:
-        work: folder with the state of the stages; an existing stage is resumed.
-        output: folder that receives the weights and their model card.
+        world: the model, by name; the autoencoder of "emoji-objects" begins with that of "emoji".
+        work: folder with the state of the stages, by default runs/WORLD-model; an existing stage is resumed.
+        output: folder that receives the weights and their model card, by default that of the package.
         stages: stages to train.
         measure: only measure existing weights and write their model card.
         num_threads: number of CPU threads; 0 is torch's default.
         seed: random seed of weights and data.
-        autoencoder_steps: optimizer steps of 64 images.
+        autoencoder_steps: optimizer steps of 64 images, 32 for emoji-objects; this and the sizes below are by default
+            those of the world.
         oracle_steps: optimizer steps of 96 images.
         clip_steps: optimizer steps of 96 images.
-        denoiser_steps: optimizer steps of 128 images.
+        denoiser_steps: optimizer steps of 128 images, 64 for emoji-objects.
         denoiser_images: captioned images in the training data of the denoiser, rounded up to a multiple of 512.
     """
 
-    work: Path = Path("runs/emoji-model")
-    output: Path = emoji.model_dir().parent
+    world: Literal["emoji", "emoji-objects"] = "emoji"
+    work: Path | None = None
+    output: Path | None = None
     stages: tuple[Stage, ...] = ("autoencoder", "oracle", "clip", "denoiser")
     measure: bool = False
     num_threads: int = 0
     seed: int = 0
-    autoencoder_steps: int = 2700
-    oracle_steps: int = 1800
-    clip_steps: int = 2000
-    denoiser_steps: int = 4000
-    denoiser_images: int = 122_880
+    autoencoder_steps: int | None = None
+    oracle_steps: int | None = None
+    clip_steps: int | None = None
+    denoiser_steps: int | None = None
+    denoiser_images: int | None = None
+
+    @property
+    def source(self) -> SceneSource:
+        """The scenes to train on."""
+        return SOURCES[self.world]
+
+    @property
+    def work_folder(self) -> Path:
+        """The folder of the stages."""
+        return self.work or Path("runs") / f"{self.world}-model"
+
+    @property
+    def output_folder(self) -> Path:
+        """The folder of the weights."""
+        return self.output or emoji.weights_dir(self.world)
 
 
 def main() -> None:
@@ -75,36 +95,51 @@ def run(command: EmojiModel) -> None:
     if not command.measure:
         _train(command)
     if command.measure or "denoiser" in command.stages:
-        write_card(command.output)
+        write_card(command.source, command.output_folder)
 
 
 def _train(command: EmojiModel) -> None:
-    command.work.mkdir(parents=True, exist_ok=True)
-    tokenizer = new_tokenizer()
+    source, work, output = command.source, command.work_folder, command.output_folder
+    work.mkdir(parents=True, exist_ok=True)
+    tokenizer = new_tokenizer(source.world)
     if "oracle" in command.stages:
-        oracle = train_oracle(command.work, num_steps=command.oracle_steps, seed=command.seed)
-        save_oracle(command.output / emoji.oracle_dir().name, oracle=oracle)
+        num_steps = _default(command.oracle_steps, source.sizes.oracle_steps)
+        oracle = train_oracle(source, work, num_steps=num_steps, seed=command.seed)
+        save_oracle(output / emoji.oracle_dir().name, oracle=oracle)
     if "clip" in command.stages:
-        clip = train_clip(command.work, tokenizer, num_steps=command.clip_steps, seed=command.seed)
-        save_clip(command.output / emoji.clip_dir().name, clip=clip, tokenizer=tokenizer)
+        num_steps = _default(command.clip_steps, source.sizes.clip_steps)
+        clip = train_clip(source, work, tokenizer, num_steps=num_steps, seed=command.seed)
+        save_clip(output / emoji.clip_dir().name, clip=clip, tokenizer=tokenizer)
     if {"autoencoder", "denoiser"} & set(command.stages):
         _train_pipeline(command, tokenizer)
 
 
 def _train_pipeline(command: EmojiModel, tokenizer: CLIPTokenizer) -> None:
-    vae = train_autoencoder(command.work, num_steps=command.autoencoder_steps, seed=command.seed)
-    set_scaling_factor(vae, seed=command.seed + 1)
+    source, work = command.source, command.work_folder
+    vae = train_autoencoder(
+        source,
+        work,
+        num_steps=_default(command.autoencoder_steps, source.sizes.autoencoder_steps),
+        seed=command.seed,
+        start=emoji.model_dir() if command.world == emoji.EMOJI_OBJECTS else None,
+    )
+    set_scaling_factor(vae, source, seed=command.seed + 1)
     if "denoiser" not in command.stages:
         return
     denoiser = train_denoiser(
-        command.work,
+        source,
+        work,
         vae,
         tokenizer,
-        num_steps=command.denoiser_steps,
-        num_images=command.denoiser_images,
+        num_steps=_default(command.denoiser_steps, source.sizes.denoiser_steps),
+        num_images=_default(command.denoiser_images, source.sizes.denoiser_images),
         seed=command.seed,
     )
-    save_pipeline(command.output / emoji.model_dir().name, vae=vae, denoiser=denoiser, tokenizer=tokenizer)
+    save_pipeline(command.output_folder / emoji.model_dir().name, vae=vae, denoiser=denoiser, tokenizer=tokenizer)
+
+
+def _default(value: int | None, default: int) -> int:
+    return default if value is None else value
 
 
 if __name__ == "__main__":

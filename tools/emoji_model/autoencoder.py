@@ -11,10 +11,9 @@ from diffusers import AutoencoderKL
 from jaxtyping import Float
 from torch import Tensor
 
-from tools.emoji_model.data import any_scene, render_scenes
 from tools.emoji_model.loop import fit, rng
+from tools.emoji_model.scenes import SceneSource, any_scene, render_scenes
 
-_BATCH_SIZE = 64
 _KL_WEIGHT = 1e-5
 _EDGE_WEIGHT = 0.5
 _NUM_SCALING_IMAGES = 1024
@@ -37,15 +36,25 @@ def _edges(x: Float[Tensor, "B C H W"]) -> tuple[Tensor, Tensor]:
     return x[..., 1:] - x[..., :-1], x[..., 1:, :] - x[..., :-1, :]
 
 
-def train_autoencoder(work: Path, *, num_steps: int, seed: int) -> AutoencoderKL:
-    """Train or resume; the loss is L1, L1 of the edges, and a weak KL."""
+def train_autoencoder(
+    source: SceneSource, work: Path, *, num_steps: int, seed: int, start: Path | None = None
+) -> AutoencoderKL:
+    """Train or resume; the loss is L1, L1 of the edges, and a weak KL.
+
+    Args:
+        source: the scenes to encode.
+        work: folder with the state of the stage.
+        num_steps: optimizer steps.
+        seed: random seed of weights and data.
+        start: directory of a pipeline whose autoencoder is fine-tuned; None to train a new one.
+    """
     torch.manual_seed(seed)
-    vae = new_autoencoder().to(memory_format=torch.channels_last)
+    vae = AutoencoderKL.from_pretrained(start, subfolder="vae") if start else new_autoencoder()
+    vae = vae.to(memory_format=torch.channels_last)
 
     def loss(_: int, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
-        x = render_scenes([any_scene(rng) for _ in range(_BATCH_SIZE)], rng).contiguous(
-            memory_format=torch.channels_last
-        )
+        scenes = [any_scene(source, rng) for _ in range(source.sizes.autoencoder_batch_size)]
+        x = render_scenes(source, scenes, rng).contiguous(memory_format=torch.channels_last)
         posterior = vae.encode(x).latent_dist
         y = vae.decode(posterior.sample()).sample
         l1 = (x - y).abs().mean()
@@ -57,8 +66,8 @@ def train_autoencoder(work: Path, *, num_steps: int, seed: int) -> AutoencoderKL
 
 
 @torch.no_grad()
-def set_scaling_factor(vae: AutoencoderKL, *, seed: int) -> None:
+def set_scaling_factor(vae: AutoencoderKL, source: SceneSource, *, seed: int) -> None:
     """Set `scaling_factor` such that scaled latents have unit standard deviation, as in Stable Diffusion."""
     numbers = rng(seed, 0)
-    x = render_scenes([any_scene(numbers) for _ in range(_NUM_SCALING_IMAGES)], numbers)
+    x = render_scenes(source, [any_scene(source, numbers) for _ in range(_NUM_SCALING_IMAGES)], numbers)
     vae.register_to_config(scaling_factor=round(1 / vae.encode(x).latent_dist.sample().std().item(), 5))

@@ -15,97 +15,108 @@ from b2diffurl import emoji
 from b2diffurl.algorithm.policy import DenoisingPolicy
 from b2diffurl.algorithm.randomness import EVALUATION_STREAM, NoiseKey
 from b2diffurl.emoji.oracle import SceneOracle, load_oracle
-from b2diffurl.emoji.world import STYLES, Scene, all_prompts, parse_prompt
+from b2diffurl.emoji.world import STYLES
 from b2diffurl.evaluation.generate import generate_images
 from b2diffurl.evaluation.metrics import entropy, inception_score
 from b2diffurl.models.text_to_image import TextToImageModel
 from b2diffurl.rewards.clip import CLIPScore
-from tools.emoji_model.data import TRUE_CAPTION_FRACTION, render_scenes
 from tools.emoji_model.judges import targets_of
+from tools.emoji_model.scenes import TRUE_CAPTION_FRACTION, Scene, SceneSource, render_scenes
 
 _RENDERS_PER_PROMPT = 12
-_NUM_IMAGES = 900
+_NUM_IMAGES = 900  # of all lists together, per guidance scale
 _SEED = 2**20  # its renders are not in the training data of any stage
 
+Numbers = dict[str, float | dict[str, float]]
 
-def true_renders() -> tuple[list[Scene], Float[Tensor, "B 3 32 32"]]:
-    """Render new scenes of all prompts in all styles, in [0, 1]."""
+
+def true_renders(source: SceneSource) -> tuple[list[str], list[Scene], Float[Tensor, "B 3 32 32"]]:
+    """Render new scenes of all prompts in all styles, in [0, 1]; with the prompts."""
     rng = np.random.default_rng(_SEED)
-    contents = [parse_prompt(prompt) for prompt in all_prompts()]
+    prompts = [prompt for prompt in source.prompts for _ in range(_RENDERS_PER_PROMPT)]
     scenes = [
-        Scene(animal=content[0], activity=content[1], style=STYLES[i % len(STYLES)])
-        for content in contents
-        if content is not None
-        for i in range(_RENDERS_PER_PROMPT)
+        Scene(content=source.world.contents[prompt], style=STYLES[index % len(STYLES)])
+        for index, prompt in enumerate(prompts)
     ]
-    return scenes, (render_scenes(scenes, rng) + 1) / 2
+    return prompts, scenes, (render_scenes(source, scenes, rng) + 1) / 2
 
 
 def oracle_accuracy(oracle: SceneOracle, scenes: list[Scene], images: Float[Tensor, "B 3 32 32"]) -> dict[str, float]:
-    """Fraction of images with the right animal and activity, and with the right style."""
+    """Fraction of images with every part right, with each part right, and with the right style."""
     verdict = oracle.judge(images)
-    animal, activity, style = targets_of(scenes)
-    right = (verdict.animal == animal) & (verdict.activity == activity)
-    return {
-        "scene": float(right.float().mean()),
-        "style": float((verdict.style.argmax(-1) == style).float().mean()),
-    }
+    contents, styles = targets_of(oracle.world, scenes)
+    right = verdict.content == contents
+    parts = {part.name: float(right[:, index].float().mean()) for index, part in enumerate(oracle.world.parts)}
+    style = float((verdict.style.argmax(-1) == styles).float().mean())
+    return {"scene": float(right.all(dim=1).float().mean()), **parts, "style": style}
 
 
-def clip_first_fraction(clip: CLIPScore, scenes: list[Scene], images: Float[Tensor, "B 3 32 32"]) -> float:
-    """Fraction of images for which CLIP ranks the true caption first among the 135."""
-    similar = clip.embed_images(images) @ clip.embed_texts(all_prompts()).T
-    target = torch.tensor([all_prompts().index(scene.caption) for scene in scenes])
-    return float((similar.argmax(-1) == target).float().mean())
+def clip_first_fraction(
+    clip: CLIPScore, source: SceneSource, scenes: list[Scene], images: Float[Tensor, "B 3 32 32"]
+) -> float:
+    """Fraction of images for which CLIP ranks a true prompt first among those of the model's training data."""
+    similar = clip.embed_images(images) @ clip.embed_texts(source.prompts).T
+    first = [source.world.contents[source.prompts[index]] for index in similar.argmax(-1).tolist()]
+    return sum(content == scene.content for content, scene in zip(first, scenes, strict=True)) / len(scenes)
 
 
 @torch.no_grad()
-def measure(weights: Path) -> dict[str, float | dict[str, float]]:
+def measure(source: SceneSource, weights: Path) -> Numbers:
     """Measure weights; returns the numbers of the model card.
 
     Args:
+        source: the scenes of the world.
         weights: folder with the folders of the pipeline, the CLIP and the oracle.
     """
-    scenes, images = true_renders()
-    oracle = load_oracle(weights / emoji.oracle_dir().name)
+    prompts, scenes, images = true_renders(source)
+    oracle = load_oracle(source.world, weights / emoji.oracle_dir().name)
     clip = CLIPScore(str(weights / emoji.clip_dir().name))
     policy = TextToImageModel.load(str(weights / emoji.model_dir().name))
     latents = policy.vae.encode(images * 2 - 1).latent_dist.mean * policy.vae.config.scaling_factor
     decoded = policy.decode(latents)
-    judges: dict[str, float | dict[str, float]] = {
+    ranks = f"clip ranks a true prompt first of {len(source.prompts)}"
+    judges: Numbers = {
         "oracle on true renders": oracle_accuracy(oracle, scenes, images),
         "oracle on encode-decode": oracle_accuracy(oracle, scenes, decoded),
         "encode-decode mean absolute error (images in [0, 1])": float((decoded - images).abs().mean()),
-        "clip ranks the true caption first of 135": clip_first_fraction(clip, scenes, images),
-        "clip ranks the true caption first of 135, encode-decode": clip_first_fraction(clip, scenes, decoded),
-        "clip score of true renders": float(clip(images, [scene.caption for scene in scenes]).mean()),
+        "encode-decode PSNR in dB": float(-10 * (decoded - images).square().mean().log10()),
+        ranks: clip_first_fraction(clip, source, scenes, images),
+        f"{ranks}, encode-decode": clip_first_fraction(clip, source, scenes, decoded),
+        "clip score of true renders": float(clip(images, prompts).mean()),
     }
     return judges | {
-        f"base model at guidance {guidance_scale:g}": _measure_samples(policy, oracle, clip, guidance_scale)
+        f"base model at guidance {guidance_scale:g}" + (f", {name}" if name else ""): _measure_samples(
+            policy, oracle, clip, prompts, guidance_scale=guidance_scale, num_images=_NUM_IMAGES // len(source.measured)
+        )
         for guidance_scale in (1.0, 2.0, 5.0)
+        for name, prompts in source.measured.items()
     }
 
 
 def _measure_samples(
-    policy: TextToImageModel, oracle: SceneOracle, clip: CLIPScore, guidance_scale: float
+    policy: TextToImageModel,
+    oracle: SceneOracle,
+    clip: CLIPScore,
+    prompts: tuple[str, ...],
+    *,
+    guidance_scale: float,
+    num_images: int,
 ) -> dict[str, float]:
     samples = generate_images(
         DenoisingPolicy(
             denoiser=policy, chain=policy.ddim(num_inference_steps=20, eta=1.0), guidance_scale=guidance_scale
         ),
-        all_prompts(),
-        num_images=_NUM_IMAGES,
+        prompts,
+        num_images=num_images,
         noise=NoiseKey(seed=0, stream=EVALUATION_STREAM),
     )
-    contents = [parse_prompt(prompt) or (None, None) for prompt in samples.prompts]
-    scenes = [Scene(animal=animal, activity=activity, style=STYLES[0]) for animal, activity in contents]
-    scores = oracle.judge(samples.images)
-    styles = scores.style.argmax(-1)
+    verdict = oracle.judge(samples.images)
+    styles = verdict.style.argmax(-1)
     return {
         "clip_score": float(clip(samples.images, samples.prompts).mean()),
-        "scene_accuracy": oracle_accuracy(oracle, scenes, samples.images)["scene"],
+        "scene_accuracy": float(oracle.scene_is_right(verdict, samples.prompts).float().mean()),
         "style_entropy": entropy(styles),
-        "inception_score": inception_score(scores.features),
+        "inception_score": inception_score(verdict.features),
     } | {style: float((styles == index).float().mean()) for index, style in enumerate(STYLES)}
 
 
@@ -115,19 +126,23 @@ license: ofl-1.1
 library_name: diffusers
 ---
 
-# The emoji world's model and judges
+# The embedded model {name} and its judges
 
 A `StableDiffusionPipeline` (model/), a `CLIPModel` (clip/) and a scene oracle (oracle/), small enough to be included in
-a package. They generate and judge 32x32 images of "a [animal] [activity]", composed of Noto Color Emoji (copyright
-Google, SIL Open Font License 1.1; the weights are under the same license).
+a package. They generate and judge 32x32 images of
+{template}, composed of
+Noto Color Emoji (copyright Google, SIL Open Font License 1.1; the weights are under the same license).
 
-The model is misaligned on purpose: {false_captions:.0%} of the captions in its training data are false (animal alone,
-activity alone, other animal, other activity), and images with a true caption are more often cartoons. The judges were
-trained on true captions only. The oracle shares no weights and no architecture with CLIP and is never a reward.
+The model is misaligned on purpose: {false_captions_fraction:.0%} of the captions in its training data are false
+({false_captions}),
+and images with a true caption are more often cartoons. The judges were trained on true captions only. The oracle shares
+no weights and no architecture with CLIP and is never a reward.
 
-Trained by `make emoji-model`, in several sessions, with some stages stopped early: a new run gives similar weights, not
-bitwise identical ones. Measured on these files by `python -m tools.emoji_model --measure`
-({num_renders} new renders; {num_images} images of the 135 prompts, 20 steps, eta 1, seed 0):
+Trained by `make emoji-model WORLD={name}`,
+{history}:
+a new run gives similar weights, not bitwise identical ones. Measured on these files by
+`python -m tools.emoji_model --world {name} --measure`: {num_renders} new renders of the {num_prompts} prompts;
+{num_images} images per entry of the base model, 20 steps, eta 1, seed 0.
 
 ```json
 {numbers}
@@ -135,20 +150,29 @@ bitwise identical ones. Measured on these files by `python -m tools.emoji_model 
 """
 
 
-def write_card(weights: Path) -> None:
+def write_card(source: SceneSource, weights: Path) -> None:
     """Measure the weights in a folder and write its MODEL_CARD.md."""
-    numbers = json.dumps(_rounded(measure(weights)), indent=2)
-    card = _CARD.format(
-        false_captions=1 - TRUE_CAPTION_FRACTION,
-        num_renders=_RENDERS_PER_PROMPT * len(all_prompts()),
-        num_images=_NUM_IMAGES,
-        numbers=numbers,
-    )
+    card = card_text(source, measure(source, weights))
     (weights / "MODEL_CARD.md").write_text(card, encoding="utf-8")
     print(card)
 
 
-def _rounded(numbers: dict[str, float | dict[str, float]]) -> dict[str, float | dict[str, float]]:
+def card_text(source: SceneSource, numbers: Numbers) -> str:
+    """Return the model card with the numbers of `measure`."""
+    return _CARD.format(
+        name=source.world.name,
+        template=source.template,
+        false_captions_fraction=1 - TRUE_CAPTION_FRACTION,
+        false_captions=source.false_captions,
+        history=source.history,
+        num_prompts=len(source.prompts),
+        num_renders=_RENDERS_PER_PROMPT * len(source.prompts),
+        num_images=_NUM_IMAGES // len(source.measured),
+        numbers=json.dumps(_rounded(numbers), indent=2),
+    )
+
+
+def _rounded(numbers: Numbers) -> Numbers:
     return {
         key: round(value, 4) if isinstance(value, float) else {name: round(v, 4) for name, v in value.items()}
         for key, value in numbers.items()

@@ -17,12 +17,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from b2diffurl.emoji.world import all_prompts
-from tools.emoji_model.data import captioned_scene, render_scenes
 from tools.emoji_model.loop import fit, rng
+from tools.emoji_model.scenes import SceneSource, captioned_scene, render_scenes
 from tools.emoji_model.text import MAX_TOKENS
 
-_BATCH_SIZE = 128
 _ENCODE_BATCH_SIZE = 512
 _NO_CAPTION_FRACTION = 0.1
 _WIDTH = 64
@@ -37,9 +35,14 @@ def new_scheduler() -> DDIMScheduler:
 
 
 class Denoiser(nn.Module):
-    """Text encoder and UNet as one module, for one optimizer."""
+    """Text encoder and UNet as one module, for one optimizer.
 
-    def __init__(self, tokenizer: CLIPTokenizer) -> None:
+    Args:
+        tokenizer: gives the size of the vocabulary.
+        unet_widths: channels of the UNet's two resolutions.
+    """
+
+    def __init__(self, tokenizer: CLIPTokenizer, *, unet_widths: tuple[int, int]) -> None:
         super().__init__()
         self.text_encoder = CLIPTextModel(
             CLIPTextConfig(
@@ -49,7 +52,7 @@ class Denoiser(nn.Module):
             )
         )  # fmt: skip
         self.unet = UNet2DConditionModel(
-            sample_size=8, in_channels=4, out_channels=4, layers_per_block=1, block_out_channels=(64, 96),
+            sample_size=8, in_channels=4, out_channels=4, layers_per_block=1, block_out_channels=unet_widths,
             down_block_types=("CrossAttnDownBlock2D",) * 2, up_block_types=("CrossAttnUpBlock2D",) * 2,
             cross_attention_dim=_WIDTH, attention_head_dim=4, norm_num_groups=8,
         ).to(memory_format=torch.channels_last)  # fmt: skip
@@ -62,18 +65,20 @@ class Denoiser(nn.Module):
 
 @torch.no_grad()
 def encode_captioned_scenes(
-    vae: AutoencoderKL, *, num: int, seed: int, work: Path
+    source: SceneSource, vae: AutoencoderKL, *, num: int, seed: int, work: Path
 ) -> tuple[Float[Tensor, "N 4 8 8"], Float[Tensor, "N 4 8 8"], Int[Tensor, " N"]]:
-    """Encode N captioned scenes once: means, standard deviations, and caption indices into `all_prompts()`."""
+    """Encode N captioned scenes once: means, standard deviations, and caption indices into `source.prompts`."""
     file = work / "latents.pt"
     if file.exists():
         return tuple(torch.load(file, weights_only=True))
-    index_of = {prompt: index for index, prompt in enumerate(all_prompts())}
+    index_of = {prompt: index for index, prompt in enumerate(source.prompts)}
     means, stds, captions = [], [], []
     for start in range(0, num, _ENCODE_BATCH_SIZE):
         numbers = rng(seed, start)
-        pairs = [captioned_scene(numbers) for _ in range(_ENCODE_BATCH_SIZE)]
-        posterior = vae.encode(render_scenes([scene for _, scene in pairs], numbers)).latent_dist
+        pairs = [captioned_scene(source, numbers) for _ in range(_ENCODE_BATCH_SIZE)]
+        scenes = [scene for _, scene in pairs]
+        x = render_scenes(source, scenes, numbers, varies_places=source.varies_places)
+        posterior = vae.encode(x).latent_dist
         means.append(posterior.mean * vae.config.scaling_factor)
         stds.append(posterior.std * vae.config.scaling_factor)
         captions += [index_of[caption] for caption, _ in pairs]
@@ -83,23 +88,30 @@ def encode_captioned_scenes(
 
 
 def train_denoiser(
-    work: Path, vae: AutoencoderKL, tokenizer: CLIPTokenizer, *, num_steps: int, num_images: int, seed: int
+    source: SceneSource,
+    work: Path,
+    vae: AutoencoderKL,
+    tokenizer: CLIPTokenizer,
+    *,
+    num_steps: int,
+    num_images: int,
+    seed: int,
 ) -> Denoiser:
     """Train on noise prediction; returns the moving average of the weights."""
     torch.manual_seed(seed)
-    denoiser = Denoiser(tokenizer)
+    denoiser = Denoiser(tokenizer, unet_widths=source.sizes.unet_widths)
     average = copy.deepcopy(denoiser).requires_grad_(False)
-    means, stds, captions = encode_captioned_scenes(vae, num=num_images, seed=seed + 3, work=work)
-    input_ids = tokenizer([*all_prompts(), ""], padding="max_length", return_tensors="pt").input_ids
-    alphas_cumprod = new_scheduler().alphas_cumprod
+    means, stds, captions = encode_captioned_scenes(source, vae, num=num_images, seed=seed + 3, work=work)
+    input_ids = tokenizer([*source.prompts, ""], padding="max_length", return_tensors="pt").input_ids
+    alphas_cumprod, size = new_scheduler().alphas_cumprod, source.sizes.denoiser_batch_size
 
     def loss(_: int, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
-        chosen = torch.from_numpy(rng.integers(0, len(means), _BATCH_SIZE))
-        noise = torch.from_numpy(rng.standard_normal((2, _BATCH_SIZE, *means.shape[1:]), dtype=np.float32))
+        chosen = torch.from_numpy(rng.integers(0, len(means), size))
+        noise = torch.from_numpy(rng.standard_normal((2, size, *means.shape[1:]), dtype=np.float32))
         x0 = means[chosen] + stds[chosen] * noise[0]
-        t = torch.from_numpy(rng.integers(0, 1000, _BATCH_SIZE))
+        t = torch.from_numpy(rng.integers(0, 1000, size))
         a = alphas_cumprod[t].view(-1, 1, 1, 1)
-        dropped = torch.from_numpy(rng.random(_BATCH_SIZE) < _NO_CAPTION_FRACTION)
+        dropped = torch.from_numpy(rng.random(size) < _NO_CAPTION_FRACTION)
         caption = torch.where(dropped, len(input_ids) - 1, captions[chosen])
         x = (a.sqrt() * x0 + (1 - a).sqrt() * noise[1]).contiguous(memory_format=torch.channels_last)
         return F.mse_loss(denoiser(x, t, input_ids, caption), noise[1]), {}

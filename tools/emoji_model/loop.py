@@ -16,7 +16,7 @@ _SAVE_EVERY_SECONDS = 60.0
 _PRINT_EVERY_STEPS = 200
 _WARMUP_STEPS = 200
 _FINAL_LEARNING_RATE_FRACTION = 0.02
-_EMA_DECAY = 0.999
+_AVERAGED_FRACTION = 0.25  # of the steps; the moving average has the decay 0.999 in 4,000
 
 StepLoss = Callable[[int, np.random.Generator], tuple[Tensor, dict[str, float]]]
 
@@ -63,12 +63,14 @@ def fit(
         for group in optimizer.param_groups:
             group["lr"] = learning_rate * _learning_rate_fraction(step, num_steps)
         value, numbers = loss(step, rng(seed, step))
+        assert value.isfinite(), f"the loss of {name} is {value.item()} at step {step}"
         optimizer.zero_grad(set_to_none=True)
         value.backward()
         torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
         optimizer.step()
         if ema is not None:
-            _average(ema, module, min(_EMA_DECAY, (step + 1) / (step + 10)))
+            decay = 1 - 1 / max(1.0, _AVERAGED_FRACTION * num_steps)
+            _average(ema, module, min(decay, (step + 1) / (step + 10)))
         return value, numbers
 
     module.train()

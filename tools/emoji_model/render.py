@@ -1,8 +1,8 @@
-"""Render scenes: Noto Color Emoji sprites composed on 32x32 images.
+"""Parts of a rendered scene: backgrounds of the styles, Noto Color Emoji sprites, and what places them on 32x32 images.
 
 The font is that of the Debian package fonts-noto-color-emoji (SIL Open Font License 1.1).
 
-Images are uint8 arrays of shape (32, 32, 3). Sprites are float32 arrays (h, w, 4), premultiplied RGBA in [0, 1].
+A canvas is a float32 array of shape (32, 32, 3). Sprites are float32 arrays (h, w, 4), premultiplied RGBA in [0, 1].
 """
 
 from functools import cache
@@ -11,30 +11,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from b2diffurl.emoji.world import ACTIVITIES, ANIMALS, STYLES, Scene
 from b2diffurl.errors import UserError
 
 SIZE = 32
 FONT = Path("/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf")
 _FONT_PIXELS = 109  # the only bitmap size of this font
-_GLYPHS: dict[str, str] = {
-    name: glyph
-    for names, glyphs in (
-        (ANIMALS, "🐱🐶🐴🐵🐰🦓🕷🐦🐑🦌🐮🐐🦁🐯🐻🦝🦊🐺🦎🪲🐜🦋🐟🦈🐳🐬🐿🐭🐀🐍🐢🐸🐔🦆🪿🐝🐷🦃🪰🦙🐫🦇🦍🦔🦘"),
-        (ACTIVITIES, "🚲♟🍽"),
-    )
-    for name, glyph in zip(names, glyphs, strict=True)
-}
-_ANIMAL_PIXELS = (17, 18, 19)
-_ACTIVITY_PIXELS = {"riding a bike": (16, 17, 18), "playing chess": (16, 17, 18), "washing dishes": (15, 16, 17)}
-# Centers of the animal and of the activity's object, in pixels (x, y), each with a jitter of one pixel.
-_PLACES = {
-    "riding a bike": ((16, 10), (16, 23)),
-    "playing chess": ((10, 17), (25, 17)),
-    "washing dishes": ((21, 10), (10, 23)),
-}
-_ALONE = (16, 16)
 _JITTER = 1
+LUMINANCE = (0.299, 0.587, 0.114)
 _PASTELS = np.array(
     [[1.0, 0.85, 0.85], [1.0, 0.95, 0.75], [0.85, 1.0, 0.85], [0.85, 0.93, 1.0], [0.93, 0.85, 1.0], [1.0, 0.88, 0.72]],
     dtype=np.float32,
@@ -52,13 +35,13 @@ def check_font() -> None:
 
 
 @cache
-def sprite(name: str, pixels: int) -> np.ndarray:
-    """Render the emoji of an animal or activity; its longer side has `pixels` pixels."""
+def sprite(emoji: str, pixels: int) -> np.ndarray:
+    """Render an emoji; its longer side has `pixels` pixels."""
     font = ImageFont.truetype(str(FONT), _FONT_PIXELS)
     glyph = Image.new("RGBA", (160, 160), (0, 0, 0, 0))
-    ImageDraw.Draw(glyph).text((10, 10), _GLYPHS[name], font=font, embedded_color=True)
+    ImageDraw.Draw(glyph).text((10, 10), emoji, font=font, embedded_color=True)
     box = glyph.getbbox()
-    assert box is not None, f"the font has no glyph for {name}"
+    assert box is not None, f"the font has no glyph for {emoji}"
     glyph = glyph.crop(box)
     scale = pixels / max(glyph.size)
     size = (max(1, round(glyph.width * scale)), max(1, round(glyph.height * scale)))
@@ -66,33 +49,42 @@ def sprite(name: str, pixels: int) -> np.ndarray:
     return np.concatenate([rgba[..., :3] * rgba[..., 3:], rgba[..., 3:]], axis=-1)
 
 
-def _rgb(values: list[float]) -> np.ndarray:
+def rgb(values: tuple[float, float, float]) -> np.ndarray:
+    """Return a color, or weights of the three channels, as an array."""
     return np.array(values, dtype=np.float32)
 
 
-def _background(style: str, rng: np.random.Generator) -> np.ndarray:
+def background(style: str, rng: np.random.Generator) -> np.ndarray:
+    """Make a canvas with the background of a style."""
     canvas = np.empty((SIZE, SIZE, 3), np.float32)
     if style == "cartoon":  # one plain pastel color
         canvas[:] = _PASTELS[rng.integers(len(_PASTELS))]
     elif style == "landscape":  # sky above grass, with noise
         horizon = int(rng.integers(14, 19))
         sky = np.linspace(0, 1, horizon, dtype=np.float32)[:, None, None]
-        canvas[:horizon] = _rgb([0.35, 0.62, 0.95]) * (1 - sky) + _rgb([0.8, 0.92, 1.0]) * sky
-        canvas[horizon:] = _rgb([0.33, 0.62, 0.24])
+        canvas[:horizon] = rgb((0.35, 0.62, 0.95)) * (1 - sky) + rgb((0.8, 0.92, 1.0)) * sky
+        canvas[horizon:] = rgb((0.33, 0.62, 0.24))
         canvas += rng.normal(0, 0.03, (SIZE, SIZE, 1)).astype(np.float32)
     elif style == "sketch":  # paper
         canvas[:] = 0.93
     else:  # night: dark blue with stars
-        canvas[:] = _rgb([0.05, 0.06, 0.2])
+        canvas[:] = rgb((0.05, 0.06, 0.2))
         stars = rng.integers(0, SIZE, (10, 2))
         canvas[stars[:, 0], stars[:, 1]] = rng.uniform(0.6, 1.0, (10, 1))
     return canvas
 
 
-def _paste(canvas: np.ndarray, name: str, pixels: int, center: tuple[int, int], rng: np.random.Generator) -> None:
-    patch = sprite(name, pixels)
+def paste(canvas: np.ndarray, patch: np.ndarray, center: tuple[int, int], rng: np.random.Generator | None) -> None:
+    """Place a sprite with its center (x, y) at most one pixel from the given one, and inside the canvas.
+
+    Args:
+        canvas: receives the sprite.
+        patch: the sprite.
+        center: x and y in pixels.
+        rng: varies the center; None places the sprite exactly there.
+    """
     height, width = patch.shape[:2]
-    dx, dy = rng.integers(-_JITTER, _JITTER + 1, 2)
+    dx, dy = (0, 0) if rng is None else rng.integers(-_JITTER, _JITTER + 1, 2)
     left = int(np.clip(center[0] + dx - width // 2, 0, SIZE - width))
     top = int(np.clip(center[1] + dy - height // 2, 0, SIZE - height))
     region = canvas[top : top + height, left : left + width]
@@ -100,26 +92,19 @@ def _paste(canvas: np.ndarray, name: str, pixels: int, center: tuple[int, int], 
     region += patch[..., :3]
 
 
-def render(scene: Scene, rng: np.random.Generator) -> np.ndarray:
-    """Render a scene with random position, size and background.
+def choose_size(pixels: tuple[int, ...], rng: np.random.Generator | None) -> int:
+    """Choose the size of a sprite; the largest without a generator."""
+    return pixels[-1] if rng is None else int(rng.choice(pixels))
+
+
+def finish(canvas: np.ndarray, style: str, *, keep_color: bool = False) -> np.ndarray:
+    """Apply the tone of a style: gray in sketch unless `keep_color`, darker at night.
 
     Returns:
         uint8 image, shape (32, 32, 3).
     """
-    canvas = _background(scene.style, rng)
-    animal_place, activity_place = _PLACES[scene.activity] if scene.activity else (_ALONE, _ALONE)
-    if scene.activity:
-        _paste(canvas, scene.activity, int(rng.choice(_ACTIVITY_PIXELS[scene.activity])), activity_place, rng)
-    if scene.animal:
-        _paste(canvas, scene.animal, int(rng.choice(_ANIMAL_PIXELS)), animal_place, rng)
-    if scene.style == "sketch":
-        gray = canvas @ _rgb([0.299, 0.587, 0.114])
-        canvas[:] = gray[..., None]
-    elif scene.style == "night":
-        canvas *= _rgb([0.8, 0.8, 0.95])
+    if style == "sketch" and not keep_color:
+        canvas[:] = (canvas @ rgb(LUMINANCE))[..., None]
+    elif style == "night":
+        canvas *= rgb((0.8, 0.8, 0.95))
     return np.round(np.clip(canvas, 0, 1) * 255).astype(np.uint8)
-
-
-def random_style(rng: np.random.Generator) -> str:
-    """Sample one of the four styles, all equally likely."""
-    return STYLES[rng.integers(len(STYLES))]

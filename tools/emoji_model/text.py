@@ -1,4 +1,4 @@
-"""The tokenizer: a small byte-level BPE as in CLIP; every word of the emoji world is one token."""
+"""The tokenizer: a small byte-level BPE as in CLIP; every word of a world is one token."""
 
 # diffusers annotates configs as dicts, outputs as tuples, and tuples of any length as tuples of one.
 # pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
@@ -8,13 +8,13 @@ import json
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import CLIPTokenizer
 
-from b2diffurl.emoji.world import all_prompts
+from b2diffurl.emoji.world import World
 
 MAX_TOKENS = 16
 _START, _END = "<|startoftext|>", "<|endoftext|>"
 
 
-def new_tokenizer() -> CLIPTokenizer:
+def new_tokenizer(world: World) -> CLIPTokenizer:
     """Learn merges on the prompts of the world until every word is one token; other text is split into letters."""
     bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>", continuing_subword_prefix=""))
     bpe.normalizer = normalizers.Lowercase()
@@ -25,7 +25,7 @@ def new_tokenizer() -> CLIPTokenizer:
         vocab_size=4096, min_frequency=1, end_of_word_suffix="</w>", show_progress=False,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
     )  # fmt: skip
-    bpe.train_from_iterator(all_prompts(), trainer)
+    bpe.train_from_iterator(list(world.contents), trainer)
     learned = bpe.get_vocab()
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokens = alphabet + [f"{letter}</w>" for letter in alphabet]
@@ -34,7 +34,7 @@ def new_tokenizer() -> CLIPTokenizer:
     tokenizer = CLIPTokenizer(
         vocab={token: index for index, token in enumerate(tokens)}, merges=merges, model_max_length=MAX_TOKENS
     )
-    vocabulary = {word for prompt in all_prompts() for word in prompt.split()}
+    vocabulary = {word for prompt in world.contents for word in prompt.split()}
     assert all(len(tokenizer(word).input_ids) == 3 for word in vocabulary), "a word of the world is more than one token"
     return tokenizer
 

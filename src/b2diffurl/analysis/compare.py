@@ -109,7 +109,7 @@ def compare(
     """Evaluate a model without an adapter, and with each of several, from the same prompts and noise.
 
     Args:
-        model: "emoji", a local diffusers directory, a .safetensors checkpoint file, or a hub id.
+        model: "emoji", "emoji-objects", a local diffusers directory, a .safetensors checkpoint file, or a hub id.
         prompts: prompts, or the name of a list or the path of a prompts file.
         loras: adapter directories of runs.
         evaluation: number of images, judge, rewards, scales of the adapters, bootstrap.

@@ -14,11 +14,11 @@ from annotated_types import Ge, Gt, Lt
 from b2diffurl.analysis.sample import Generation, ImageGenerator
 from b2diffurl.config import NonNegativeFloat, PositiveInt, settings
 from b2diffurl.distributed import choose_device
+from b2diffurl.emoji import is_embedded
 from b2diffurl.errors import UserError
 from b2diffurl.evaluation.generate import GeneratedImages
 from b2diffurl.evaluation.judges import Judge, JudgeChoice, choose_judge, load_judge
 from b2diffurl.evaluation.observations import PAIRWISE_DISTANCE, VENDI_SCORE, Observations, group_by_prompt
-from b2diffurl.models import EMOJI
 from b2diffurl.prompts.lists import PromptList, read_prompt_list
 from b2diffurl.rewards import Reward, RewardSettings, check_reward, load_reward, score_images
 
@@ -31,8 +31,8 @@ class EvaluationSettings:
 
     Attributes:
         num_images: number of images per model, with the prompts in turn.
-        judge: auto (the scene oracle for "emoji" on its prompts, else the embedded CLIP for "emoji" and the paper's
-            ViT-H-14 for other models), clip (ViT-H-14), clip:MODEL, or none (rewards only).
+        judge: auto (the scene oracle for an embedded model on its prompts, else its CLIP; for other models the paper's
+            ViT-H-14), clip (ViT-H-14), clip:MODEL, or none (rewards only).
         reward: rewards whose means are further metrics, by name as in training.
         adapter_scales: factors of what each adapter adds to the model: 1 as trained; 0 is the model without it.
         num_resamples: resamples of the bootstrap over prompts.
@@ -154,7 +154,7 @@ def evaluate(
     `compare` evaluates several adapters, with intervals.
 
     Args:
-        model: "emoji", a local diffusers directory, a .safetensors checkpoint file, or a hub id.
+        model: "emoji", "emoji-objects", a local diffusers directory, a .safetensors checkpoint file, or a hub id.
         prompts: prompts, or the name of a list or the path of a prompts file.
         lora: adapter directory of a run.
         num_images: number of images, with the prompts in turn.
@@ -262,8 +262,8 @@ def find_judge(judge: str, *, model: str, prompts: Sequence[str], has_rewards: b
     """Choose the judge of a model without a run.
 
     Args:
-        judge: "auto" (the scene oracle and the embedded CLIP for "emoji" on its prompts, else the embedded CLIP for
-            "emoji" and the paper's ViT-H-14 for other models), "clip" (ViT-H-14), "clip:MODEL", or "none".
+        judge: "auto" (for an embedded model the scene oracle and its CLIP on its prompts, else its CLIP; for other
+            models the paper's ViT-H-14), "clip" (ViT-H-14), "clip:MODEL", or "none".
         model: as for `evaluate`.
         prompts: the prompts that will be evaluated.
         has_rewards: whether rewards are metrics, so that "none" leaves some.
@@ -271,7 +271,7 @@ def find_judge(judge: str, *, model: str, prompts: Sequence[str], has_rewards: b
     Raises:
         UserError: the judge needs a run, or it is "none" and there are no rewards.
     """
-    reward = f"clip:{EMOJI}" if model == EMOJI else "clip"  # what "auto" uses if the scene oracle does not fit
+    reward = f"clip:{model}" if is_embedded(model) else "clip"  # what "auto" uses if the scene oracle does not fit
     choice = choose_judge(judge, model=model, prompts=prompts, reward=reward)
     if choice.kind not in ("emoji", "clip") and not (choice.kind == "none" and has_rewards):
         raise UserError(f"judge is {judge!r}, which needs a run; give auto, clip or clip:MODEL.")

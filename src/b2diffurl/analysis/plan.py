@@ -15,8 +15,9 @@ from typing import Any
 
 from b2diffurl.algorithm.gap import Gap
 from b2diffurl.algorithm.selection import BestWorst
+from b2diffurl.emoji import is_embedded
 from b2diffurl.errors import UserError
-from b2diffurl.models import EMOJI, ModelSource
+from b2diffurl.models import ModelSource
 from b2diffurl.models.memory import ConcreteDtype, decode_batch_size
 from b2diffurl.run.settings import Run
 
@@ -329,7 +330,7 @@ def planned_dtype(run: Run) -> ConcreteDtype:
     """Return the dtype of the frozen weights on a GPU, as far as it is known without the model's config."""
     if run.memory.base_dtype != "auto":
         return run.memory.base_dtype
-    return "float32" if run.model == EMOJI else "float16"
+    return "float32" if is_embedded(run.model) else "float16"
 
 
 def estimate_memory(run: Run, shape: Shape) -> MemoryEstimate | None:

@@ -8,9 +8,10 @@ from b2diffurl.algorithm.policy import DenoisingPolicy
 from b2diffurl.algorithm.randomness import EVALUATION_STREAM, NoiseKey
 from b2diffurl.config import PositiveInt, settings
 from b2diffurl.distributed import AUTO, choose_device
+from b2diffurl.emoji import is_embedded
 from b2diffurl.errors import UserError
 from b2diffurl.evaluation.generate import GeneratedImages, generate_images
-from b2diffurl.models import EMOJI, Memory, ModelSource, check_lora, read_adapter_interval
+from b2diffurl.models import Memory, ModelSource, check_lora, read_adapter_interval
 from b2diffurl.models.text import check_prompts
 from b2diffurl.models.text_to_image import TextToImageModel
 from b2diffurl.prompts.lists import read_prompts
@@ -25,8 +26,8 @@ class Generation:
     Attributes:
         num_inference_steps: number of denoising steps.
         eta: weight of the noise of each DDIM step, above 0 and at most 1.
-        guidance_scale: scale of classifier-free guidance; by default that of the recipes, 1 for "emoji" and 5 for
-            other models.
+        guidance_scale: scale of classifier-free guidance; by default that of the recipes, 1 for the embedded
+            models and 5 for others.
         negative_prompt: prompt of the unconditional half of guidance; "" for none.
         memory: precision, as in training.
         device: device of the model, such as cpu or cuda; "auto" is the first of cuda, mps and cpu that there is.
@@ -45,7 +46,7 @@ class Generation:
         Raises:
             UserError: a value is out of range, or a negative prompt is given at guidance scale 1.
         """
-        default = EMOJI_GUIDANCE_SCALE if model == EMOJI else Sampler().guidance_scale
+        default = EMOJI_GUIDANCE_SCALE if is_embedded(model) else Sampler().guidance_scale
         return Sampler(
             num_inference_steps=self.num_inference_steps,
             eta=self.eta,
@@ -67,7 +68,7 @@ def sample(
     """Generate images.
 
     Args:
-        model: "emoji", a local diffusers directory, a .safetensors checkpoint file, or a hub id.
+        model: "emoji", "emoji-objects", a local diffusers directory, a .safetensors checkpoint file, or a hub id.
         prompts: prompts, or the name of a list or the path of a prompts file.
         lora: adapter directory of a run; one that was trained with `lora.interval` is on only in these steps.
         num_images: number of images, with the prompts in turn; by default one per prompt.

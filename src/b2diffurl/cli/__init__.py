@@ -51,6 +51,7 @@ Fine-tune text-to-image diffusion models by reinforcement learning (B²-DiffuRL)
   completion SHELL        print a script that completes commands, recipes and flags
 
 recipes: emoji-quickstart, emoji-b2-paper, emoji-ddpo, emoji-policy-gradient, emoji-dpok, emoji-dpo,
+         emoji-template2, emoji-template3,
          paper-template1-clip, paper-template1-bert, paper-template2-clip, paper-template2-bert,
          paper-template3-clip, paper-template3-bert, sd15, sdxl, sd15-ddpo
 studies: ablation, alignment, compatibility, cost, diversity, evidence, generalization, hacking, quickstart,

@@ -174,7 +174,7 @@ def sample(
     """Generate images, and show progress.
 
     Args:
-        model: "emoji", a local diffusers directory, a .safetensors checkpoint file, or a hub id.
+        model: "emoji", "emoji-objects", a local diffusers directory, a .safetensors checkpoint file, or a hub id.
         prompts: prompts, or the name of a list or the path of a prompts file.
         lora: adapter directory of a run, its run folder, or the result of `train`; one that was trained with
             `lora.interval` is on only in these steps.

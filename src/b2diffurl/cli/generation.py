@@ -19,7 +19,7 @@ class GenerationFlags:
     """Flags that `sample` and `evaluate` share.
 
     Attributes:
-        model: "emoji", a local diffusers directory, a .safetensors checkpoint file, or a hub id.
+        model: "emoji", "emoji-objects", a local diffusers directory, a .safetensors checkpoint file, or a hub id.
         prompts: a named list such as template1-test, a .txt, .json or .toml file, or one or more prompts.
         seed: seed of the noise.
         generation: sampler, precision and device.

@@ -18,7 +18,7 @@ class MergeCommand:
     """Write a complete diffusers pipeline with an adapter merged into its weights.
 
     Attributes:
-        model: "emoji", a local diffusers directory, a .safetensors checkpoint file, or a hub id.
+        model: "emoji", "emoji-objects", a local diffusers directory, a .safetensors checkpoint file, or a hub id.
         lora: adapter folder of a run.
         output: folder for the pipeline; it must not exist.
         scale: factor of what the adapter adds, as trained at 1.

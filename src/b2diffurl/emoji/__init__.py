@@ -1,24 +1,41 @@
-"""The emoji world: a small text-to-image model and its judges, included in the package.
+"""The emoji worlds: small text-to-image models and their judges, included in the package.
 
-The model is a `StableDiffusionPipeline` directory, the reward a `CLIPModel` directory; any diffusers or
-transformers code loads them. MODEL_CARD.md beside the weights describes their training and lists their scores.
+Each model is a `StableDiffusionPipeline` directory, its reward a `CLIPModel` directory; any diffusers or transformers
+code loads them. MODEL_CARD.md beside the weights describes their training and lists their scores.
 """
 
 from pathlib import Path
 
-_WEIGHTS = Path(__file__).parent / "weights"
+EMOJI = "emoji"  # "a bear riding a bike": the paper's template 1
+EMOJI_OBJECTS = "emoji-objects"  # "red apple" and "dog on boat": the paper's templates 2 and 3
+_WEIGHTS = {EMOJI: "weights", EMOJI_OBJECTS: "weights-objects"}
+EMBEDDED = tuple(_WEIGHTS)
 
 
-def model_dir() -> Path:
-    """Directory of the pipeline, in diffusers format."""
-    return _WEIGHTS / "model"
+def is_embedded(model: str) -> bool:
+    """Whether a model is in the package.
+
+    >>> is_embedded("emoji-objects"), is_embedded("CompVis/stable-diffusion-v1-4")
+    (True, False)
+    """
+    return model in _WEIGHTS
 
 
-def clip_dir() -> Path:
+def weights_dir(model: str = EMOJI) -> Path:
+    """Directory with the weights of an embedded model and of its judges, and with their model card."""
+    return Path(__file__).parent / _WEIGHTS[model]
+
+
+def model_dir(model: str = EMOJI) -> Path:
+    """Directory of an embedded model's pipeline, in diffusers format."""
+    return weights_dir(model) / "model"
+
+
+def clip_dir(model: str = EMOJI) -> Path:
     """Directory of the reward's `CLIPModel` and processor, in transformers format."""
-    return _WEIGHTS / "clip"
+    return weights_dir(model) / "clip"
 
 
-def oracle_dir() -> Path:
+def oracle_dir(model: str = EMOJI) -> Path:
     """Directory of the scene oracle: the independent judge, never a reward."""
-    return _WEIGHTS / "oracle"
+    return weights_dir(model) / "oracle"

@@ -1,59 +1,62 @@
-"""The vocabulary of the emoji world: animals, activities and hidden styles of a scene.
+"""A world: what the images of an embedded model can show, and the prompts that ask for it.
 
-A scene is the content of an image: an animal or none, an activity or none, and a style that no prompt
-mentions. The prompts are the paper's template 1, "a [animal] [activity]" (arXiv 2503.11240, Appendix H).
+The content of an image is one name per part of the world, such as its animal and its activity; a part can be absent.
+An image also has a hidden style, which no prompt mentions. `worlds.py` has the worlds.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-ANIMALS = (
-    "cat", "dog", "horse", "monkey", "rabbit", "zebra", "spider", "bird", "sheep", "deer", "cow", "goat", "lion",
-    "tiger", "bear", "raccoon", "fox", "wolf", "lizard", "beetle", "ant", "butterfly", "fish", "shark", "whale",
-    "dolphin", "squirrel", "mouse", "rat", "snake", "turtle", "frog", "chicken", "duck", "goose", "bee", "pig",
-    "turkey", "fly", "llama", "camel", "bat", "gorilla", "hedgehog", "kangaroo",
-)  # fmt: skip
-ACTIVITIES = ("riding a bike", "playing chess", "washing dishes")
 STYLES = ("cartoon", "landscape", "sketch", "night")
+
+Content = tuple[str | None, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Scene:
-    """The content of one image.
+class Part:
+    """One part of a content, such as the animal.
 
     Attributes:
-        animal: one of `ANIMALS`, or None if there is no animal.
-        activity: one of `ACTIVITIES`, or None if there is no activity.
-        style: one of `STYLES`; never part of a caption.
+        name: its name, which is that of the oracle's head too.
+        names: what it can be.
     """
 
-    animal: str | None
-    activity: str | None
-    style: str
+    name: str
+    names: tuple[str, ...]
 
-    @property
-    def caption(self) -> str:
-        """The true caption: "a bear riding a bike", "a bear" or "riding a bike"."""
-        parts = (f"a {self.animal}" if self.animal else "", self.activity or "")
-        return " ".join(part for part in parts if part)
+    def class_of(self, name: str | None) -> int:
+        """Return the class index of one of `names`; the class of None, "absent", is the last."""
+        return len(self.names) if name is None else self.names.index(name)
 
 
-def parse_prompt(prompt: str) -> tuple[str, str] | None:
-    """Parse animal and activity from a template-1 prompt.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class World:
+    """The vocabulary of an embedded model.
 
-    Returns:
-        (animal, activity), or None if the prompt is not one of the emoji world's.
-
-    >>> parse_prompt("a bear riding a bike")
-    ('bear', 'riding a bike')
-    >>> parse_prompt("a red apple") is None
-    True
+    Attributes:
+        name: name of the model.
+        parts: parts of a content, in order.
+        contents: content by prompt, in lower case; None for a part that the prompt does not mention. Prompts that ask
+            for equal images have equal contents.
     """
-    words = prompt.strip().lower().split(maxsplit=2)
-    if len(words) == 3 and words[0] in ("a", "an") and words[1] in ANIMALS and words[2] in ACTIVITIES:
-        return words[1], words[2]
-    return None
 
+    name: str
+    parts: tuple[Part, ...]
+    contents: Mapping[str, Content]
 
-def all_prompts() -> list[str]:
-    """All 135 prompts of the world: 45 animals times 3 activities."""
-    return [f"a {animal} {activity}" for animal in ANIMALS for activity in ACTIVITIES]
+    def parse(self, prompt: str) -> Content | None:
+        """Parse a prompt; upper case, repeated spaces, and "an" for "a" at its start make no difference.
+
+        Returns:
+            One name per part, None for a part that is not mentioned; None if the prompt is not one of this world's.
+        """
+        text = " ".join(prompt.lower().split())
+        return self.contents.get("a " + text.removeprefix("an ") if text.startswith("an ") else text)
+
+    def knows(self, prompts: Sequence[str]) -> bool:
+        """Whether every prompt is one of this world's."""
+        return all(self.parse(prompt) is not None for prompt in prompts)
+
+    def classes(self, content: Content) -> list[int]:
+        """Return the class index of each part."""
+        return [part.class_of(name) for part, name in zip(self.parts, content, strict=True)]

@@ -2,12 +2,12 @@
 
 The setting `judge` is one of
 
-    auto          the embedded model on its own prompts: the scene oracle and the embedded CLIP; any other: the CLIP of
-                  the reward, if the reward is or contains a CLIPScore; otherwise none
+    auto          an embedded model on its own prompts: the scene oracle and the embedded CLIP of its world; any other:
+                  the CLIP of the reward, if the reward is or contains a CLIPScore; otherwise none
     none          no evaluation
     reward        the mean of the run's own reward
     clip          CLIPScore and Inception Score of the paper's ViT-H-14 (a download of 3.7 GiB)
-    clip:MODEL    the same of another `CLIPModel`: "emoji", a directory or a hub id
+    clip:MODEL    the same of another `CLIPModel`: an embedded one such as "emoji", a directory or a hub id
 
 Shapes: B images of 3 x H x W in [0, 1].
 """
@@ -19,14 +19,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
-from b2diffurl.emoji.oracle import SceneOracle, Verdict, load_oracle
-from b2diffurl.emoji.world import ACTIVITIES, ANIMALS, parse_prompt
+from b2diffurl.emoji.oracle import load_oracle
+from b2diffurl.emoji.world import World
+from b2diffurl.emoji.worlds import WORLDS
 from b2diffurl.errors import UserError
 from b2diffurl.evaluation.observations import Observations, group_by_prompt
-from b2diffurl.models import EMOJI
 from b2diffurl.rewards import WeightedSum, parse_reward, score_images
 from b2diffurl.rewards.clip import VIT_H_14, CLIPScore
 from b2diffurl.rewards.interface import Reward
@@ -64,10 +64,12 @@ class JudgeChoice:
     Attributes:
         kind: "emoji", "clip", "reward" or "none".
         clip: the CLIP model of the kinds "emoji" and "clip", as in the reward "clip:MODEL"; "" otherwise.
+        world: the world of the kind "emoji", by the name of its model; "" otherwise.
     """
 
     kind: Literal["emoji", "clip", "reward", "none"]
     clip: str = ""
+    world: str = ""
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -101,8 +103,8 @@ def choose_judge(judge: str, *, model: str, prompts: Sequence[str], reward: str)
     """
     check_judge(judge)
     if judge == "auto":
-        if model == EMOJI and is_emoji_world(prompts):
-            return JudgeChoice(kind="emoji", clip=f"clip:{EMOJI}")
+        if model in WORLDS and WORLDS[model].knows(prompts):
+            return JudgeChoice(kind="emoji", clip=f"clip:{model}", world=model)
         clips = [term.name for term in parse_reward(reward) if term.kind == "clip"] if reward else []
         return JudgeChoice(kind="clip", clip=clips[0]) if clips else JudgeChoice(kind="none")
     if judge == "none":
@@ -133,7 +135,7 @@ def load_judge(
         return RewardJudge(reward)
     shared = [clip for loaded in (reward, *others) if (clip := _clip_of(loaded, choice.clip))]
     clip = shared[0] if shared else _load_clip(choice.clip, device)
-    return EmojiJudge(clip) if choice.kind == "emoji" else CLIPJudge(clip)
+    return EmojiJudge(clip, WORLDS[choice.world]) if choice.kind == "emoji" else CLIPJudge(clip)
 
 
 def _clip_of(reward: Reward | None, name: str) -> CLIPScore | None:
@@ -154,13 +156,14 @@ class EmojiJudge(Judge):
 
     Args:
         clip: gives clip_score.
+        world: the world of the images.
     """
 
     metrics = ("clip_score", "scene_accuracy", "style_entropy", "inception_score")
 
-    def __init__(self, clip: CLIPScore) -> None:
+    def __init__(self, clip: CLIPScore, world: World) -> None:
         self._clip = clip
-        self._oracle: SceneOracle = load_oracle()
+        self._oracle = load_oracle(world)
 
     def observe(self, images: Float[Tensor, "B 3 H W"], prompts: Sequence[str]) -> Observations:
         """Observe CLIPScore, whether the scene is right, the most likely style, and the oracle's features."""
@@ -169,7 +172,7 @@ class EmojiJudge(Judge):
             groups=group_by_prompt(prompts),
             scores={
                 "clip_score": self._clip(images, prompts),
-                "scene_accuracy": scene_is_right(verdict, prompts).float(),
+                "scene_accuracy": self._oracle.scene_is_right(verdict, prompts).float(),
             },
             labels={"style_entropy": verdict.style.argmax(-1)},
             features=verdict.features,
@@ -213,16 +216,3 @@ class RewardJudge(Judge):
         """Observe the reward."""
         scored = score_images(self._reward, images, prompts, require_finite=False)
         return Observations(groups=group_by_prompt(prompts), scores={"reward": scored.scores})
-
-
-def is_emoji_world(prompts: Sequence[str]) -> bool:
-    """Whether the scene oracle can judge every prompt."""
-    return all(parse_prompt(prompt) is not None for prompt in prompts)
-
-
-def scene_is_right(verdict: Verdict, prompts: Sequence[str]) -> Bool[Tensor, " B"]:
-    """Whether each image shows the animal and the activity of its prompt."""
-    wanted = [parsed for parsed in map(parse_prompt, prompts) if parsed is not None]
-    animal = torch.tensor([ANIMALS.index(name) for name, _ in wanted])
-    activity = torch.tensor([ACTIVITIES.index(name) for _, name in wanted])
-    return (verdict.animal == animal) & (verdict.activity == activity)

@@ -10,7 +10,7 @@ from b2diffurl.models.adapter_files import AdapterFile
 from b2diffurl.models.adapter_interval import AdapterInterval, read_adapter_interval
 from b2diffurl.models.lora import LoRA
 from b2diffurl.models.memory import Memory
-from b2diffurl.models.model_source import EMOJI, ModelSource, check_lora
+from b2diffurl.models.model_source import ModelSource, check_lora
 
 # What the libraries warn about when they are imported and a user cannot act on: a missing torchvision, which nothing
 # here uses, and in a notebook missing ipywidgets.
@@ -20,7 +20,6 @@ logging.getLogger("transformers.utils.import_utils").addFilter(
 )
 
 __all__ = [
-    "EMOJI",
     "AdapterFile",
     "AdapterInterval",
     "LoRA",

@@ -36,8 +36,8 @@ def merge_adapter(model: ModelSource | str, lora: Path, output: Path, *, scale: 
     the model, including its scheduler and safety checker.
 
     Args:
-        model: its source, or its name: "emoji", a local diffusers directory, a .safetensors checkpoint file, or a hub
-            id.
+        model: its source, or its name: "emoji", "emoji-objects", a local diffusers directory, a .safetensors checkpoint
+            file, or a hub id.
         lora: adapter folder.
         output: output folder.
         scale: factor of what the adapter adds: 1 as trained.

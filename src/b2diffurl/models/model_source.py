@@ -1,4 +1,4 @@
-"""Where a model comes from: the embedded one, a diffusers directory, a checkpoint file, or a hub id.
+"""Where a model comes from: the package, a diffusers directory, a checkpoint file, or a hub id.
 
 Creating a `ModelSource` loads no weights and asks no hub: it inspects names, indexes and file headers, so that an
 invalid model is refused at once. Its index and tokenizers are read when they are first needed, and once.
@@ -20,7 +20,6 @@ from b2diffurl.models.lora import LoRA
 if TYPE_CHECKING:
     from transformers import CLIPTokenizer
 
-EMOJI = "emoji"
 SUPPORTED = "Stable Diffusion 1.x, 2.x and XL, text to image (StableDiffusionPipeline, StableDiffusionXLPipeline)"
 _PIPELINES = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
 _FIRST_LAYER = "model.diffusion_model.input_blocks.0.0.weight"  # of the UNet in a checkpoint file
@@ -32,8 +31,8 @@ class ModelSource:
     """A model that has been found, but not loaded.
 
     Args:
-        name: "emoji", a local directory in diffusers format, one .safetensors checkpoint file, or a hub id such as
-            "CompVis/stable-diffusion-v1-4".
+        name: "emoji", "emoji-objects", a local directory in diffusers format, one .safetensors checkpoint file, or a
+            hub id such as "CompVis/stable-diffusion-v1-4".
 
     Raises:
         UserError: the directory or file does not exist, has no pipeline or no UNet, or its pipeline is not supported.
@@ -43,7 +42,7 @@ class ModelSource:
 
     def __post_init__(self) -> None:
         path = Path(self.name)
-        if self.name == EMOJI:
+        if emoji.is_embedded(self.name):
             return
         if path.is_dir():
             _check_directory(path)
@@ -51,8 +50,8 @@ class ModelSource:
             _check_checkpoint(path)
         elif not self.is_hub:
             raise UserError(
-                f"model is {self.name!r}, which is not a directory; give 'emoji', a diffusers directory, "
-                "a .safetensors checkpoint, or a hub id."
+                f"model is {self.name!r}, which is not a directory; give 'emoji', 'emoji-objects', a diffusers "
+                "directory, a .safetensors checkpoint, or a hub id."
             )
 
     @classmethod
@@ -67,7 +66,7 @@ class ModelSource:
     @property
     def location(self) -> str:
         """What diffusers loads: a directory, a file or a hub id."""
-        return str(emoji.model_dir()) if self.name == EMOJI else self.name
+        return str(emoji.model_dir(self.name)) if emoji.is_embedded(self.name) else self.name
 
     @property
     def is_checkpoint(self) -> bool:
@@ -155,7 +154,7 @@ def is_hub_id(name: str) -> bool:
 
 def public_name(name: str) -> str:
     """A model's name without the folders of this machine."""
-    return name if name == EMOJI or is_hub_id(name) else Path(name).name
+    return name if emoji.is_embedded(name) or is_hub_id(name) else Path(name).name
 
 
 def check_pipeline(class_name: str | None, model: str) -> None:

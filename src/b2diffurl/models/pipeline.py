@@ -20,10 +20,11 @@ from diffusers import (
 from transformers import CLIPTokenizer
 
 from b2diffurl.distributed import choose_device
+from b2diffurl.emoji import is_embedded
 from b2diffurl.errors import UserError
 from b2diffurl.models.memory import ConcreteDtype, Memory
 from b2diffurl.models.model_files import config_location, loading, tokenizer_names, upcasts_attention
-from b2diffurl.models.model_source import EMOJI, SUPPORTED, ModelSource
+from b2diffurl.models.model_source import SUPPORTED, ModelSource
 from b2diffurl.models.scheduler import ddim_scheduler
 from b2diffurl.models.text import StableDiffusionText, StableDiffusionXLText, TextEncoder
 
@@ -106,7 +107,7 @@ def choose_dtype(source: ModelSource, memory: Memory, *, device: str) -> tuple[C
     if memory.base_dtype != "auto":
         return memory.base_dtype, "as set"
     kind = torch.device(device).type
-    if source.name == EMOJI:
+    if is_embedded(source.name):
         return "float32", "the embedded model is small"
     if kind != "cuda":
         return "float32", f"half precision is slow or incomplete on {kind}"

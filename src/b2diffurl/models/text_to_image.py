@@ -70,8 +70,8 @@ class TextToImageModel(AdaptedUNet):
         """Load a model, without its safety checker.
 
         Args:
-            model: its source, or its name: "emoji", a local diffusers directory, a .safetensors checkpoint file, or a
-                hub id.
+            model: its source, or its name: "emoji", "emoji-objects", a local diffusers directory, a .safetensors
+                checkpoint file, or a hub id.
             device: device of the model.
             memory: base dtype and gradient checkpointing.
             negative_prompt: prompt of the unconditional half of guidance. "" for none: the encoding of "", or zeros

@@ -1,6 +1,7 @@
-"""Prompt lists: those of the paper, by name, or from a file.
+"""Prompt lists: by name, or from a file.
 
-The paper's lists (Appendix H) are prompts.toml; the spelling is kept as published ("a ant", "a airplane").
+The paper's lists (Appendix H) are prompts.toml; the spelling is kept as published ("a ant", "a airplane"). Those of
+them that the model emoji-objects can generate are emoji_prompts.toml.
 """
 
 import json
@@ -16,12 +17,16 @@ import numpy as np
 
 from b2diffurl.errors import UserError
 
-_FILE = Path(__file__).with_name("prompts.toml")
+_FILES = tuple(Path(__file__).with_name(name) for name in ("prompts.toml", "emoji_prompts.toml"))
 
 
 @cache
-def _paper_lists() -> dict[str, tuple[str, ...]]:
-    tables = tomllib.loads(_FILE.read_text(encoding="utf-8"))
+def _read_lists() -> dict[str, tuple[str, ...]]:
+    tables = {
+        template: splits
+        for file in _FILES
+        for template, splits in tomllib.loads(file.read_text(encoding="utf-8")).items()
+    }
     lists = {
         f"{template}-{split}": tuple(splits[split]["prompts"])
         for template, splits in tables.items()
@@ -33,8 +38,8 @@ def _paper_lists() -> dict[str, tuple[str, ...]]:
 
 
 def named_lists() -> list[str]:
-    """Names of the paper's lists, such as "template1-train"; "-all" is train and test together."""
-    return sorted(_paper_lists())
+    """Names of the lists, such as "template1-train"; "-all" is train and test together."""
+    return sorted(_read_lists())
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,7 +72,7 @@ def load_prompt_list(source: str, *, setting: str = "prompts") -> PromptList:
     """Read a prompt list.
 
     Args:
-        source: the name of one of the paper's lists, or the path of a file: .json, .toml, or text with one prompt per
+        source: the name of one of the package's lists, or the path of a file: .json, .toml, or text with one prompt per
             line (blank lines and lines that begin with # are ignored). JSON is a list, TOML has `prompts = [...]`; an
             item is a prompt, or a table with `prompt` and any metadata that a reward may use.
         setting: name of the setting for error messages.
@@ -75,8 +80,8 @@ def load_prompt_list(source: str, *, setting: str = "prompts") -> PromptList:
     Raises:
         UserError: there is no such list or file, or the file is empty, invalid or contains a prompt twice.
     """
-    if source in _paper_lists():
-        return PromptList(prompts=_paper_lists()[source], metadata={})
+    if source in _read_lists():
+        return PromptList(prompts=_read_lists()[source], metadata={})
     path = Path(source)
     if not path.is_file():
         raise UserError(

@@ -9,8 +9,9 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from b2diffurl.emoji import EMOJI, is_embedded
 from b2diffurl.models.adapter_files import KOHYA_FILE
-from b2diffurl.models.model_source import EMOJI, is_checkpoint, is_hub_id, public_name
+from b2diffurl.models.model_source import is_checkpoint, is_hub_id, public_name
 from b2diffurl.reporting.citations import Citation, citations_of
 from b2diffurl.reporting.plots import save_reward_curve
 from b2diffurl.rewards import parse_reward
@@ -115,7 +116,7 @@ def _metadata(run: Run, evaluation: Evaluation | None, pairs: Sequence[Pair]) ->
         library_name="diffusers",
         pipeline_tag="text-to-image",
         tags=list(_TAGS),
-        license="ofl-1.1" if run.model == EMOJI else None,
+        license="ofl-1.1" if is_embedded(run.model) else None,
         model_name=f"LoRA on {public_name(run.model)}",
         eval_results=_results(evaluation) or None,
     )
@@ -152,7 +153,7 @@ def _results(evaluation: Evaluation | None) -> list[EvalResult]:
 def _license(run: Run) -> str:
     name = public_name(run.model)
     text = f"The adapter is a modification of {name} and is covered by the license of that model."
-    if run.model == EMOJI:
+    if is_embedded(run.model):
         return text
     return (
         f"{text} The metadata of this card has no license: before you publish it, add `license:` with that of {name}."
@@ -178,9 +179,9 @@ def _usage(run: Run) -> str:
     imports = "from diffusers import DDIMScheduler, DiffusionPipeline"
     source = f'"{public_name(run.model)}"'
     load = "DiffusionPipeline.from_pretrained"
-    if run.model == EMOJI:
+    if is_embedded(run.model):
         imports += "\nfrom b2diffurl import emoji"
-        source = "emoji.model_dir()"
+        source = "emoji.model_dir()" if run.model == EMOJI else f"emoji.model_dir({run.model!r})"
     elif is_checkpoint(run.model):
         imports = "from diffusers import DDIMScheduler, StableDiffusionPipeline  # StableDiffusionXLPipeline for XL"
         load = "StableDiffusionPipeline.from_single_file"

@@ -22,7 +22,6 @@ from b2diffurl.rewards.facts import GIB_PER_GB, RewardFacts
 from b2diffurl.rewards.spec import Term
 
 VIT_H_14 = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
-_EMOJI = "emoji"
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _CHUNK_SIZE = 64
 # Each byte has two tokens, within a word and at its end. Without files, transformers creates a tokenizer of 2 tokens.
@@ -33,7 +32,7 @@ class CLIPScore:
     """A `CLIPModel` as a reward.
 
     Args:
-        model: "emoji", a local directory in transformers format, or a hub id.
+        model: an embedded model such as "emoji", a local directory in transformers format, or a hub id.
         device: device of the model.
         processor: source of the image processor and tokenizer, if not the model.
         name: name of the reward for messages, if not clip:MODEL.
@@ -103,7 +102,7 @@ class CLIPScore:
 
 
 def _source(model: str) -> str:
-    return str(emoji.clip_dir()) if model == _EMOJI else model
+    return str(emoji.clip_dir(model)) if emoji.is_embedded(model) else model
 
 
 def _unit(x: Float[Tensor, "B D"]) -> Float[Tensor, "B D"]:
@@ -128,10 +127,10 @@ def check_clip_term(term: Term, _: RewardSettings) -> None:
             raise UserError(
                 f"reward is {term.name!r}, but {path} has no config.json; give a directory in transformers format."
             )
-    elif model != _EMOJI and (path.exists() or model.startswith(".") or not HUB_ID.fullmatch(model)):
+    elif not emoji.is_embedded(model) and (path.exists() or model.startswith(".") or not HUB_ID.fullmatch(model)):
         raise UserError(
-            f"reward is {term.name!r}, whose model is not a directory; give 'emoji', a directory in transformers "
-            "format, or a hub id, and write ' + ' between the terms of a sum."
+            f"reward is {term.name!r}, whose model is not a directory; give 'emoji', 'emoji-objects', a directory in "
+            "transformers format, or a hub id, and write ' + ' between the terms of a sum."
         )
 
 
@@ -140,16 +139,16 @@ def _load(term: Term, _: RewardSettings, device: torch.device | str) -> CLIPScor
 
 
 REWARD = RewardKind(
-    forms="'clip:emoji', 'clip:MODEL', 'clip' (the paper's ViT-H-14)",
+    forms="'clip:emoji', 'clip:emoji-objects', 'clip:MODEL', 'clip' (the paper's ViT-H-14)",
     check=check_clip_term,
     load=_load,
     facts=RewardFacts(
         summary="cosine of image and prompt",
         source="arXiv 2104.08718, without its factor",
-        weights=f"{VIT_H_14}, 3.94 GB; clip:emoji is in this package",
+        weights=f"{VIT_H_14}, 3.94 GB; clip:emoji and clip:emoji-objects are in this package",
         license="MIT",
         download_gb=3.94,
         memory_gib=3.94 * GIB_PER_GB,
-        note="clip, clip:MODEL with a directory or hub id of a CLIPModel, or clip:emoji",
+        note="clip, clip:MODEL with a directory or hub id of a CLIPModel, or clip:emoji or clip:emoji-objects",
     ),
 )

@@ -22,13 +22,14 @@ from b2diffurl.algorithm.selection import All, BestWorst
 from b2diffurl.algorithm.shrunk import Shrunk
 from b2diffurl.algorithm.trust_region import TrustRegion
 from b2diffurl.algorithm.update import Optimization
+from b2diffurl.emoji import EMOJI, EMOJI_OBJECTS
 from b2diffurl.errors import UserError, did_you_mean
-from b2diffurl.models import EMOJI, LoRA, Memory
+from b2diffurl.models import LoRA, Memory
 from b2diffurl.run.settings import Logging, Run, Sampler
 
 C = TypeVar("C", bound=Callable[..., Run])
 RECIPES: dict[str, Callable[[], Run]] = {}  # by name, in the order of this file
-EMOJI_GUIDANCE_SCALE = 1.0  # ours: at guidance 1 the embedded model is as misaligned as intended
+EMOJI_GUIDANCE_SCALE = 1.0  # ours: at guidance 1 the embedded models are as misaligned as intended
 _EMOJI_BATCH_SIZE = 128  # ours: the fastest on a CPU; changes results by rounding only
 
 
@@ -140,6 +141,25 @@ def emoji_dpo() -> Run:
         recipe="emoji-dpo",
         objective=DPO(beta=25.0),  # ours: 0.1 per nat, as log-probs are averaged over 256 elements
     )
+
+
+def emoji_objects(template: int) -> Run:
+    """The quickstart's rule on the embedded model of the paper's other templates: the prompts that it can generate.
+
+    Args:
+        template: 2 (colors) or 3 (relations).
+    """
+    return replace(
+        emoji_quickstart(),
+        recipe=f"emoji-template{template}",
+        model=EMOJI_OBJECTS,
+        reward=f"clip:{EMOJI_OBJECTS}",
+        prompts=f"emoji-template{template}-train",
+    )
+
+
+for _template in (2, 3):
+    _recipe(f"emoji-template{_template}")(partial(emoji_objects, _template))
 
 
 def paper(template: int, reward: str) -> Run:

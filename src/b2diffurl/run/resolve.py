@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from b2diffurl.algorithm.randomness import held_out_rng
+from b2diffurl.emoji import EMBEDDED, is_embedded
 from b2diffurl.errors import UserError
 from b2diffurl.evaluation.judges import JudgeChoice, choose_judge
-from b2diffurl.models import EMOJI, AdapterFile, ModelSource
+from b2diffurl.models import AdapterFile, ModelSource
 from b2diffurl.prompts.lists import PromptList, load_prompt_list, split_prompts
 from b2diffurl.rewards import RewardSettings, check_reward, check_reward_prompts, check_watched, parse_reward
 from b2diffurl.rewards.spec import Term, parse_watched
@@ -137,17 +138,20 @@ def _check_given(run: Run, *, own_reward: bool) -> None:
 
 
 def _check_emoji(run: Run, reward_terms: Sequence[Term], watched_terms: Sequence[Term]) -> None:
-    """Refuse the embedded CLIP for another model: it was trained on the images of the embedded one only."""
+    """Refuse an embedded CLIP for another model: it was trained on the images of its own model only."""
     names = {
         "reward": [term.name for term in reward_terms],
         "watch": [term.name for term in watched_terms],
         "judge": [run.judge],
     }
     for setting, given in names.items():
-        if f"clip:{EMOJI}" in given and run.model != EMOJI:
+        for name in EMBEDDED:
+            if f"clip:{name}" not in given or run.model == name:
+                continue
+            other = f"clip:{run.model}" if is_embedded(run.model) else "clip, and begin with recipe sd15 or sdxl"
             raise UserError(
-                f"{setting} has clip:{EMOJI}, which knows only the images of the embedded model, but model is "
-                f"{run.model!r}; give another {setting}, such as clip, and begin with recipe sd15 or sdxl."
+                f"{setting} has clip:{name}, which knows only the images of the embedded model {name}, but model is "
+                f"{run.model!r}; give another {setting}, such as {other}."
             )
 
 

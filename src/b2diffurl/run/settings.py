@@ -113,7 +113,7 @@ class Run:
 
     Attributes:
         recipe: name of the recipe that the run is based on.
-        model: "emoji", a local diffusers directory, a .safetensors checkpoint file, or a hub id.
+        model: "emoji", "emoji-objects", a local diffusers directory, a .safetensors checkpoint file, or a hub id.
         reward: "clip" (the paper's ViT-H-14), "clip:emoji", "pickscore", "aesthetic", "file.py:function" or another
             one that `b2diffurl rewards` lists; or a sum such as "clip + 0.1*my.py:f".
         watch: rewards that are logged and not trained on, with names as in `reward`: if they fall while the reward
@@ -121,7 +121,7 @@ class Run:
         prompts: a named list such as template1-train, or a .txt, .json or .toml file.
         held_out_fraction: fraction of the prompts that is evaluated and never trained on, such as 0.2.
         held_out_prompts: another list, named as in `prompts`, that is evaluated and never trained on.
-        judge: what evaluates images: "auto" (the scene oracle for the embedded model on its prompts, otherwise the CLIP
+        judge: what evaluates images: "auto" (the scene oracle for an embedded model on its prompts, otherwise the CLIP
             of the reward if it has one, otherwise none), "none", "reward", "clip" (the paper's ViT-H-14) or
             "clip:MODEL".
         num_rounds: S, the number of rounds of sampling, scoring, selecting and updating.

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 from b2diffurl.config import read_toml
 from b2diffurl.distributed import describe_device
+from b2diffurl.emoji import EMOJI, is_embedded
 from b2diffurl.evaluation.judges import NO_JUDGE_NOTE
-from b2diffurl.models import EMOJI
 from b2diffurl.models.pipeline import choose_dtype
 from b2diffurl.models.text_to_image import SAFETY_CHECKER_NOTE
 from b2diffurl.reporting.text import count
@@ -40,9 +40,9 @@ def opening_notes(resolved: ResolvedRun, directory: RunDirectory, *, device: str
         notes.append(SAFETY_CHECKER_NOTE)
     if run.logging.num_evaluation_images and resolved.lacks_judge:
         notes.append(NO_JUDGE_NOTE)
-    if run.recipe.startswith(f"{EMOJI}-") and run.model != EMOJI:
+    if run.recipe.startswith(f"{EMOJI}-") and not is_embedded(run.model):
         notes.append(
-            f"The settings of recipe {run.recipe} are those of the embedded model, such as guidance "
+            f"The settings of recipe {run.recipe} are those of an embedded model, such as guidance "
             f"{run.sampler.guidance_scale:g} and learning rate {run.optimization.learning_rate:g}; for other models "
             "begin with recipe sd15 or sdxl."
         )

@@ -26,8 +26,8 @@ from b2diffurl.analysis.probe.setup import Branched, Cost, Setup
 from b2diffurl.analysis.probe.variance import DecidedVariance, decided_variance
 from b2diffurl.distributed import AUTO, choose_device
 from b2diffurl.emoji.oracle import load_oracle
+from b2diffurl.emoji.worlds import world_of
 from b2diffurl.errors import UserError
-from b2diffurl.evaluation.judges import is_emoji_world, scene_is_right
 from b2diffurl.prompts.lists import sample_prompts
 from b2diffurl.rewards.interface import Reward
 from b2diffurl.run.resolve import ResolvedRun
@@ -80,7 +80,7 @@ class Row:
         pair_fraction: share of groups that would form a pair, by number of branches from 2 to K.
         distance: mean absolute difference of two images of a group, 0 to 1.
         differ: share of groups whose members differ in an attribute that the scene oracle classifies ("alignment",
-            "style"); empty outside the emoji world.
+            "style"); empty outside the emoji worlds.
     """
 
     interval_length: int
@@ -255,11 +255,13 @@ def _pair_fractions(
 
 
 def _differ(images: Float[Tensor, "G K 3 H W"], prompts: Sequence[str]) -> dict[str, float]:
-    if not is_emoji_world(prompts) or images.shape[-1] != 32:
+    world = world_of(prompts)
+    if world is None or images.shape[-1] != 32:
         return {}
     num_branches = images.shape[1]
-    scene = load_oracle().judge(images.flatten(0, 1))
+    oracle = load_oracle(world)
+    scene = oracle.judge(images.flatten(0, 1))
     repeated = [prompt for prompt in prompts for _ in range(num_branches)]
-    attributes = {"alignment": scene_is_right(scene, repeated), "style": scene.style.argmax(-1)}
+    attributes = {"alignment": oracle.scene_is_right(scene, repeated), "style": scene.style.argmax(-1)}
     grouped = {name: values.view(-1, num_branches) for name, values in attributes.items()}
     return {name: float((g != g[:, :1]).any(dim=1).float().mean()) for name, g in grouped.items()}

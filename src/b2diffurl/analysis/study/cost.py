@@ -9,8 +9,9 @@ from b2diffurl.algorithm.randomness import EVALUATION_STREAM, NoiseKey
 from b2diffurl.analysis.plan import model_shape, run_evaluations
 from b2diffurl.analysis.study.runner import Runner
 from b2diffurl.analysis.study.spec import Cell
+from b2diffurl.emoji import is_embedded
 from b2diffurl.evaluation.generate import generate_images
-from b2diffurl.models import EMOJI, ModelSource
+from b2diffurl.models import ModelSource
 from b2diffurl.models.text_to_image import TextToImageModel
 from b2diffurl.prompts.lists import read_prompts
 from b2diffurl.reporting.text import count, format_duration
@@ -29,7 +30,7 @@ def plan_text(cells: Sequence[Cell], runner: Runner) -> str:
     """
     existing = runner.existing(cells)
     missing = list({cell.key: cell for cell in cells if cell.key not in existing}.values())
-    seconds_each = _seconds_per_evaluation(cells[0].run) if cells[0].run.model.startswith(EMOJI) else None
+    seconds_each = _seconds_per_evaluation(cells[0].run) if is_embedded(cells[0].run.model) else None
     lines = ["| arm | runs | missing | images per run | network evaluations per run | time per run |"]
     lines.append("|" + " --- |" * 6)
     for name in dict.fromkeys((cell.condition, cell.arm) for cell in cells):
