@@ -43,7 +43,7 @@ Prepared = tuple[st.SearchStrategy[Any], Judge]
 # Kind of input: number of batches, examples per batch.
 SIZES = {
     "run.toml": (40, 100), "flags": (20, 50), "prompt files": (20, 100), "reward outputs": (20, 100),
-    "server requests": (20, 100), "model folders": (20, 10), "one-round runs": (45, 10),
+    "server requests": (20, 100), "model folders": (20, 10), "one-round runs": (60, 10),
 }  # fmt: skip
 SHORT_SIZES = {
     "run.toml": (1, 100), "flags": (1, 20), "prompt files": (1, 100), "reward outputs": (1, 50),
