@@ -73,6 +73,7 @@ def noise(num: int) -> Tensor:
     return torch.rand(num, 3, 24, 24, generator=torch.Generator().manual_seed(0))
 
 
+@pytest.mark.slow
 def test_captions_and_rewards_agree_in_process_and_over_http(llava: Path, deberta: Path, tmp_path: Path) -> None:
     images, prompts = noise(9), PROMPTS * 3
     local = BertReward(BertSettings(captioner=str(llava), encoder=str(deberta), num_layers=2, batch_size=4))

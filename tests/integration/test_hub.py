@@ -163,6 +163,7 @@ def test_user_errors_are_raised_before_anything_is_sent(adapter: Path, tmp_path:
         push_to_hub(adapter, repo_id="me/my adapter")
 
 
+@pytest.mark.slow
 def test_a_model_that_cannot_be_downloaded_is_one_sentence(hub: Hub, tmp_path: Path) -> None:
     """At once, and without the libraries' repeated requests."""
     command = [sys.executable, "-m", "b2diffurl.cli", "sample", "org/missing", "--output", str(tmp_path / "images")]

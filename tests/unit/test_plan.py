@@ -81,9 +81,14 @@ def test_guidance_and_the_reference_cost_evaluations() -> None:
     "changes",
     [
         {},
-        {"sampler": Sampler(num_inference_steps=6, guidance_scale=2.0)},
-        {"rollout": Rollout(num_branches=1), "schedule": Full(), "selection": All()},
-        {"rollout": Rollout(num_branches=2, chunk_size=3), "selection": All(), "objective": DPO()},
+        pytest.param({"sampler": Sampler(num_inference_steps=6, guidance_scale=2.0)}, marks=pytest.mark.slow),
+        pytest.param(
+            {"rollout": Rollout(num_branches=1), "schedule": Full(), "selection": All()}, marks=pytest.mark.slow
+        ),
+        pytest.param(
+            {"rollout": Rollout(num_branches=2, chunk_size=3), "selection": All(), "objective": DPO()},
+            marks=pytest.mark.slow,
+        ),
         pytest.param({"selection": All(), "memory": Memory(base_dtype="bfloat16")}, marks=pytest.mark.slow),
         {"selection": All(), "schedule": Backward(tau_first=3, tau_last=2, tau_max=4)},
     ],

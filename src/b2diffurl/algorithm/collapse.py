@@ -121,8 +121,8 @@ class CollapseMonitor:
         """Return how far below the best round's the mean reward of a round may be.
 
         The measure is the spread of the rounds before, however much the rewards of a collapsed round differ. While
-        these have few trunks, this round's spread counts too: a dark image among bright ones, which no round before
-        happened to have, is no fall of all. Infinite in the first round, in runs of one trunk per round, and while the
+        these have few trunks, this round's spread counts too: one dark image among bright ones, which no round before
+        happened to have, lowers the mean without a collapse. Infinite in the first round, in runs of one trunk per round, and while the
         trunks of each round before were equal, as a sparse reward can begin.
         """
         if not self.trunk_squares:

@@ -1,4 +1,4 @@
-"""What the Hugging Face Hub says of a model before it is downloaded: whether it is there, and its size."""
+"""What the Hugging Face Hub reports of a model before it is downloaded: whether it exists, and its size."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import PurePosixPath
