@@ -122,8 +122,8 @@ class CollapseMonitor:
 
         The measure is the spread of the rounds before, however much the rewards of a collapsed round differ. While
         these have few trunks, this round's spread counts too: one dark image among bright ones, which no round before
-        happened to have, lowers the mean without a collapse. Infinite in the first round, in runs of one trunk per round, and while the
-        trunks of each round before were equal, as a sparse reward can begin.
+        happened to have, lowers the mean without a collapse. Infinite in the first round, in runs of one trunk per
+        round, and while the trunks of each round before were equal, as a sparse reward can begin.
         """
         if not self.trunk_squares:
             return math.inf
