@@ -64,3 +64,8 @@ def test_no_module_of_the_package_needs_the_tools_or_the_font(path: Path) -> Non
 def test_imports_of_the_tools_are_found(source: str) -> None:
     assert needs_tools(source)
     assert not needs_tools(source.replace("tools", "mytools"))
+
+
+def test_no_packaged_file_has_a_directory_of_the_machine_that_wrote_it() -> None:
+    for path in PACKAGE.rglob("*.json"):
+        assert '"_name_or_path"' not in path.read_text(encoding="utf-8"), path

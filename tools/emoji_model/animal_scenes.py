@@ -9,14 +9,14 @@ from b2diffurl.emoji.worlds import ACTIVITIES, ANIMALS, ANIMALS_WORLD
 from tools.emoji_model import render
 from tools.emoji_model.scenes import Scene, SceneSource, Sizes, choice, other
 
-_EMOJI: dict[str, str] = {
-    name: emoji
-    for names, glyphs in (
-        (ANIMALS, "🐱🐶🐴🐵🐰🦓🕷🐦🐑🦌🐮🐐🦁🐯🐻🦝🦊🐺🦎🪲🐜🦋🐟🦈🐳🐬🐿🐭🐀🐍🐢🐸🐔🦆🪿🐝🐷🦃🪰🦙🐫🦇🦍🦔🦘"),
-        (ACTIVITIES, "🚲♟🍽"),
-    )
-    for name, emoji in zip(names, glyphs, strict=True)
-}
+_EMOJI = render.emoji_of(
+    (
+        ANIMALS,
+        "🐱 🐶 🐴 🐵 🐰 🦓 🕷 🐦 🐑 🦌 🐮 🐐 🦁 🐯 🐻 🦝 🦊 🐺 🦎 "
+        "🪲 🐜 🦋 🐟 🦈 🐳 🐬 🐿 🐭 🐀 🐍 🐢 🐸 🐔 🦆 🪿 🐝 🐷 🦃 🪰 🦙 🐫 🦇 🦍 🦔 🦘",
+    ),
+    (ACTIVITIES, "🚲 ♟ 🍽"),
+)
 _ANIMAL_PIXELS = (17, 18, 19)
 _ACTIVITY_PIXELS = {"riding a bike": (16, 17, 18), "playing chess": (16, 17, 18), "washing dishes": (15, 16, 17)}
 # Centers of the animal and of the activity's object, in pixels (x, y), each with a jitter of one pixel.
@@ -47,7 +47,7 @@ class AnimalScenes(SceneSource):
     varies_places = True
     template = '"a [animal] [activity]"'
     false_captions = "animal alone, activity alone, other animal, other activity"
-    history = "in several sessions, with some stages stopped early"
+    history = "in several runs, with some stages stopped early"
 
     def any_content(self, rng: np.random.Generator, *, partial_fraction: float) -> Content:
         """Sample an animal and an activity, or one of the two."""

@@ -49,8 +49,9 @@ def train_autoencoder(
         start: directory of a pipeline whose autoencoder is fine-tuned; None to train a new one.
     """
     torch.manual_seed(seed)
-    vae = AutoencoderKL.from_pretrained(start, subfolder="vae") if start else new_autoencoder()
-    vae = vae.to(memory_format=torch.channels_last)
+    vae = new_autoencoder().to(memory_format=torch.channels_last)
+    if start is not None:  # the weights alone: a loaded config contains the directory that it is from
+        vae.load_state_dict(AutoencoderKL.from_pretrained(start, subfolder="vae").state_dict())
 
     def loss(_: int, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
         scenes = [any_scene(source, rng) for _ in range(source.sizes.autoencoder_batch_size)]

@@ -11,14 +11,13 @@ from b2diffurl.prompts.lists import load_prompts
 from tools.emoji_model import render
 from tools.emoji_model.scenes import Scene, SceneSource, Sizes, choice, other
 
-_EMOJI: dict[str, str] = {
-    name: emoji
-    for names, glyphs in (
-        (FRUITS, "🍎 🍌 🍊 🍓 🍇 🍉 🥝 🥭 🍐 🍍 🍑 🫐 🍋 🍋‍🟩 🥑 🍒 🥕 🥦 🍅 🥒 🥬 🫑 🍠 🧅 🧄 🍆 🫛 🌽"),
-        (OBJECTS, "🪑 ☂ 🚗 🛣 🛞 🚆 ✈ 👜 🐶 ⛵ ☕ 👕 🧍 🛋 👓 🙂 🏺 🧳 🪁 ⚽ 🥣 🍽 🏢 🚚 🍾 🐻 ⌚ 🧥 🏍 🗼 🐱 🗑 🗄 📱 🖥 🚌"),
-    )
-    for name, emoji in zip(names, glyphs.split(), strict=True)
-}
+_EMOJI = render.emoji_of(
+    (FRUITS, "🍎 🍌 🍊 🍓 🍇 🍉 🥝 🥭 🍐 🍍 🍑 🫐 🍋 🍋‍🟩 🥑 🍒 🥕 🥦 🍅 🥒 🥬 🫑 🍠 🧅 🧄 🍆 🫛 🌽"),
+    (
+        OBJECTS,
+        "🪑 ☂ 🚗 🛣 🛞 🚆 ✈ 👜 🐶 ⛵ ☕ 👕 🧍 🛋 👓 🙂 🏺 🧳 🪁 ⚽ 🥣 🍽 🏢 🚚 🍾 🐻 ⌚ 🧥 🏍 🗼 🐱 🗑 🗄 📱 🖥 🚌",
+    ),
+)
 # Colors of the shadows, the middle and the lights of a sprite. Without a color, a sprite is gray.
 _SHADES: dict[str | None, tuple[float, float, float]] = {
     "red": (0.85, 0.1, 0.1), "green": (0.2, 0.65, 0.2), "yellow": (0.98, 0.85, 0.1), "brown": (0.5, 0.3, 0.12),
@@ -62,7 +61,7 @@ class ObjectScenes(SceneSource):
     template = '"[color] [fruit/vegetable]" and "[object 1] [predicate] [object 2]"'
     false_captions = "no color, no fruit, one object alone, another color, fruit or object, another arrangement"
     history = (
-        "in several sessions, the first 300 steps of the autoencoder with 64 images and the first 1,700 of the\n"
+        "in several runs, the first 300 steps of the autoencoder with 64 images and the first 1,700 of the\n"
         "denoiser with places that vary"
     )
 

@@ -5,6 +5,7 @@ The font is that of the Debian package fonts-noto-color-emoji (SIL Open Font Lic
 A canvas is a float32 array of shape (32, 32, 3). Sprites are float32 arrays (h, w, 4), premultiplied RGBA in [0, 1].
 """
 
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -22,6 +23,11 @@ _PASTELS = np.array(
     [[1.0, 0.85, 0.85], [1.0, 0.95, 0.75], [0.85, 1.0, 0.85], [0.85, 0.93, 1.0], [0.93, 0.85, 1.0], [1.0, 0.88, 0.72]],
     dtype=np.float32,
 )
+
+
+def emoji_of(*pairs: tuple[Sequence[str], str]) -> dict[str, str]:
+    """Return the emoji of each name, from names and their emoji in the same order, separated by spaces."""
+    return {name: emoji for names, glyphs in pairs for name, emoji in zip(names, glyphs.split(), strict=True)}
 
 
 def check_font() -> None:

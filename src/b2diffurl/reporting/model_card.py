@@ -57,9 +57,9 @@ def write_card(directory: Path, run: Run, record: RunRecord) -> None:
 
 def _copy_images(record: RunRecord, folder: Path) -> list[Pair]:
     """Copy the sample images before training and the last ones, of prompts spread over all that have both."""
-    if 0 not in record.images or len(record.images) < 2:
+    before, after = record.before, record.after
+    if not before or after is before:
         return []
-    before, after = record.images[0], record.images[max(record.images)]
     common = [index for index in before if index in after and index < len(record.prompts)]
     num = min(_NUM_PAIRS, len(common))
     folder.mkdir()

@@ -50,11 +50,12 @@ def emoji_quickstart() -> Run:
     The rule of the arm "B², trunk credit" of `b2diffurl study evidence`: the last six steps are left out, every
     member of a branch group is trained on, and the trunk's own steps get the mean of their subtree.
     """
+    b2 = emoji_b2_paper()
     return replace(
-        emoji_b2_paper(),
+        b2,
         recipe="emoji-quickstart",
         num_rounds=8,  # ours: about five minutes of training on two cores
-        rollout=Rollout(train_trunk=True, chunk_size=_EMOJI_BATCH_SIZE),
+        rollout=replace(b2.rollout, train_trunk=True),
         schedule=Backward(tau_first=14, tau_last=6),  # ours: the last steps decide little (docs/probe.md)
         advantage=Shrunk(),
         selection=All(),
@@ -74,7 +75,7 @@ def emoji_b2_paper() -> Run:
         model=EMOJI,
         reward="clip:emoji",
         prompts="template1-train",
-        num_rounds=18,  # ours: about ten minutes on two cores
+        num_rounds=18,  # ours
         reward_queries_per_round=256,  # section 4.2: 25,600 reward queries in 100 rounds
         sampler=Sampler(num_inference_steps=20, eta=1.0, guidance_scale=EMOJI_GUIDANCE_SCALE),  # T, eta: section 4.1
         rollout=Rollout(chunk_size=_EMOJI_BATCH_SIZE),
@@ -94,11 +95,12 @@ def emoji_b2_paper() -> Run:
 @_recipe("emoji-ddpo")
 def emoji_ddpo() -> Run:
     """Plain DDPO on the embedded model: no branches, the whole chain, every trajectory; a round takes twice as long."""
+    b2 = emoji_b2_paper()
     return replace(
-        emoji_b2_paper(),
+        b2,
         recipe="emoji-ddpo",
         num_rounds=9,  # ours: takes about as long as the 18 of emoji-b2-paper
-        rollout=Rollout(num_branches=1, chunk_size=_EMOJI_BATCH_SIZE),
+        rollout=replace(b2.rollout, num_branches=1),
         schedule=Full(),
         selection=All(),
     )

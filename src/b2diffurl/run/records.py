@@ -76,6 +76,16 @@ class RunRecord:
     stop: Stop | None
     notes: tuple[str, ...] = ()
 
+    @property
+    def before(self) -> dict[int, Path]:
+        """The sample images before training, by prompt index; empty if they are missing."""
+        return self.images.get(0, {})
+
+    @property
+    def after(self) -> dict[int, Path]:
+        """The newest sample images, by prompt index."""
+        return self.images[max(self.images)] if self.images else {}
+
     def series(self, metric: str) -> list[float]:
         """Return one metric by round; NaN where it is missing, null or not a number."""
         return [_number(metrics.get(metric)) for metrics in self.rounds]

@@ -1,6 +1,5 @@
 """The result of a run, read from its folder: what `train` returns, and what a notebook shows."""
 
-from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -77,13 +76,12 @@ class Result:
     @property
     def before(self) -> list[Image.Image]:
         """Sample images before training, one per prompt; none if the run has none."""
-        return _read_images(self._record().images.get(0, {}))
+        return [read_image(path) for path in self._record().before.values()]
 
     @property
     def after(self) -> list[Image.Image]:
         """The newest sample images, of the same prompts and noise as `before`."""
-        images = self._record().images
-        return _read_images(images[max(images)]) if images else []
+        return [read_image(path) for path in self._record().after.values()]
 
     @property
     def adapter(self) -> Path:
@@ -128,7 +126,3 @@ class Result:
 
     def _record(self) -> RunRecord:
         return self._directory.read()
-
-
-def _read_images(files: Mapping[int, Path]) -> list[Image.Image]:
-    return [read_image(path) for path in files.values()]
