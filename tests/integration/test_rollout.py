@@ -59,6 +59,19 @@ def test_branches_share_their_trunk_to_the_bit_and_then_differ(policy: TextToIma
     assert not torch.equal(grouped[0, 0, 0], grouped[1, 0, 0])
 
 
+@pytest.mark.parametrize("chunk_size", [2, 64])
+def test_branches_share_the_evaluation_of_their_first_step(policy: TextToImageModel, chunk_size: int) -> None:
+    """The latents that pass through the UNet are those that the rollout counts, and the first step has one per trunk."""
+    latents: list[int] = []
+    hook = policy.unet.register_forward_pre_hook(lambda _, inputs: latents.append(len(inputs[0])))
+    try:
+        chunk = roll(policy, chunk_size=chunk_size)
+    finally:
+        hook.remove()
+    num_trunks = len(PROMPTS)
+    assert sum(latents) == chunk.num_evaluations == num_trunks * (NUM_STEPS - TAU + 1) + num_trunks * K * (TAU - 1)
+
+
 @pytest.mark.parametrize("tau_last", [1, 2, 3])
 def test_an_end_that_is_not_trained_is_sampled_as_ever(policy: TextToImageModel, tau_last: int) -> None:
     """The images and the recorded steps are equal to the bit; only the records end earlier. Replay equals sampling."""

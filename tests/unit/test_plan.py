@@ -47,10 +47,10 @@ def brightness(images: Tensor, prompts: Sequence[str]) -> Tensor:
 
 
 def test_a_round_counted_by_hand() -> None:
-    """64 trunks of 6 steps; 256 branches of 14; of 128 selected at most each 14 steps, and 21 measured once more."""
+    """64 trunks of 6 steps and the branches' first; 13 steps of 256 branches; of 128 selected 14, 21 measured again."""
     run = recipe("emoji-b2-paper")
     cost = round_cost(run, model_shape("emoji"), num_interval_steps=14)
-    assert (cost.trunk_evaluations, cost.branch_evaluations) == (64 * 6, 256 * 14)
+    assert (cost.trunk_evaluations, cost.branch_evaluations) == (64 * 7, 256 * 13)
     assert cost.most_update_evaluations == (128 + 21) * 14
     assert cost.latent_bytes == 256 * 15 * 4 * 8 * 8 * 4
     assert interval_lengths(run) == [14 + i * 7 // 18 for i in range(18)]

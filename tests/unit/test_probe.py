@@ -108,7 +108,7 @@ def test_the_shape_of_the_table_on_the_embedded_model(tmp_path: Path) -> None:
     assert [one["interval_length"] for one in content["rows"]] == [7, 14, 20]
     assert len(content["decided_variance"]["smoothed"]) == 20
     assert content["cost"]["num_images"] == 3 * 12 * 3
-    assert content["cost"]["num_evaluations"] == found.cost.num_evaluations == 12 * (13 + 6 + 3 * (7 + 14 + 20))
+    assert content["cost"]["num_evaluations"] == found.cost.num_evaluations == 12 * (14 + 7 + 1 + 3 * (6 + 13 + 19))
     assert found.decided.share_of_last[7] < 0.15
     with Image.open(tmp_path / "groups.png") as groups:
         assert groups.width >= 3 * 96

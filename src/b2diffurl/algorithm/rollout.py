@@ -21,7 +21,7 @@ from b2diffurl.algorithm.policy import Conditioning, DenoisingPolicy
 from b2diffurl.algorithm.randomness import NoiseKey
 from b2diffurl.algorithm.records import Trajectories
 from b2diffurl.config import PositiveInt, settings
-from b2diffurl.diffusion.gaussian import LogProbReduction
+from b2diffurl.diffusion.gaussian import Gaussian, LogProbReduction
 
 
 @settings(table="rollout")
@@ -75,6 +75,8 @@ def sample_branches(
 ) -> Iterator[RolloutChunk]:
     """Sample K branches from each trunk, chunk by chunk.
 
+    The network is evaluated once per trunk for the interval's first step: its branches differ by their noise only.
+
     Args:
         policy: the current policy.
         prompts: one per trunk.
@@ -100,10 +102,12 @@ def sample_branches(
             policy, conditioning, key, prompts=chunk, num_steps=num_trunk_steps, keep_steps=keep_trunks
         )
         members = [(trunk, branch) for trunk in range(len(chunk)) for branch in range(1, num_branches + 1)]
+        first_step = _first_step(policy, trunks.latents[:, 0, -1], conditioning, step=num_trunk_steps)
         parts = [
             _continue_trunks(
                 policy,
                 trunks.latents[:, 0, -1],
+                first_step,
                 conditioning,
                 key,
                 members=members[i : i + chunk_size],
@@ -124,7 +128,7 @@ def sample_branches(
             ),
             final_latents=final_latents,
             num_evaluations=policy.evaluations_per_step
-            * (len(chunk) * num_trunk_steps + len(members) * interval_length),
+            * (len(chunk) * (num_trunk_steps + 1) + len(members) * (interval_length - 1)),
             trunks=trunks if keep_trunks else None,
         )
 
@@ -164,9 +168,18 @@ def _sample_trunks(
 
 
 @torch.no_grad()
+def _first_step(
+    policy: DenoisingPolicy, trunks: Float[Tensor, "G C H W"], conditioning: Conditioning, *, step: int
+) -> Gaussian:
+    """Return the distribution of the interval's first step, which all branches of a trunk share."""
+    return policy.step(trunks, torch.full((len(trunks),), step), conditioning)
+
+
+@torch.no_grad()
 def _continue_trunks(
     policy: DenoisingPolicy,
     trunks: Float[Tensor, "G C H W"],
+    first_step: Gaussian,
     conditioning: Conditioning,
     key: NoiseKey,
     *,
@@ -187,7 +200,9 @@ def _continue_trunks(
     states = [x]
     log_probs: list[Tensor] = []
     for i, step in enumerate(range(chain.num_steps - interval_length, chain.num_steps)):
-        gaussian = policy.step(x, torch.full((len(members),), step), own_conditioning)
+        gaussian = (
+            first_step[trunk_index] if i == 0 else policy.step(x, torch.full((len(members),), step), own_conditioning)
+        )
         x = gaussian.sample(noise[:, i])
         if step in recorded:
             states.append(x)

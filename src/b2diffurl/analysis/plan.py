@@ -113,8 +113,9 @@ class RoundCost:
     Attributes:
         num_interval_steps: tau, the length of the interval.
         num_trained_steps: number of its steps that are trained.
-        trunk_evaluations: evaluations of the UNet on trunks; guidance doubles them.
-        branch_evaluations: evaluations on branches.
+        trunk_evaluations: evaluations of the UNet on trunks, with the interval's first step, which their branches
+            share; guidance doubles them.
+        branch_evaluations: evaluations on branches, from the interval's second step on.
         most_update_evaluations: evaluations in the update if as many trajectories are selected as possible; a forward
             and backward pass counts as one, as do the reference and the measurement of the trust region, but not the
             up to five measurements of one minibatch that shrinking a step takes.
@@ -280,8 +281,8 @@ def round_cost(run: Run, shape: Shape, *, num_interval_steps: int, earlier: Sequ
     return RoundCost(
         num_interval_steps=num_interval_steps,
         num_trained_steps=trained.num_steps,
-        trunk_evaluations=halves * run.num_trunks * (total - num_interval_steps),
-        branch_evaluations=halves * num_trajectories * num_interval_steps,
+        trunk_evaluations=halves * run.num_trunks * (total - num_interval_steps + 1),
+        branch_evaluations=halves * num_trajectories * (num_interval_steps - 1),
         most_update_evaluations=halves * (evaluations + measured),
         latent_bytes=bytes_each * states,
         replayed_latent_bytes=bytes_each * sum(round_.num_states for round_ in replayed),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 LogProbReduction = Literal["mean", "sum"]
@@ -25,6 +25,10 @@ class Gaussian:
 
     mean: Float[Tensor, "B C H W"]
     var: Float[Tensor, " B"]
+
+    def __getitem__(self, index: Int[Tensor, " M"]) -> "Gaussian":
+        """Return the Gaussians of some latents, which may repeat."""
+        return Gaussian(mean=self.mean[index], var=self.var[index])
 
     def sample(self, noise: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
         """Transform standard normal noise to a sample of this Gaussian."""

@@ -173,7 +173,8 @@ def _evaluations(
     """Network evaluations of one branch group: trunk, branches, and the update in units of forward passes."""
     num_branches = prediction.num_branches
     trained = prediction.selected_fraction * num_branches * (interval_length - tau_last) * num_inner_epochs
-    return probe.num_inference_steps - interval_length + num_branches * interval_length + _GRADIENT_COST * trained
+    sampled = probe.num_inference_steps - interval_length + 1 + num_branches * (interval_length - 1)
+    return sampled + _GRADIENT_COST * trained
 
 
 def _mean(values: Sequence[float]) -> float:
