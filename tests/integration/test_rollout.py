@@ -61,7 +61,7 @@ def test_branches_share_their_trunk_to_the_bit_and_then_differ(policy: TextToIma
 
 @pytest.mark.parametrize("chunk_size", [2, 64])
 def test_branches_share_the_evaluation_of_their_first_step(policy: TextToImageModel, chunk_size: int) -> None:
-    """The rollout counts the latents that pass through the UNet; in the interval's first step these are one per trunk."""
+    """The rollout counts the latents that pass through the UNet: one per trunk in the interval's first step."""
     latents: list[int] = []
     hook = policy.unet.register_forward_pre_hook(lambda _, inputs: latents.append(len(inputs[0])))
     try:
