@@ -99,6 +99,9 @@ def test_the_hash_depends_on_what_moves_numbers_only() -> None:
     run = recipe("emoji-b2-paper")
     same = replace(run, recipe="other", seed=7, logging=replace(run.logging, num_samples=3, evaluate_before=False))
     assert settings_hash(same) == settings_hash(run)
+    batches = replace(run, rollout=replace(run.rollout, chunk_size=3),
+                      optimization=replace(run.optimization, micro_batch_size=3))  # fmt: skip
+    assert settings_hash(batches) == settings_hash(run), "batch sizes change numbers by rounding only"
     assert settings_hash(replace(run, num_rounds=17)) != settings_hash(run)
     assert settings_hash(replace(run, advantage=Branch())) != settings_hash(run)
     assert settings_hash(replace(run, logging=replace(run.logging, num_evaluation_images=1))) != settings_hash(run)

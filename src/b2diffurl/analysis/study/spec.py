@@ -21,8 +21,12 @@ from b2diffurl.run.settings import Run
 Tables = dict[str, Any]
 BASE = "base"  # the arm that claims compare with to measure a gain: the model before training
 _STUDIES = Path(__file__).parent / "studies"
-_UNCOUNTED_LOGGING = ("checkpoint_every_rounds", "num_checkpoints", "samples_every_rounds", "num_samples",
-                      "sample_prompts", "grid_side", "evaluate_before")  # fmt: skip
+_UNCOUNTED = {  # by table, the settings that change no number, or numbers by rounding only
+    "logging": ("checkpoint_every_rounds", "num_checkpoints", "samples_every_rounds", "num_samples", "sample_prompts",
+                "grid_side", "evaluate_before"),
+    "rollout": ("chunk_size",),
+    "optimization": ("micro_batch_size",),
+}  # fmt: skip
 
 
 @settings
@@ -325,16 +329,18 @@ def changed_settings(value: Any) -> Tables:
 
 
 def settings_hash(run: Run) -> str:
-    """Return the SHA-256 of what decides a run's numbers: its changed settings without recipe, seed and file settings.
+    """Return the SHA-256 of what decides a run's numbers: its changed settings without recipe, seed, files and batches.
 
     A new setting with a default does not change it.
     """
     tables = changed_settings(run)
-    logging = {key: value for key, value in tables.pop("logging", {}).items() if key not in _UNCOUNTED_LOGGING}
     for label in ("recipe", "seed"):
         tables.pop(label, None)
-    content = json.dumps({"run": tables, "logging": logging}, sort_keys=True, default=str)
-    return hashlib.sha256(content.encode()).hexdigest()
+    for table, names in _UNCOUNTED.items():
+        counted = {name: value for name, value in tables.pop(table, {}).items() if name not in names}
+        if counted:
+            tables[table] = counted
+    return hashlib.sha256(json.dumps(tables, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def slug(name: str) -> str:
