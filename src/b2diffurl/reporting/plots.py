@@ -64,14 +64,21 @@ class Chart:
 
 
 def save_panels(
-    panels: Sequence[Callable[["Axes"], None]], file: Path, *, panel_inches: tuple[float, float], share_y: bool = False
+    panels: Sequence[Callable[["Axes"], None]],
+    file: Path,
+    *,
+    panel_inches: tuple[float, float],
+    share_y: bool = False,
+    num_rows: int = 1,
 ) -> None:
-    """Plot panels side by side into an image file; each function plots one."""
+    """Plot panels into an image file, in rows of equal length; each function plots one."""
     from matplotlib.figure import Figure
 
     width, height = panel_inches
-    figure = Figure(figsize=(width * len(panels), height), layout="constrained")
-    for axes, plot in zip(figure.subplots(1, len(panels), sharey=share_y, squeeze=False)[0], panels, strict=True):
+    num_columns = len(panels) // num_rows
+    figure = Figure(figsize=(width * num_columns, height * num_rows), layout="constrained")
+    grid = figure.subplots(num_rows, num_columns, sharey=share_y, squeeze=False)
+    for axes, plot in zip(grid.flat, panels, strict=True):
         plot(axes)
     figure.savefig(file, dpi=120)
 

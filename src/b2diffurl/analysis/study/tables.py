@@ -127,20 +127,23 @@ def _csv(comparison: StudyResults) -> str:
 
 
 def _save_curves(comparison: StudyResults, file: Path) -> None:
-    """Plot each metric over the images scored, then diversity over alignment; the band is the range of the seeds."""
+    """Plot metrics over images scored, alignment over network evaluations, then diversity over alignment.
+
+    A row per condition; the band is the range of the seeds.
+    """
     metrics = comparison.metrics()
     pairs = [("reward_queries", name) for name in metrics[:3]]
     if {"scene_accuracy", "style_entropy"} <= set(metrics):
-        pairs.append(("scene_accuracy", "style_entropy"))
+        pairs += [("network_evaluations", "scene_accuracy"), ("scene_accuracy", "style_entropy")]
     panels = [
-        partial(_plot, comparison=comparison, condition=condition, x=x, y=y)
+        partial(_plot, comparison=comparison, condition=condition, x=x, y=y, legend=place == 0)
         for condition in comparison.conditions
-        for x, y in pairs
+        for place, (x, y) in enumerate(pairs)
     ]
-    save_panels(panels, file, panel_inches=(3.6, 3.4))
+    save_panels(panels, file, panel_inches=(3.6, 3.4), num_rows=len(comparison.conditions))
 
 
-def _plot(axes: "Axes", *, comparison: StudyResults, condition: str, x: str, y: str) -> None:
+def _plot(axes: "Axes", *, comparison: StudyResults, condition: str, x: str, y: str, legend: bool) -> None:
     for arm in comparison.arms:
         curves = list(comparison.seeds(condition, arm).values())
         if not curves:
@@ -150,11 +153,12 @@ def _plot(axes: "Axes", *, comparison: StudyResults, condition: str, x: str, y: 
         xs = [_mean(points, x) for points in by_point]
         ys = [_mean(points, y) for points in by_point]
         (line,) = axes.plot(xs, ys, marker="o", markersize=3, label=arm)
-        if x == "reward_queries":
+        if x in _COSTS:
             known = [[value for value in _column(points, y) if value is not None] for points in by_point]
             axes.fill_between(xs, [*map(min, known)], [*map(max, known)], color=line.get_color(), alpha=0.12)
     axes.set(xlabel=x.replace("_", " "), ylabel=y.replace("_", " "), title=condition)
-    axes.legend(fontsize=7)
+    if legend:
+        axes.legend(fontsize=7)
 
 
 def _column(points: Sequence[Point], name: str) -> list[float | None]:
