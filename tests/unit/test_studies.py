@@ -118,7 +118,29 @@ def test_a_study_has_the_three_templates_on_the_embedded_models(name: str) -> No
         assert cell.run.prompts == ("template1-train" if number == 1 else f"emoji-template{number}-train")
         assert cell.run.reward == f"clip:{cell.run.model}"
         assert resolve(cell.run).judge.world == cell.run.model == ("emoji" if number == 1 else "emoji-objects")
-        assert bool(cell.run.held_out_prompts) == (name == "generalization")
+        assert bool(cell.run.held_out_prompts) == (number > 1 or name == "generalization")
+
+
+def test_the_shipped_studies_share_their_runs() -> None:
+    """What the paper's figures and tables have in common is trained once."""
+
+    def keys(name: str, condition: str = "") -> set[str]:
+        return {cell.key for cell in make_cells(read_study(name), seeds=()) if condition in cell.condition}
+
+    for name in ("alignment", "diversity"):
+        assert keys(name, "template 1") < keys("evidence")
+        assert keys(name, "template 2") | keys(name, "template 3") < keys("generalization")
+    assert keys("samples") < keys("evidence")
+    assert len(keys("ablation") & keys("evidence")) == 12
+
+
+def test_a_condition_may_have_evaluations_of_its_own() -> None:
+    study = replace(read_study("samples"), evaluate_every_images=512, conditions={
+        "as the study": {}, "few": {"evaluation_images": 24, "evaluate_every_images": 0},
+    })  # fmt: skip
+    first, second = (cells.run.logging for cells in make_cells(study, seeds=(1,))[:: len(study.arms)])
+    assert (first.num_evaluation_images, first.evaluate_every_rounds) == (study.evaluation_images, 2)
+    assert (second.num_evaluation_images, second.evaluate_every_rounds, second.num_interim_images) == (24, 0, 0)
 
 
 @pytest.mark.parametrize("name", ["alignment", "diversity"])

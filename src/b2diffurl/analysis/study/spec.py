@@ -119,7 +119,9 @@ class StudyFile:
     """A study as its TOML file gives it.
 
     Settings of arms and conditions are those of a run.toml; a table with another `use` replaces the recipe's, any other
-    is merged with it. A condition's settings precede those of the arms.
+    is merged with it. A condition's settings precede those of the arms; it may have `evaluation_images` and
+    `evaluate_every_images` of its own. Runs of several studies are shared if they have the same settings, evaluations
+    included.
 
     Attributes:
         title: the study's title.
@@ -287,6 +289,8 @@ def _make_run(study: StudyFile, changes: Sequence[Tables], *, where: str, seed: 
     for change in changes:
         tables = merge(tables, change)
     base = recipe(str(tables.pop("recipe", study.recipe)))
+    num_evaluation_images = int(tables.pop("evaluation_images", study.evaluation_images))
+    every_images = int(tables.pop("evaluate_every_images", study.evaluate_every_images))
     try:
         run = from_tables(merge(to_tables(base), tables | {"seed": seed}), Run)
     except UserError as error:
@@ -298,11 +302,11 @@ def _make_run(study: StudyFile, changes: Sequence[Tables], *, where: str, seed: 
             f"arm {where!r}; give one."
         )
     num_rounds = study.num_images // per_round
-    every = max(1, study.evaluate_every_images // per_round) if study.evaluate_every_images else 0
+    every = max(1, every_images // per_round) if every_images else 0
     logging = replace(
         run.logging,
-        num_evaluation_images=study.evaluation_images,
-        num_interim_images=min(study.interim_images, study.evaluation_images) if every else 0,
+        num_evaluation_images=num_evaluation_images,
+        num_interim_images=min(study.interim_images, num_evaluation_images) if every else 0,
         evaluate_every_rounds=every,
         samples_every_rounds=num_rounds,
         grid_side=0,
