@@ -9,6 +9,7 @@ import pytest
 from torch import Tensor
 
 from b2diffurl.algorithm.collapse import Collapse
+from b2diffurl.algorithm.forward import Forward
 from b2diffurl.algorithm.objectives import DPO
 from b2diffurl.algorithm.rollout import Rollout
 from b2diffurl.algorithm.schedule import Backward, Full
@@ -19,7 +20,6 @@ from b2diffurl.analysis.advice import advise
 from b2diffurl.analysis.plan import (
     estimate_memory,
     fit,
-    interval_lengths,
     model_shape,
     round_cost,
     round_costs,
@@ -49,31 +49,31 @@ def brightness(images: Tensor, prompts: Sequence[str]) -> Tensor:
 def test_a_round_counted_by_hand() -> None:
     """64 trunks of 6 steps and the branches' first; 13 steps of 256 branches; of 128 selected 14, 21 measured again."""
     run = recipe("emoji-b2-paper")
-    cost = round_cost(run, model_shape("emoji"), num_interval_steps=14)
+    cost = round_cost(run, model_shape("emoji"), interval=(14, 0))
     assert (cost.trunk_evaluations, cost.branch_evaluations) == (64 * 7, 256 * 13)
     assert cost.most_update_evaluations == (128 + 21) * 14
     assert cost.latent_bytes == 256 * 15 * 4 * 8 * 8 * 4
-    assert interval_lengths(run) == [14 + i * 7 // 18 for i in range(18)]
+    assert [length for length, _ in run.intervals()] == [14 + i * 7 // 18 for i in range(18)]
 
 
 def test_steps_that_are_not_trained_cost_no_update() -> None:
     """Of 14 steps 8 are trained; sampling costs what it did."""
     run, shape = recipe("emoji-b2-paper"), model_shape("emoji")
-    whole = round_cost(run, shape, num_interval_steps=14)
-    ended = round_cost(replace(run, schedule=Backward(tau_last=6)), shape, num_interval_steps=14)
+    whole = round_cost(run, shape, interval=(14, 0))
+    ended = round_cost(replace(run, schedule=Backward(tau_last=6)), shape, interval=(14, 6))
     assert ended.rollout_evaluations == whole.rollout_evaluations
     assert ended.most_update_evaluations == (128 + 21) * 8
     assert ended.latent_bytes == 256 * 9 * 4 * 8 * 8 * 4
-    assert interval_lengths(replace(run, schedule=Backward(tau_max=16)))[-1] == 16
+    assert replace(run, schedule=Backward(tau_max=16)).intervals()[-1] == (16, 0)
 
 
 def test_guidance_and_the_reference_cost_evaluations() -> None:
     run, shape = recipe("emoji-b2-paper"), model_shape("emoji")
-    plain = round_cost(run, shape, num_interval_steps=14)
-    guided = round_cost(replace(run, sampler=Sampler(guidance_scale=3.0)), shape, num_interval_steps=14)
+    plain = round_cost(run, shape, interval=(14, 0))
+    guided = round_cost(replace(run, sampler=Sampler(guidance_scale=3.0)), shape, interval=(14, 0))
     assert guided.rollout_evaluations == 2 * plain.rollout_evaluations
     assert guided.most_update_evaluations == 2 * plain.most_update_evaluations
-    dpo = round_cost(replace(run, objective=DPO()), shape, num_interval_steps=14)
+    dpo = round_cost(replace(run, objective=DPO()), shape, interval=(14, 0))
     assert dpo.most_update_evaluations == (2 * 128 + 2 * 10) * 14
 
 
@@ -91,8 +91,9 @@ def test_guidance_and_the_reference_cost_evaluations() -> None:
         ),
         pytest.param({"selection": All(), "memory": Memory(base_dtype="bfloat16")}, marks=pytest.mark.slow),
         {"selection": All(), "schedule": Backward(tau_first=3, tau_last=2, tau_max=4)},
+        {"rollout": Rollout(num_branches=1), "schedule": Forward(tau_first=3), "selection": All()},
     ],
-    ids=["quickstart", "guided", "vanilla", "dpo", "bfloat16", "ended"],
+    ids=["quickstart", "guided", "vanilla", "dpo", "bfloat16", "ended", "forward"],
 )
 def test_a_run_counts_what_the_plan_predicts(
     changes: dict[str, object], tmp_path: Path, small_run: Callable[..., Run], prompts_file: Path
@@ -103,11 +104,11 @@ def test_a_run_counts_what_the_plan_predicts(
         prompts=str(prompts_file), optimization=calm, trust_region=TrustRegion(max_kl=1e6), collapse=blind, **changes
     )
     folder = train(run, output=tmp_path / "run", reward=brightness)
-    lengths = interval_lengths(run)
-    for line, length in zip(metrics_of(folder), lengths, strict=True):
-        cost = round_cost(run, model_shape("emoji"), num_interval_steps=length)
+    intervals = run.intervals()
+    for line, (length, num_untrained) in zip(metrics_of(folder), intervals, strict=True):
+        cost = round_cost(run, model_shape("emoji"), interval=(length, num_untrained))
         assert line["interval/length"] == length
-        assert line["interval/num_trained_steps"] == cost.num_trained_steps == length - run.schedule.tau_last
+        assert line["interval/num_trained_steps"] == cost.num_trained_steps == length - num_untrained
         assert line["network/rollout_evaluations"] == cost.rollout_evaluations
         exact = isinstance(run.selection, All)
         if exact and not run.objective.needs.pairs:

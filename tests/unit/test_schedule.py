@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from b2diffurl.algorithm.adaptive import Adaptive, GrowthReason
+from b2diffurl.algorithm.forward import Forward
 from b2diffurl.algorithm.interfaces import Schedule
 from b2diffurl.algorithm.records import PastRound
 from b2diffurl.algorithm.schedule import Backward, Full, Table
@@ -58,7 +59,7 @@ def test_full_is_the_whole_chain_in_every_round() -> None:
     assert {Full().interval_length(i + 1, num_rounds=5, num_inference_steps=20) for i in range(5)} == {20}
 
 
-@pytest.mark.parametrize("schedule", [Backward(), Full(), Table(rows=((1, 14),)), Adaptive()])
+@pytest.mark.parametrize("schedule", [Backward(), Full(), Table(rows=((1, 14),)), Forward(), Adaptive()])
 def test_is_a_schedule(schedule: object) -> None:
     assert isinstance(schedule, Schedule)
 
@@ -92,7 +93,7 @@ def test_an_adaptive_interval_at_tau_max_has_no_reason_to_grow() -> None:
     assert Adaptive(tau_max=18).growth_reason(num_rounds=9999, num_inference_steps=20, past=past) > GrowthReason.NONE
 
 
-@pytest.mark.parametrize("schedule", [Backward(), Full(), Table(rows=((1, 14),)), Adaptive()])
+@pytest.mark.parametrize("schedule", [Backward(), Full(), Table(rows=((1, 14),)), Forward(), Adaptive()])
 def test_by_default_the_interval_has_no_end(schedule: Schedule) -> None:
     assert schedule.tau_last == 0
 
@@ -322,3 +323,22 @@ def test_adaptive_settings_out_of_range_are_refused(name: str, value: float) -> 
 def test_an_adaptive_interval_longer_than_the_chain_is_refused() -> None:
     with pytest.raises(UserError, match=r"schedule\.tau_first is 14 but sampler\.num_inference_steps is 10; give"):
         Adaptive().check(num_inference_steps=10, num_branches=4)
+
+
+@given(first=st.integers(1, 20), num_rounds=st.integers(1, 40), tau_last=st.integers(0, 19))
+def test_forward_trains_as_many_steps_as_backward_from_the_other_side(
+    first: int, num_rounds: int, tau_last: int
+) -> None:
+    forward, backward = Forward(tau_first=first, tau_last=tau_last), Backward(tau_first=first)
+    for i in range(1, num_rounds + 1):
+        assert forward.interval_length(i, num_rounds=num_rounds, num_inference_steps=20) == 20
+        trained = 20 - forward.num_untrained(i, num_rounds=num_rounds, num_inference_steps=20)
+        length = backward.interval_length(i, num_rounds=num_rounds, num_inference_steps=20)
+        assert trained == min(length, 20 - tau_last)
+
+
+def test_forward_must_fit_the_chain() -> None:
+    with pytest.raises(UserError, match=r"tau_first is 21 but sampler.num_inference_steps is 20"):
+        Forward(tau_first=21).check(num_inference_steps=20, num_branches=1)
+    with pytest.raises(UserError, match=r"tau_last is 20 .* no step would be trained"):
+        Forward(tau_last=20).check(num_inference_steps=20, num_branches=1)

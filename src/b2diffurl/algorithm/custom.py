@@ -27,6 +27,7 @@ _OPTIONAL = (
     "needs",
     "normalize_trunks",
     "num_past_rounds",
+    "num_untrained",
     "tau_last",
 )
 

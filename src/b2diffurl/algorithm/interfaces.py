@@ -33,6 +33,13 @@ class Schedule(Protocol):
         """
         ...
 
+    def num_untrained(self, round_number: int, *, num_rounds: int, num_inference_steps: int) -> int:  # noqa: ARG002
+        """Return the number of last steps that a round does not train, less than its interval; by default tau_last.
+
+        Arguments are those of `interval_length`.
+        """
+        return self.tau_last
+
     def can_change_num_rounds(self, *, num_inference_steps: int, past: Sequence[PastRound]) -> bool:  # noqa: ARG002
         """Whether a resumed run may have another number of rounds: neither past nor future intervals depend on it."""
         return False

@@ -70,6 +70,10 @@ class Strategy:
             round_number, num_rounds=self.num_rounds, num_inference_steps=num_steps, past=past
         )
 
+    def num_untrained(self, round_number: int, *, num_steps: int) -> int:
+        """Return the number of last steps that a round of this run does not train."""
+        return self.schedule.num_untrained(round_number, num_rounds=self.num_rounds, num_inference_steps=num_steps)
+
     def sampling_policy(self, policy: DenoisingPolicy, interval_length: int) -> DenoisingPolicy:
         """Return the policy that samples with this interval: with an adapter interval, its adapter is on only there."""
         return policy.with_adapter_in(interval_length) if self.adapter_interval else policy
@@ -186,7 +190,7 @@ def run_round(
         num_branches=strategy.num_branches,
         noise=NoiseKey(seed=strategy.seed, stream=round_number, first_trunk=shard.start),
         chunk_size=strategy.chunk_size,
-        tau_last=strategy.schedule.tau_last,
+        tau_last=strategy.num_untrained(round_number, num_steps=policy.chain.num_steps),
         keep_trunks=strategy.train_trunk,
     )
     with ranks.fail_together():

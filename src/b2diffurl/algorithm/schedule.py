@@ -55,8 +55,10 @@ class GrowingInterval(ScheduleWithEnd):
 
     def backward_length(self, round_number: int, *, num_rounds: int, num_inference_steps: int) -> int:
         """Return the paper's interval length: equally many rounds at each length from tau_first to T, up to tau_max."""
-        extension = (round_number - 1) * (num_inference_steps - self.tau_first + 1) // num_rounds
-        return min(self.longest(num_inference_steps), self.tau_first + extension)
+        length = growing_length(
+            self.tau_first, round_number, num_rounds=num_rounds, num_inference_steps=num_inference_steps
+        )
+        return min(self.longest(num_inference_steps), length)
 
     def check(self, *, num_inference_steps: int, num_branches: int) -> None:  # noqa: ARG002
         """Raise UserError if the interval is longer than the chain."""
@@ -178,6 +180,12 @@ class Table(ScheduleWithEnd):
     def check(self, *, num_inference_steps: int, num_branches: int) -> None:  # noqa: ARG002
         """Raise UserError if an interval is longer than the chain."""
         check_length("rows", max(length for _, length in self.rows), num_inference_steps)
+
+
+def growing_length(first: int, round_number: int, *, num_rounds: int, num_inference_steps: int) -> int:
+    """Return a length that grows from `first` to T, with equally many rounds at each length (paper, section 3.2)."""
+    extension = (round_number - 1) * (num_inference_steps - first + 1) // num_rounds
+    return min(num_inference_steps, first + extension)
 
 
 def check_end(tau_last: int, name: str, length: int) -> None:

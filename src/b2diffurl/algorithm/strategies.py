@@ -5,13 +5,14 @@ from typing import get_args
 from b2diffurl.algorithm.adaptive import Adaptive
 from b2diffurl.algorithm.advantage import Batch, Branch, PromptHistory
 from b2diffurl.algorithm.custom import CustomAdvantage, CustomSchedule, CustomSelection
+from b2diffurl.algorithm.forward import Forward
 from b2diffurl.algorithm.gap import Gap
 from b2diffurl.algorithm.power import Power
 from b2diffurl.algorithm.schedule import Backward, Full, Table
 from b2diffurl.algorithm.selection import All, BestWorst
 from b2diffurl.algorithm.shrunk import Shrunk
 
-AnySchedule = Backward | Full | Table | Adaptive | CustomSchedule
+AnySchedule = Backward | Full | Table | Forward | Adaptive | CustomSchedule
 AnySelection = BestWorst | All | Gap | Power | CustomSelection
 AnyAdvantage = PromptHistory | Batch | Branch | Shrunk | CustomAdvantage
 SCHEDULES: tuple[type[AnySchedule], ...] = get_args(AnySchedule)

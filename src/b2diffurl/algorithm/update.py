@@ -89,12 +89,11 @@ class Optimization:
                 'it; set step_weights to "probe", or remove it.'
             )
 
-    def check_decided_variance(self, lengths: Sequence[int], *, tau_last: int, num_inference_steps: int) -> None:
+    def check_decided_variance(self, intervals: Sequence[tuple[int, int]], *, num_inference_steps: int) -> None:
         """Raise UserError if the decided variance does not fit the chain, or is 0 at every step that a round trains.
 
         Args:
-            lengths: interval lengths of the rounds.
-            tau_last: number of last steps that are not trained.
+            intervals: length and number of untrained last steps of the interval of every round.
             num_inference_steps: T.
         """
         variance = self.decided_variance
@@ -105,12 +104,12 @@ class Optimization:
                 f"optimization.decided_variance has {len(variance)} numbers but sampler.num_inference_steps is "
                 f"{num_inference_steps}; give one number per denoising step."
             )
-        shortest = min(lengths)
-        if not sum(variance[num_inference_steps - shortest : num_inference_steps - tau_last]) > 0:
-            raise UserError(
-                f"optimization.decided_variance is 0 at every trained step of an interval of {shortest} steps; "
-                "give a longer interval, or other step_weights."
-            )
+        for length, num_untrained in intervals:
+            if not sum(variance[num_inference_steps - length : num_inference_steps - num_untrained]) > 0:
+                raise UserError(
+                    f"optimization.decided_variance is 0 at every trained step of an interval of {length} steps; "
+                    "give a longer interval, or other step_weights."
+                )
 
     def learning_rate_factor(self, round_number: int, *, num_rounds: int) -> float:
         """Return the factor of the learning rate in a round; a function of its arguments alone, for exact resumes.

@@ -195,15 +195,6 @@ def _checkpoint_text_width(file: Path) -> int:
     raise UserError(f"model {str(file)!r} is not a checkpoint of Stable Diffusion 1.x, 2.x or XL; give one of these.")
 
 
-def interval_lengths(run: Run) -> list[int]:
-    """Interval length of every round; for an adaptive schedule the minimum."""
-    chain_length = run.sampler.num_inference_steps
-    return [
-        run.schedule.interval_length(i, num_rounds=run.num_rounds, num_inference_steps=chain_length)
-        for i in range(1, run.num_rounds + 1)
-    ]
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Trained:
     """What is trained of one round, at most.
@@ -231,7 +222,7 @@ class _Trained:
         return self.num_selected * (self.num_steps + 1) + self.num_trunks * (self.num_trunk_steps + 1)
 
 
-def _trained(run: Run, num_interval_steps: int) -> _Trained:
+def _trained(run: Run, num_interval_steps: int, num_untrained: int) -> _Trained:
     num_trunks = run.num_trunks
     selected = 2 * num_trunks if isinstance(run.selection, BestWorst | Gap) else run.reward_queries_per_round
     if run.objective.needs.pairs:
@@ -239,7 +230,7 @@ def _trained(run: Run, num_interval_steps: int) -> _Trained:
     num_trunk_steps = run.sampler.num_inference_steps - num_interval_steps if run.rollout.train_trunk else 0
     return _Trained(
         num_selected=selected,
-        num_steps=num_interval_steps - run.schedule.tau_last,
+        num_steps=num_interval_steps - num_untrained,
         num_trunks=num_trunks if num_trunk_steps else 0,
         num_trunk_steps=num_trunk_steps,
     )
@@ -247,26 +238,29 @@ def _trained(run: Run, num_interval_steps: int) -> _Trained:
 
 def round_costs(run: Run, shape: Shape) -> list[RoundCost]:
     """Compute the cost of every round; for an adaptive schedule the minimum."""
-    lengths, num_replayed = interval_lengths(run), run.optimization.replay_rounds
+    intervals, num_replayed = run.intervals(), run.optimization.replay_rounds
     return [
-        round_cost(run, shape, num_interval_steps=length, earlier=lengths[max(0, i - num_replayed) : i])
-        for i, length in enumerate(lengths)
+        round_cost(run, shape, interval=interval, earlier=intervals[max(0, i - num_replayed) : i])
+        for i, interval in enumerate(intervals)
     ]
 
 
-def round_cost(run: Run, shape: Shape, *, num_interval_steps: int, earlier: Sequence[int] = ()) -> RoundCost:
-    """Compute the cost of a round with this interval length.
+def round_cost(
+    run: Run, shape: Shape, *, interval: tuple[int, int], earlier: Sequence[tuple[int, int]] = ()
+) -> RoundCost:
+    """Compute the cost of a round with this interval.
 
     Args:
         run: the settings.
         shape: shape of the model.
-        num_interval_steps: interval length.
-        earlier: interval lengths of the earlier rounds that are trained on again.
+        interval: length of the interval, and number of its last steps that are not trained, as `Run.intervals`.
+        earlier: intervals of the earlier rounds that are trained on again.
     """
+    num_interval_steps, _ = interval
     halves = 1 if run.sampler.guidance_scale == 1 else 2
     num_trajectories, total = run.reward_queries_per_round, run.sampler.num_inference_steps
-    optimization, trained = run.optimization, _trained(run, num_interval_steps)
-    replayed = [_trained(run, length) for length in earlier]
+    optimization, trained = run.optimization, _trained(run, *interval)
+    replayed = [_trained(run, *one) for one in earlier]
     passes = 2 if run.objective.needs.reference or run.logging.kl_to_reference else 1
     members = 2 if run.objective.needs.pairs else 1
     num_examples = trained.num_selected // members + trained.num_trunks
@@ -349,7 +343,7 @@ def estimate_memory(run: Run, shape: Shape) -> MemoryEstimate | None:
     decoded_at_once = pixels * min(run.rollout.chunk_size, decode_batch_size(pixels))
     decode = 4 * 3.5 * 256 * decoded_at_once  # ours: the autoencoder's widest maps at full size, float32
     adapter = family.adapter_parameters * run.lora.rank / 8
-    longest = round_cost(run, shape, num_interval_steps=run.sampler.num_inference_steps)
+    longest = round_cost(run, shape, interval=(run.sampler.num_inference_steps, run.schedule.tau_last))
     return MemoryEstimate(
         weights=bytes_each * (family.unet_parameters + family.text_parameters) + 4 * _VAE_PARAMETERS,
         adapter=int(16 * adapter),

@@ -8,7 +8,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from b2diffurl.analysis.plan import interval_lengths, model_shape, round_cost
+from b2diffurl.analysis.plan import model_shape, round_cost
 from b2diffurl.analysis.probe import (
     Information,
     InformationSettings,
@@ -136,9 +136,7 @@ def _print_suggestion(suggestion: Suggestion, measured: Probe, run: Run, name: s
     for reason in suggestion.reasons:
         console.print(reason, highlight=False)
     changed = suggestion.applied_to(run)
-    rounds = [
-        round_cost(one, model_shape(one.model), num_interval_steps=interval_lengths(one)[0]) for one in (changed, run)
-    ]
+    rounds = [round_cost(one, model_shape(one.model), interval=one.intervals()[0]) for one in (changed, run)]
     now, before = ((one.rollout_evaluations, one.most_update_evaluations) for one in rounds)
     console.print(
         f"cost of round 1: {changed.reward_queries_per_round} images scored, {now[0]:,} network evaluations to sample "

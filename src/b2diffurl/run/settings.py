@@ -202,9 +202,7 @@ class Run:
             )
         if self.optimization.decided_variance:
             self.optimization.check_decided_variance(
-                self._interval_lengths(),
-                tau_last=self.schedule.tau_last,
-                num_inference_steps=self.sampler.num_inference_steps,
+                self.intervals(), num_inference_steps=self.sampler.num_inference_steps
             )
         if self.rollout.train_trunk:
             self._check_trunks()
@@ -241,12 +239,18 @@ class Run:
                 f"{reason}, and has no importance ratio for trajectories of earlier rounds; give objective:ddpo, or 0."
             )
 
-    def _interval_lengths(self) -> list[int]:
-        """Return the interval length of every round; for an adaptive schedule the minimum."""
-        num_steps = self.sampler.num_inference_steps
+    def intervals(self) -> list[tuple[int, int]]:
+        """Return the interval of every round: its length, and how many of its last steps are not trained.
+
+        For an adaptive schedule the lengths are minima.
+        """
+        schedule, num_rounds, num_steps = self.schedule, self.num_rounds, self.sampler.num_inference_steps
         return [
-            self.schedule.interval_length(i, num_rounds=self.num_rounds, num_inference_steps=num_steps)
-            for i in range(1, self.num_rounds + 1)
+            (
+                schedule.interval_length(i, num_rounds=num_rounds, num_inference_steps=num_steps),
+                schedule.num_untrained(i, num_rounds=num_rounds, num_inference_steps=num_steps),
+            )
+            for i in range(1, num_rounds + 1)
         ]
 
     def _check_adapter_interval(self) -> None:
@@ -256,7 +260,7 @@ class Run:
                 "lora.interval and rollout.train_trunk are both true, but the adapter is off in the trunk's steps, so "
                 "that they cannot be trained; give one of them."
             )
-        last = self.schedule.longest(num_steps) if isinstance(self.schedule, Adaptive) else self._interval_lengths()[-1]
+        last = self.schedule.longest(num_steps) if isinstance(self.schedule, Adaptive) else self.intervals()[-1][0]
         if last >= num_steps:
             raise UserError(
                 f"lora.interval is true but schedule {self.schedule.use} ends at all {num_steps} steps, where the "
@@ -265,7 +269,7 @@ class Run:
 
     def _check_trunks(self) -> None:
         num_steps = self.sampler.num_inference_steps
-        if min(self._interval_lengths()) >= num_steps:
+        if min(length for length, _ in self.intervals()) >= num_steps:
             raise UserError(
                 f"rollout.train_trunk is true but schedule {self.schedule.use} trains all {num_steps} steps in every "
                 "round, which leaves no trunk; give a schedule with shorter intervals, or no train_trunk."
