@@ -101,7 +101,7 @@ def _count_on_cuda(given: NumProcesses, device: torch.device) -> int:
         return most
     if given > most:
         raise UserError(
-            f"num_processes is {given} but device is {str(device)!r}, with {most} here; give at most {most}."
+            f"num_processes is {given} but device is {str(device)!r}, which has {most}; give at most {most}."
         )
     return given
 
