@@ -23,6 +23,7 @@ from uuid import uuid4
 import psutil
 import torch
 from annotated_types import Ge
+from rich.console import Console
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
@@ -85,6 +86,7 @@ def run_processes(num: int, work: Callable[[], int]) -> int:
             elastic_launch(_launch_config(num, folder), _work_as_rank)(work, folder)
         except ChildFailedError as error:
             code, message = _first_error(error, Path(folder))
+            Console().show_cursor()  # the progress of rank 0 has hidden it, and the agent may have ended rank 0
             print(message, file=sys.stderr)
             return code
         except SignalException as error:
