@@ -20,7 +20,7 @@ quickstart: $(STAMP) ## Train the embedded model; each call creates a new folder
 	@output=$(OUTPUT); number=2; \
 	while [ -e "$$output" ]; do output=$(OUTPUT)-$$number; number=$$((number + 1)); done; \
 	echo "Run folder: $$output"; \
-	$(BIN)/b2diffurl train emoji-quickstart --output "$$output" && echo "Done. Open $$output/report.html"
+	$(BIN)/b2diffurl train emoji-quickstart --num-processes auto --output "$$output" && echo "Done. Open $$output/report.html"
 
 test: $(STAMP) ## Run the tests, without the slow ones
 	$(PYTEST) $(PYTEST_ARGS)

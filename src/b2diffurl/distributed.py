@@ -86,13 +86,14 @@ class Ranks:
                 raise other
 
     def sum_gradients(self, parameters: Sequence[Tensor]) -> None:
-        """Replace every rank's gradients by their sum; a missing gradient counts as 0."""
+        """Replace every rank's gradients by their sum, in one exchange; a missing gradient counts as 0."""
         if self.world_size == 1:
             return
-        for parameter in parameters:
-            gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-            with _exchange():
-                parameter.grad = _sum_over_ranks(gradient)
+        gradients = [torch.zeros_like(each) if each.grad is None else each.grad for each in parameters]
+        with _exchange():
+            sums = _sum_over_ranks(gradients)
+        for parameter, total in zip(parameters, sums, strict=True):
+            parameter.grad = total
 
 
 @contextmanager
@@ -186,8 +187,9 @@ def leave_ranks(ranks: Ranks) -> None:
         distributed.destroy_process_group()
 
 
-def _sum_over_ranks(gradient: Tensor) -> Tensor:
-    """Sum on the CPU, where gloo works: an adapter has a few megabytes."""
-    total = gradient.cpu()
-    distributed.all_reduce(total)
-    return total.to(gradient.device)
+def _sum_over_ranks(gradients: Sequence[Tensor]) -> list[Tensor]:
+    """Sum in one float32 tensor on the CPU, where gloo works: an adapter has a few megabytes."""
+    bucket = torch.cat([gradient.flatten().float() for gradient in gradients]).cpu()
+    distributed.all_reduce(bucket)
+    parts = torch.split(bucket, [gradient.numel() for gradient in gradients])
+    return [part.view_as(gradient).to(gradient) for part, gradient in zip(parts, gradients, strict=True)]

@@ -6,7 +6,8 @@ Exit codes: 0 success; 1 the run was stopped or an unexpected error occurred; 2 
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from importlib import import_module
 
 from b2diffurl import __version__
@@ -72,28 +73,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     prepare_process()
+    code, message = outcome(partial(_dispatch, words))
+    if message:
+        print(message, file=sys.stderr)
+    return code
+
+
+def outcome(command: Callable[[], int]) -> tuple[int, str]:
+    """Run a command; return its exit code, and the message of its error or nothing."""
     try:
-        return _dispatch(words)
+        return command(), ""
     except UserError as error:
-        print(f"b2diffurl: {_one_line(str(error))}", file=sys.stderr)
-        return 2
+        return 2, f"b2diffurl: {_one_line(str(error))}"
     except RunStopped as stop:
-        print("b2diffurl:", _one_line(str(stop)), *getattr(stop, "__notes__", []), file=sys.stderr)
-        return 1
+        return 1, " ".join(["b2diffurl:", _one_line(str(stop)), *getattr(stop, "__notes__", [])])
     except RankLost as lost:
-        print(f"b2diffurl: {lost}", file=sys.stderr)
-        return 1
+        return 1, f"b2diffurl: {lost}"
     except RuntimeError as error:  # torch's errors of a device, which are not imported here
         if type(error).__name__ not in _DEVICE_ERRORS:
             raise
-        print(f"b2diffurl: {_device_message(error)}", file=sys.stderr)
-        return 1
+        return 1, f"b2diffurl: {_device_message(error)}"
     except KeyboardInterrupt:
-        print("b2diffurl: interrupted; continue with --resume.", file=sys.stderr)
-        return 130
+        return 130, "b2diffurl: interrupted; continue with --resume."
     except BrokenPipeError:  # the reader of a pipe has ended, such as `head`; Python would report it again at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
+        return 141, ""
 
 
 def _device_message(error: RuntimeError) -> str:

@@ -15,6 +15,7 @@ from rich.table import Table
 from b2diffurl.cli.common import Switch, check_output, named_run, parse, prepare, show_help
 from b2diffurl.cli.console import ConsoleObserver
 from b2diffurl.cli.cost_lines import cpu_warning
+from b2diffurl.cli.processes import NumProcesses, count_processes, run_processes
 from b2diffurl.cli.time_left import run_time_left
 from b2diffurl.config import PositiveInt, check_range, to_toml
 from b2diffurl.distributed import AUTO, check_device, choose_device, device_of_rank, join_ranks, leave_ranks
@@ -45,6 +46,8 @@ class TrainCommand:
         track_name: name of the run in the trackers; the default is the name of the run folder.
         report_every: rebuild report.html after every so many rounds; the page reloads itself until the run has ended.
         device: device of the model, such as cpu or cuda; "auto" is the first of cuda, mps and cpu that there is.
+        num_processes: processes that share the run on this machine; "auto" is one per GPU, or one per core and at most
+            4 on a CPU.
         push_to_hub: repository, such as me/my-adapter, that the adapter is uploaded to at the end.
     """
 
@@ -56,6 +59,7 @@ class TrainCommand:
     track_name: str | None = None
     report_every: PositiveInt | None = None
     device: str = AUTO
+    num_processes: NumProcesses = 1
     push_to_hub: str | None = None
 
 
@@ -69,14 +73,32 @@ def train(words: list[str]) -> int:
     flags = parse(TrainCommand, words[1:], prog=f"b2diffurl train {name}", default=default)
     output = flags.output or Path("runs") / f"{flags.run.recipe}-seed{flags.run.seed}"
     _check_surroundings(flags, output)
+    num = count_processes(flags.num_processes, flags.device)
+    resolved = _resolve(flags, output)
+    if flags.dry_run:
+        print(to_toml(flags.run), end="")
+        return 0
+    if num > 1:
+        return run_processes(num, partial(_train_as_rank, flags, output))
+    return _train_and_push(resolved, flags, output)
+
+
+def _resolve(flags: TrainCommand, output: Path) -> ResolvedRun:
+    """Check the run itself, as far as it is possible without loading a model."""
     with RunLog(RunDirectory(output)).recording() if flags.resume else nullcontext():
         resolved = resolve(flags.run)  # it imports user code, whose tracebacks run.log keeps
     check_disk_space(output, resolved)
     if not resolved.model.is_hub:  # otherwise it would download the tokenizers
         resolved.check_prompt_lengths()
-    if flags.dry_run:
-        print(to_toml(flags.run), end="")
-        return 0
+    return resolved
+
+
+def _train_as_rank(flags: TrainCommand, output: Path) -> int:
+    """Train in one of several processes, after the checks of the command."""
+    return _train_and_push(resolve(flags.run), flags, output)
+
+
+def _train_and_push(resolved: ResolvedRun, flags: TrainCommand, output: Path) -> int:
     is_main = _train(resolved, flags, output)
     if is_main and flags.push_to_hub is not None:
         print(f"hub      {push_to_hub(output / 'lora', repo_id=flags.push_to_hub)}")
