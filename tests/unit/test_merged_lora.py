@@ -238,6 +238,23 @@ def test_data_at_the_address_of_data_before_is_no_match() -> None:
         assert_as_twin(layer, x)
 
 
+def test_another_parameter_of_the_same_memory_is_no_match() -> None:
+    layer, x = layer_of(), normal(2, 3, IN)
+    change_in_place(layer, factor=1)
+    layer(x)
+    old = factors(layer)[1]
+    layer.lora_B["default"].weight = nn.Parameter(old.data)
+    while factors(layer)[1]._version < old._version:
+        change_in_place(layer, factor=1)
+    assert_as_twin(layer, x)
+
+
+def test_a_layer_without_memory_has_a_merged_weight_too() -> None:
+    layer = layer_of().to("meta")
+    assert layer(normal(2, 3, IN).to("meta")).shape == (2, 3, OUT)
+    assert layer._merged is not None
+
+
 def test_the_merged_weight_holds_no_graph() -> None:
     layer = layer_of()
     layer(normal(2, IN))
@@ -343,6 +360,13 @@ def test_half_precision_stays_with_peft(dtype: torch.dtype, of_adapter: str) -> 
     assert layer._merged is None
 
 
+def test_an_adapter_in_half_precision_stays_with_peft() -> None:
+    layer, x = layer_of(torch.float32), normal(2, 3, IN, dtype=torch.float32)
+    fill(layer, torch.float16)
+    assert torch.equal(layer(x), twin(layer, x))
+    assert layer._merged is None
+
+
 def test_autocast_stays_with_peft() -> None:
     layer, x = layer_of(torch.float32), normal(2, 3, IN, dtype=torch.float32)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -398,8 +422,9 @@ def predict_by_peft(policy: TextToImageModel) -> Tensor:
 
 
 def assert_as_peft(policy: TextToImageModel) -> None:
-    torch.testing.assert_close(predict(policy), predict_by_peft(policy), rtol=1e-5, atol=1e-5)
+    output = predict(policy)
     assert all(layer._merged is not None for layer in layers(policy))
+    torch.testing.assert_close(output, predict_by_peft(policy), rtol=1e-5, atol=1e-5)
 
 
 def test_the_network_follows_its_adapter(policy: TextToImageModel) -> None:
@@ -428,10 +453,12 @@ def test_the_network_follows_adapters_that_are_loaded_and_removed(policy: TextTo
     assert_as_peft(policy)
     assert torch.equal(predict(policy), trained)
     policy.remove_lora()
-    assert torch.equal(predict(policy), predict(TextToImageModel.load("emoji")))
-    policy.load_lora(tmp_path)
-    assert_as_peft(policy)
-    assert torch.equal(predict(policy), trained)
+    other = TextToImageModel.load("emoji")
+    assert torch.equal(predict(policy), predict(other))
+    for model in (policy, other):
+        model.load_lora(tmp_path)
+        assert_as_peft(model)
+        assert torch.equal(predict(model), trained)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])

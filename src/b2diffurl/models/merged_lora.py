@@ -51,13 +51,8 @@ class MergedLinear(Linear):
             return output
         return linear(x, merged.value, parts.bias)
 
-    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
-        """Merge as PEFT does, which changes the base weight without a new version."""
-        self.forget()
-        super().merge(safe_merge, adapter_names)
-
     def unmerge(self) -> None:
-        """Undo `merge`, which changes the base weight without a new version."""
+        """Unmerge as PEFT does, which rounds the base weight without a new version."""
         self.forget()
         super().unmerge()
 
@@ -106,7 +101,7 @@ class _Parts(NamedTuple):
             and all(parameter.dtype == x.dtype for parameter in parameters)
             and not any(parameter.requires_grad for parameter in frozen)
             and not any(parameter.is_inference() for parameter in parameters)
-            and not torch.is_autocast_enabled(x.device.type)
+            and not (torch.amp.is_autocast_available(x.device.type) and torch.is_autocast_enabled(x.device.type))
         )
 
 
