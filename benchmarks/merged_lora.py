@@ -51,7 +51,7 @@ def switch(policy: TextToImageModel, layer: type[Linear]) -> None:
 
 def ratios(policy: TextToImageModel, run: Pass, *, repeats: int) -> list[float]:
     """Return the ratio of the times, new to old, of each four passes."""
-    found: list[float] = []
+    measured: list[float] = []
     for _ in range(repeats):
         times: dict[type[Linear], float] = {Linear: 0.0, MergedLinear: 0.0}
         for layer in (Linear, MergedLinear, MergedLinear, Linear):
@@ -59,8 +59,8 @@ def ratios(policy: TextToImageModel, run: Pass, *, repeats: int) -> list[float]:
             start = time.process_time()
             run()
             times[layer] += time.process_time() - start
-        found.append(times[MergedLinear] / times[Linear])
-    return found
+        measured.append(times[MergedLinear] / times[Linear])
+    return measured
 
 
 def change(policy: TextToImageModel, run: Pass) -> float:

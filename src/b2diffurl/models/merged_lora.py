@@ -138,10 +138,10 @@ class _MergedWeight:
 
     def is_of(self, parts: _Parts) -> bool:
         """Return whether W, A, B and the scaling are those that were merged."""
-        found = zip((parts.weight, parts.a, parts.b), self.parameters, self.data, self.versions, strict=True)
+        compared = zip((parts.weight, parts.a, parts.b), self.parameters, self.data, self.versions, strict=True)
         return self.scaling == parts.scaling and all(
             new is old and new.data_ptr() == data.data_ptr() and new._version == version
-            for new, old, data, version in found
+            for new, old, data, version in compared
         )
 
 
