@@ -41,6 +41,7 @@ class Family:
             measured by benchmarks/activations.py.
         forward_bytes: peak of a forward pass in bfloat16, per image (ours).
         adapter_parameters: number of parameters of a LoRA of rank 8 on attention.
+        adapted_parameters: number of weights of the layers that it adapts; in float32 they are stored merged, too.
         forward_flops: floating-point operations of a forward pass of the UNet, per image (ours, rough).
     """
 
@@ -51,6 +52,7 @@ class Family:
     kept_bytes: dict[tuple[str, bool], int]
     forward_bytes: int
     adapter_parameters: int
+    adapted_parameters: int
     forward_flops: float
 
 
@@ -66,17 +68,17 @@ FAMILIES = {
     768: Family(
         name="Stable Diffusion 1.x", unet_parameters=859_520_964, text_parameters=123_060_480, latent_size=64,
         kept_bytes=_kept(1522, 285, 991, 142), forward_bytes=100 * _MIB, adapter_parameters=1_594_368,
-        forward_flops=0.8e12,
+        adapted_parameters=93_511_680, forward_flops=0.8e12,
     ),
     1024: Family(
         name="Stable Diffusion 2.x", unet_parameters=865_910_724, text_parameters=340_387_840, latent_size=96,
         kept_bytes=_kept(3228, 454, 2126, 227), forward_bytes=200 * _MIB, adapter_parameters=1_659_904,
-        forward_flops=2.0e12,
+        adapted_parameters=99_901_440, forward_flops=2.0e12,
     ),
     2048: Family(
         name="Stable Diffusion XL", unet_parameters=2_567_463_684, text_parameters=817_720_320, latent_size=128,
         kept_bytes=_kept(10646, 931, 7418, 465), forward_bytes=250 * _MIB, adapter_parameters=11_612_160,
-        forward_flops=6.0e12,
+        adapted_parameters=955_187_200, forward_flops=6.0e12,
     ),
 }  # fmt: skip
 # Hub ids whose shape is known without a download: the width of the text embeddings and the size of the latents.
@@ -142,7 +144,7 @@ class MemoryEstimate:
     """Bytes on the device, by use.
 
     Attributes:
-        weights: UNet, text encoders, autoencoder.
+        weights: UNet, text encoders, autoencoder; with float32 weights the merged weights of the adapted layers, too.
         adapter: LoRA, its gradient and AdamW's two moments, float32.
         reward: a CLIP model on the same device, if the reward has one of known size.
         latents: stored latents of a round.
@@ -343,9 +345,10 @@ def estimate_memory(run: Run, shape: Shape) -> MemoryEstimate | None:
     decoded_at_once = pixels * min(run.rollout.chunk_size, decode_batch_size(pixels))
     decode = 4 * 3.5 * 256 * decoded_at_once  # ours: the autoencoder's widest maps at full size, float32
     adapter = family.adapter_parameters * run.lora.rank / 8
+    merged = family.adapted_parameters if dtype == "float32" else 0
     longest = round_cost(run, shape, interval=(run.sampler.num_inference_steps, run.schedule.tau_last))
     return MemoryEstimate(
-        weights=bytes_each * (family.unet_parameters + family.text_parameters) + 4 * _VAE_PARAMETERS,
+        weights=bytes_each * (family.unet_parameters + family.text_parameters + merged) + 4 * _VAE_PARAMETERS,
         adapter=int(16 * adapter),
         reward=4 * sum(num for name, num in _CLIP_PARAMETERS.items() if name in run.reward.split(" ")),
         latents=longest.latent_bytes,

@@ -21,6 +21,7 @@ from b2diffurl.models.adapter_files import PEFT_CONFIG, AdapterFile
 from b2diffurl.models.adapter_interval import AdapterInterval
 from b2diffurl.models.export import save_adapter
 from b2diffurl.models.lora import LoRA
+from b2diffurl.models.merged_lora import merge_in_forward
 from b2diffurl.models.model_files import first_lines, loading
 from b2diffurl.models.model_source import check_lora, public_name
 from b2diffurl.models.pipeline import StockPipeline
@@ -74,6 +75,7 @@ class AdaptedUNet:
             except ValueError as error:
                 raise UserError(f"lora.target_modules is {lora.target_modules}: {first_lines(error)}.") from error
         self._lift_adapter()
+        merge_in_forward(self.unet)
         self.unet.eval()
         if source is not None:
             self.start_from(source)
@@ -199,6 +201,7 @@ class AdaptedUNet:
         if self._base_dtype != torch.float32:
             self._lift_adapter()
             set_peft_model_state_dict(self.unet, _of_unet(state), _ADAPTER)
+        merge_in_forward(self.unet)
         self.unet.requires_grad_(False).eval()
 
 
