@@ -77,6 +77,7 @@ def wait_for_ranks(folder: Path) -> list[psutil.Process]:
     return [psutil.Process(int(file.read_text())) for file in files]
 
 
+@pytest.mark.slow  # test_processes.py compares ranks started by hand in every run
 def test_two_processes_equal_one(settings: Path) -> None:
     assert main(words(settings, "one", "redness")) == 0
     command = start(settings, "redness")
@@ -91,7 +92,7 @@ def test_two_processes_equal_one(settings: Path) -> None:
     assert max(float((ours[name] - theirs[name]).abs().max()) for name in ours) <= 1e-5
 
 
-def test_an_error_is_told_once(settings: Path) -> None:
+def test_an_error_appears_once(settings: Path) -> None:
     command = start(settings, "without_key")
     _, error = command.communicate(timeout=TIMEOUT_SECONDS)
     assert (command.returncode, error) == (2, "b2diffurl: the reward has no key; set KEY.\n")
