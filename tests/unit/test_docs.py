@@ -19,7 +19,7 @@ from b2diffurl.analysis.study.spec import make_cells, read_study, study_names
 from b2diffurl.cli import _COMMANDS, _HELP, common, main
 from b2diffurl.run.recipes import RECIPES
 from b2diffurl.run.resolve import resolve
-from tools import architecture
+from tools import architecture, results
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -113,6 +113,31 @@ def test_train_commands_of_the_pages_are_accepted(page: str, line: str, as_a_use
 def test_targets_of_links_and_images_exist(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", (ROOT / page).read_text(encoding="utf-8")):
         assert target.startswith("http") or (ROOT / page.parent / target).exists(), target
+
+
+def test_the_pages_have_the_tables_and_images_of_the_results() -> None:
+    assert results.main(["--check"]) == 0, "run python tools/results.py"
+
+
+def test_tables_are_written_anew_where_they_differ(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page, study = tmp_path / "docs" / "page.md", tmp_path / "results" / "some-study"
+    page.parent.mkdir()
+    study.mkdir(parents=True)
+    (study / "table.md").write_text("# Title\n\ntext\n\n## Claims\n\n| a |\n", encoding="utf-8")
+    (study / "curves.png").write_bytes(b"image")
+    page.write_text(
+        "before\n<!-- results/some-study/table.md -->\nold\n<!-- end -->\n![](results-some-study-curves.png)\n",
+        encoding="utf-8",
+    )
+    assert results.main(["--check", "--root", str(tmp_path)]) == 1
+    assert "page.md differs from the results" in capsys.readouterr().out
+    assert results.main(["--root", str(tmp_path)]) == 0
+    assert results.main(["--check", "--root", str(tmp_path)]) == 0
+    assert page.read_text(encoding="utf-8") == (
+        "before\n<!-- results/some-study/table.md -->\n\ntext\n\n### Claims\n\n| a |\n\n<!-- end -->\n"
+        "![](results-some-study-curves.png)\n"
+    )
+    assert (page.parent / "results-some-study-curves.png").read_bytes() == b"image"
 
 
 def test_the_architecture_quotes_the_loop() -> None:
