@@ -106,15 +106,12 @@ class Backward(GrowingInterval):
 
 
 @settings(table="schedule")
-class Full(ScheduleWithEnd):
-    """An interval of all T steps in every round, as plain DDPO has.
+class WholeChain(ScheduleWithEnd):
+    """An interval of all T steps in every round.
 
     Attributes:
-        tau_last: number of last steps that are sampled but not trained, below T; 0 in DDPO.
-        use: name of the schedule.
+        tau_last: number of last steps that are sampled but not trained, below T.
     """
-
-    use: Literal["full"] = "full"
 
     def interval_length(
         self,
@@ -127,13 +124,25 @@ class Full(ScheduleWithEnd):
         """Return T."""
         return num_inference_steps
 
-    def can_change_num_rounds(self, *, num_inference_steps: int, past: Sequence[PastRound]) -> bool:  # noqa: ARG002
-        """Always."""
-        return True
-
     def check(self, *, num_inference_steps: int, num_branches: int) -> None:  # noqa: ARG002
         """Raise UserError if no step would be trained."""
         check_end(self.tau_last, "sampler.num_inference_steps", num_inference_steps)
+
+
+@settings(table="schedule")
+class Full(WholeChain):
+    """All T steps in every round, as plain DDPO has.
+
+    Attributes:
+        tau_last: number of last steps that are sampled but not trained, below T; 0 in DDPO.
+        use: name of the schedule.
+    """
+
+    use: Literal["full"] = "full"
+
+    def can_change_num_rounds(self, *, num_inference_steps: int, past: Sequence[PastRound]) -> bool:  # noqa: ARG002
+        """Always."""
+        return True
 
 
 @settings(table="schedule")
