@@ -74,8 +74,8 @@ class AnimalScenes(SceneSource):
     def captions(self, contents: Sequence[Content], rng: np.random.Generator) -> Mapping[str, Content]:
         """Return all 183 captions of the world."""
         del contents, rng
-        partial = {f"a {animal}": (animal, None) for animal in ANIMALS} | {name: (None, name) for name in ACTIVITIES}
-        return {**self.world.contents, **partial}
+        partial = [*((animal, None) for animal in ANIMALS), *((None, name) for name in ACTIVITIES)]
+        return {**self.world.contents, **{self.world.describe(content)[0]: content for content in partial}}
 
     def render(self, scene: Scene, rng: np.random.Generator, *, varies_places: bool = True) -> np.ndarray:
         """Render the object of the activity, then the animal at its place."""

@@ -49,7 +49,7 @@ def new_clip(tokenizer: CLIPTokenizer) -> CLIPModel:
     return CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=64))
 
 
-def _augment(x: Float[Tensor, "B 3 32 32"], rng: np.random.Generator) -> Float[Tensor, "B 3 32 32"]:
+def augment(x: Float[Tensor, "B 3 32 32"], rng: np.random.Generator) -> Float[Tensor, "B 3 32 32"]:
     """Apply blur, noise and brightness of random strength to images in [-1, 1]."""
     num = len(x)
 
@@ -78,7 +78,7 @@ def train_clip(source: SceneSource, work: Path, tokenizer: CLIPTokenizer, *, num
         of_captions = torch.tensor([numbers[content] for content in captions.values()])
         true = (of_images[:, None] == of_captions[None]).float()
         tokens = tokenizer(list(captions), padding="max_length", return_tensors="pt")
-        x = (_augment(render_scenes(source, scenes, rng), rng) + 1) / 2
+        x = (augment(render_scenes(source, scenes, rng), rng) + 1) / 2
         logits = clip(
             input_ids=tokens.input_ids, attention_mask=tokens.attention_mask, pixel_values=(x - mean) / std
         ).logits_per_image
@@ -100,7 +100,7 @@ def train_oracle(source: SceneSource, work: Path, *, num_steps: int, seed: int) 
 
     def loss(_: int, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
         scenes = [any_scene(source, rng) for _ in range(_ORACLE_BATCH_SIZE)]
-        x = (_augment(render_scenes(source, scenes, rng), rng) + 1) / 2
+        x = (augment(render_scenes(source, scenes, rng), rng) + 1) / 2
         parts, style, _features = oracle(x.contiguous(memory_format=torch.channels_last))
         contents, styles = targets_of(world, scenes)
         value = F.cross_entropy(style, styles) + sum(

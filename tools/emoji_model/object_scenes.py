@@ -6,7 +6,7 @@ from functools import cache
 import numpy as np
 
 from b2diffurl.emoji.world import Content
-from b2diffurl.emoji.worlds import COLORS, CONVERSES, FRUITS, OBJECTS, OBJECTS_WORLD, PREDICATES, colored, related
+from b2diffurl.emoji.worlds import COLORS, FRUITS, OBJECTS, OBJECTS_WORLD, PREDICATES, colored, related
 from b2diffurl.prompts.lists import load_prompts
 from tools.emoji_model import render
 from tools.emoji_model.scenes import Scene, SceneSource, Sizes, choice, other
@@ -93,7 +93,7 @@ class ObjectScenes(SceneSource):
 
     def captions(self, contents: Sequence[Content], rng: np.random.Generator) -> Mapping[str, Content]:
         """Return the prompts of the lists, and one caption of each content."""
-        own = {_caption(content, converse=rng.random() < 0.5): content for content in contents}
+        own = {self._caption(content, rng): content for content in contents}
         return {prompt: self.world.contents[prompt] for prompt in self.prompts} | own
 
     def render(self, scene: Scene, rng: np.random.Generator, *, varies_places: bool = True) -> np.ndarray:
@@ -112,6 +112,12 @@ class ObjectScenes(SceneSource):
             patch = render.sprite(_EMOJI[subject], render.choose_size(_ALONE_PIXELS, places))
             render.paste(canvas, patch, _CENTER, places)
         return render.finish(canvas, scene.style)
+
+    def _caption(self, content: Content, rng: np.random.Generator) -> str:
+        """Return a true caption, each of the two of a relation in half of the cases."""
+        is_converse = rng.random() < 0.5
+        captions = self.world.describe(content)
+        return captions[-1] if is_converse else captions[0]
 
     def _listed(self, rng: np.random.Generator) -> Content:
         lists = _LISTS[2 + int(rng.integers(2))]
@@ -146,17 +152,6 @@ def _other_arrangement(content: Content, rng: np.random.Generator) -> Content:
     contents: list[Content] = [(first, None, predicate, last) for first, last in pairs for predicate in PREDICATES]
     contents.remove(content)
     return contents[rng.integers(len(contents))]
-
-
-def _caption(content: Content, *, converse: bool) -> str:
-    """Return a true caption: one of the two of a relation, or the names of what there is."""
-    subject, color, predicate, second = content
-    if color and not subject:
-        return f"{color} color"  # "orange" alone is the fruit
-    if predicate and converse:
-        names = {name: text for text, name in CONVERSES.items()}
-        return f"{second} {names[predicate]} {subject}"
-    return " ".join(name for name in (color, subject, predicate, second) if name)
 
 
 @cache

@@ -39,3 +39,8 @@ def clip_dir(model: str = EMOJI) -> Path:
 def oracle_dir(model: str = EMOJI) -> Path:
     """Directory of the scene oracle: the independent judge, never a reward."""
     return weights_dir(model) / "oracle"
+
+
+def captioner_dir(model: str = EMOJI) -> Path:
+    """Directory of the captioner of the reward `bert:MODEL`."""
+    return weights_dir(model) / "captioner"

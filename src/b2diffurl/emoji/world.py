@@ -4,7 +4,7 @@ The content of an image is one name per part of the world, such as its animal an
 An image also has a hidden style, which no prompt mentions. `worlds.py` has the worlds.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 STYLES = ("cartoon", "landscape", "sketch", "night")
@@ -28,6 +28,10 @@ class Part:
         """Return the class index of one of `names`; the class of None, "absent", is the last."""
         return len(self.names) if name is None else self.names.index(name)
 
+    def name_of(self, index: int) -> str | None:
+        """Return the name of a class index; None for the last, "absent"."""
+        return self.names[index] if index < len(self.names) else None
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class World:
@@ -38,11 +42,14 @@ class World:
         parts: parts of a content, in order.
         contents: content by prompt, in lower case; None for a part that the prompt does not mention. Prompts that ask
             for equal images have equal contents.
+        describe: gives the captions of a content, in the words of the prompts: one, or the two of a relation. A part
+            that is absent is left out; the caption of nothing is empty.
     """
 
     name: str
     parts: tuple[Part, ...]
     contents: Mapping[str, Content]
+    describe: Callable[[Content], tuple[str, ...]]
 
     def parse(self, prompt: str) -> Content | None:
         """Parse a prompt; upper case, repeated spaces, and "an" for "a" at its start make no difference.
@@ -60,3 +67,7 @@ class World:
     def classes(self, content: Content) -> list[int]:
         """Return the class index of each part."""
         return [part.class_of(name) for part, name in zip(self.parts, content, strict=True)]
+
+    def content(self, classes: Sequence[int]) -> Content:
+        """Return the content of the class indices of each part."""
+        return tuple(part.name_of(index) for part, index in zip(self.parts, classes, strict=True))

@@ -48,6 +48,31 @@ def related(subject: str, predicate: str, other: str) -> Content:
     return subject, None, predicate, other
 
 
+def describe_animal(content: Content) -> tuple[str, ...]:
+    """Return the caption of a template-1 image.
+
+    >>> describe_animal(("bear", "riding a bike")), describe_animal(("bear", None)), describe_animal((None, None))
+    (('a bear riding a bike',), ('a bear',), ('',))
+    """
+    animal, activity = content
+    return (" ".join(text for text in (animal and f"a {animal}", activity) if text),)
+
+
+def describe_objects(content: Content) -> tuple[str, ...]:
+    """Return the caption of a template-2 image, or the two of a template-3 image.
+
+    >>> describe_objects(colored("red", "apple")), describe_objects(related("boat", "under", "dog"))
+    (('red apple',), ('dog on boat', 'boat under dog'))
+    """
+    fruit, color, predicate, second = content
+    # "orange" alone is the fruit.
+    subject = " ".join(text for text in (color, fruit) if text) if fruit else color and f"{color} color"
+    if subject and predicate and second:
+        converse = next(text for text, name in CONVERSES.items() if name == predicate)
+        return f"{subject} {predicate} {second}", f"{second} {converse} {subject}"
+    return (" ".join(text for text in (subject, second) if text),)
+
+
 def _objects_contents() -> Iterator[tuple[str, Content]]:
     for color in COLORS:
         yield from ((f"{color} {fruit}", colored(color, fruit)) for fruit in FRUITS)
@@ -60,6 +85,7 @@ ANIMALS_WORLD = World(
     name=EMOJI,
     parts=(Part(name="animal", names=ANIMALS), Part(name="activity", names=ACTIVITIES)),
     contents={f"a {animal} {activity}": (animal, activity) for animal in ANIMALS for activity in ACTIVITIES},
+    describe=describe_animal,
 )
 OBJECTS_WORLD = World(
     name=EMOJI_OBJECTS,
@@ -70,6 +96,7 @@ OBJECTS_WORLD = World(
         Part(name="object", names=OBJECTS),
     ),
     contents=dict(_objects_contents()),
+    describe=describe_objects,
 )
 WORLDS = {world.name: world for world in (ANIMALS_WORLD, OBJECTS_WORLD)}
 

@@ -138,19 +138,19 @@ def _check_given(run: Run, *, own_reward: bool) -> None:
 
 
 def _check_emoji(run: Run, reward_terms: Sequence[Term], watched_terms: Sequence[Term]) -> None:
-    """Refuse an embedded CLIP for another model: it was trained on the images of its own model only."""
+    """Refuse an embedded reward for another model: it was trained on the images of its own model only."""
     names = {
         "reward": [term.name for term in reward_terms],
         "watch": [term.name for term in watched_terms],
         "judge": [run.judge],
     }
     for setting, given in names.items():
-        for name in EMBEDDED:
-            if f"clip:{name}" not in given or run.model == name:
+        for kind, name in product(("clip", "bert"), EMBEDDED):
+            if f"{kind}:{name}" not in given or run.model == name:
                 continue
-            other = f"clip:{run.model}" if is_embedded(run.model) else "clip, and begin with recipe sd15 or sdxl"
+            other = f"{kind}:{run.model}" if is_embedded(run.model) else f"{kind}, and begin with recipe sd15 or sdxl"
             raise UserError(
-                f"{setting} has clip:{name}, which knows only the images of the embedded model {name}, but model is "
+                f"{setting} has {kind}:{name}, which knows only the images of the embedded model {name}, but model is "
                 f"{run.model!r}; give another {setting}, such as {other}."
             )
 

@@ -1,43 +1,20 @@
-"""BERTScore (arXiv 1904.09675, section 3) over DeBERTa, as in DDPO's code: no idf, no baseline rescaling.
+"""BERTScore over DeBERTa, as in DDPO's code: no idf, no baseline rescaling; matching.py compares the tokens.
 
-Every token of one text is matched with the most similar token of the other, by the cosine of their contextual
-embeddings. Recall is the mean over the reference's tokens, precision over the candidate's. [CLS] and [SEP] can be
-matched like any other token, but are excluded from the means. An empty text scores 0. For each pair this equals the
-package bert-score within 1e-7; as there, texts are stripped first.
-
-Shapes: B pairs of texts; L tokens per text, [CLS] and [SEP] included; D dimensions of an embedding.
+[CLS] and [SEP] can be matched, but are excluded from the means. For each pair this equals the package bert-score within
+1e-7; as there, texts are stripped first.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
-from torch import Tensor
 from transformers import AutoModel, AutoTokenizer, DebertaModel
 
 from b2diffurl.errors import UserError
+from b2diffurl.rewards.bert.matching import EmbeddedText, TextMatch, match_texts
 
 DEBERTA_XLARGE_MNLI = "microsoft/deberta-xlarge-mnli"
 _MAX_LENGTH = 512
 _CHUNK_SIZE = 32
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TextMatch:
-    """Similarity of candidates to their references, on the CPU; higher is better, equal texts have 1."""
-
-    precision: Float[Tensor, " B"]
-    recall: Float[Tensor, " B"]
-    f1: Float[Tensor, " B"]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Embedded:
-    """Token embeddings of a text, normalized to unit length, and which of them count in the means."""
-
-    tokens: Float[Tensor, "L D"]
-    counts: Bool[Tensor, " L"]
 
 
 class BERTScore:
@@ -74,18 +51,13 @@ class BERTScore:
 
     def __call__(self, candidates: Sequence[str], references: Sequence[str]) -> TextMatch:
         """Compare each candidate with its own reference, in order."""
-        embedded = self._embed({text.strip() for text in (*candidates, *references)})
-        pairs = zip(candidates, references, strict=True)
-        scores = [_match(embedded[candidate.strip()], embedded[reference.strip()]) for candidate, reference in pairs]
-        precision, recall = torch.tensor(scores).reshape(-1, 2).unbind(1)
-        # Both are 0 where a text is empty, and so is F1.
-        f1 = torch.nan_to_num(2 * precision * recall / (precision + recall), nan=0.0)
-        return TextMatch(precision=precision, recall=recall, f1=f1)
+        candidates, references = ([text.strip() for text in texts] for texts in (candidates, references))
+        return match_texts(self._embed({*candidates, *references}), candidates, references)
 
     @torch.no_grad()
-    def _embed(self, texts: set[str]) -> dict[str, _Embedded]:
+    def _embed(self, texts: set[str]) -> dict[str, EmbeddedText]:
         """Embed texts in batches of similar length, which need little padding."""
-        embedded: dict[str, _Embedded] = {}
+        embedded: dict[str, EmbeddedText] = {}
         max_length = min(_MAX_LENGTH, self.tokenizer.model_max_length)
         ordered = sorted(texts, key=lambda text: (len(text), text))
         for start in range(0, len(ordered), _CHUNK_SIZE):
@@ -95,16 +67,5 @@ class BERTScore:
             ids, is_token = inputs["input_ids"].cpu(), inputs["attention_mask"].cpu().bool()
             counts = (ids != self.tokenizer.cls_token_id) & (ids != self.tokenizer.sep_token_id)
             for text, state, count, real in zip(chunk, states, counts, is_token, strict=True):
-                tokens = state[real]
-                embedded[text] = _Embedded(tokens=tokens / tokens.norm(dim=-1, keepdim=True), counts=count[real])
+                embedded[text] = EmbeddedText.of(state[real], counts=count[real])
         return embedded
-
-
-def _match(candidate: _Embedded, reference: _Embedded) -> tuple[float, float]:
-    """Return precision and recall of one pair."""
-    if not (candidate.counts.any() and reference.counts.any()):
-        return 0.0, 0.0
-    cosine = candidate.tokens @ reference.tokens.T
-    precision = cosine.amax(dim=1)[candidate.counts].mean()
-    recall = cosine.amax(dim=0)[reference.counts].mean()
-    return precision.item(), recall.item()

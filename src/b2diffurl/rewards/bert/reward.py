@@ -12,11 +12,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from b2diffurl.emoji import is_embedded
 from b2diffurl.errors import UserError
 from b2diffurl.rewards.bert.captioner import LocalCaptioner, ServedCaptioner
 from b2diffurl.rewards.bert.settings import PROMPT, BertSettings
 from b2diffurl.rewards.builtin import RewardKind, RewardSettings
 from b2diffurl.rewards.facts import GIB_PER_GB, RewardFacts
+from b2diffurl.rewards.interface import Reward
 from b2diffurl.rewards.scores import Info
 from b2diffurl.rewards.spec import Term
 
@@ -53,27 +55,39 @@ class BertReward:
         return match.recall, {"caption": captions, "precision": match.precision.tolist(), "f1": match.f1.tolist()}
 
 
-def _check(term: Term, _: RewardSettings) -> None:
-    if term.name != "bert":
-        raise UserError(f"reward is {term.name!r}; give 'bert', and its model in the settings [bert].")
+def _check(term: Term, settings: RewardSettings) -> None:
+    if term.name == "bert":
+        return
+    if not is_embedded(term.rest):
+        raise UserError(
+            f"reward is {term.name!r}; give 'bert', and its model in the settings [bert], or 'bert:emoji' or "
+            "'bert:emoji-objects'."
+        )
+    if settings.bert != BertSettings():
+        raise UserError(f"reward is {term.name!r}, on which the settings [bert] have no effect; leave them out.")
 
 
-def _load(_: Term, settings: RewardSettings, device: torch.device | str) -> BertReward:
-    return BertReward(settings.bert, device=device)
+def _load(term: Term, settings: RewardSettings, device: torch.device | str) -> Reward:
+    if term.name == "bert":
+        return BertReward(settings.bert, device=device)
+    from b2diffurl.rewards.bert.emoji import EmojiBertReward
+
+    return EmojiBertReward(term.rest, device=device)
 
 
 REWARD = RewardKind(
-    forms="'bert'",
+    forms="'bert', 'bert:emoji', 'bert:emoji-objects'",
     check=_check,
     load=_load,
     facts=RewardFacts(
         summary="BERTScore of caption and prompt",
         source="arXiv 2305.13301 and 1904.09675",
-        weights="llava-hf/llava-1.5-7b-hf, 14.13 GB in float16; microsoft/deberta-xlarge-mnli, 3.04 GB",
+        weights="llava-hf/llava-1.5-7b-hf, 14.13 GB in float16; microsoft/deberta-xlarge-mnli, 3.04 GB; bert:emoji and "
+        "bert:emoji-objects are in this package",
         license="unknown (LLaVA); MIT (DeBERTa)",
         download_gb=17.17,
         memory_gib=17.17 * GIB_PER_GB,
         table="bert",
-        note="bert; with bert.base_url the captioner runs on a server",
+        note="bert, bert:emoji or bert:emoji-objects; with bert.base_url the captioner of bert runs on a server",
     ),
 )

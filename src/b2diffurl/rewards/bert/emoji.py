@@ -1,0 +1,85 @@
+"""The rewards `bert:emoji` and `bert:emoji-objects`: the BERT reward of an embedded world, without a download.
+
+The world's captioner stands in for LLaVA, and the text encoder of the world's CLIP for DeBERTa. The matching and the
+score, recall, are those of the reward `bert`; the reference is the prompt alone, since the encoder knows no other
+words. Of a relation's two captions, "dog on boat" and "boat under dog", the one that is more similar to the prompt
+counts, as bert-score does with several references.
+
+Shapes: B images of 3 x H x W in [0, 1].
+"""
+
+from collections.abc import Sequence
+from itertools import accumulate, pairwise
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from b2diffurl.emoji.captioner import load_captioner
+from b2diffurl.emoji.worlds import WORLDS
+from b2diffurl.rewards.bert.matching import EmbeddedText, TextMatch, match_texts
+from b2diffurl.rewards.clip import CLIPScore
+from b2diffurl.rewards.scores import Info
+
+# Of the text encoder's two, counted from 1. CLIP is trained on the end token, which reads the other tokens' outputs of
+# this layer; those of the last layer reach no loss.
+_LAYER = 1
+
+
+class CLIPTextMatcher:
+    """BERTScore over the token states of a CLIP's text encoder; its start and end tokens are excluded from the means.
+
+    Args:
+        clip: a loaded CLIP.
+    """
+
+    def __init__(self, clip: CLIPScore) -> None:
+        self.encoder = clip.clip.text_model
+        self.tokenizer = clip.tokenizer
+
+    def __call__(self, candidates: Sequence[str], references: Sequence[str]) -> TextMatch:
+        """Compare each candidate with its own reference, in order."""
+        embedded = {text: self._embed(text) for text in {*candidates, *references}}
+        return match_texts(embedded, candidates, references)
+
+    @torch.no_grad()
+    def _embed(self, text: str) -> EmbeddedText:
+        inputs = self.tokenizer(text, truncation=True, return_tensors="pt")
+        states = self.encoder(**inputs.to(self.encoder.device), output_hidden_states=True).hidden_states[_LAYER]
+        ids = inputs["input_ids"][0].cpu()
+        counts = (ids != self.tokenizer.bos_token_id) & (ids != self.tokenizer.eos_token_id)
+        return EmbeddedText.of(states[0].cpu(), counts=counts)
+
+
+class EmojiBertReward:
+    """Recall of an image's caption against its prompt, in the words of an embedded world.
+
+    Args:
+        model: name of the embedded model.
+        device: device of the networks.
+    """
+
+    def __init__(self, model: str, *, device: torch.device | str = "cpu") -> None:
+        self.world = WORLDS[model]
+        self.captioner = load_captioner(self.world).to(torch.device(device))
+        self.match = CLIPTextMatcher(CLIPScore(model, device=device))
+
+    def __call__(self, images: Float[Tensor, "B 3 H W"], prompts: Sequence[str]) -> tuple[Float[Tensor, " B"], Info]:
+        """Score images.
+
+        Returns:
+            Recalls, at most 1, higher is better, 0 for an image in which the captioner recognizes nothing; and the
+            caption, precision and F1 of each image.
+        """
+        captions = [self.world.describe(content) for content in self.captioner.look(images)]
+        references = [prompt for prompt, own in zip(prompts, captions, strict=True) for _ in own]
+        candidates = [caption for own in captions for caption in own]
+        match = self.match(candidates, references)
+        spans = pairwise(accumulate(map(len, captions), initial=0))
+        best = [start + int(match.recall[start:end].argmax()) for start, end in spans]
+        info = {
+            "caption": [candidates[index] for index in best],
+            "precision": match.precision[best].tolist(),
+            "f1": match.f1[best].tolist(),
+        }
+        return match.recall[best], info
