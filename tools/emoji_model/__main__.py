@@ -6,13 +6,15 @@ from typing import Literal
 
 import torch
 import tyro
+from diffusers import AutoencoderKL
 from transformers import CLIPTokenizer
 
 from b2diffurl import emoji
 from b2diffurl.cli.environment import prepare_process
 from b2diffurl.errors import UserError
-from tools.emoji_model.assemble import save_clip, save_oracle, save_pipeline
+from tools.emoji_model.assemble import save_captioner, save_clip, save_oracle, save_pipeline
 from tools.emoji_model.autoencoder import set_scaling_factor, train_autoencoder
+from tools.emoji_model.caption_stage import train_captioner
 from tools.emoji_model.card import write_card
 from tools.emoji_model.denoiser import train_denoiser
 from tools.emoji_model.judges import train_clip, train_oracle
@@ -21,7 +23,7 @@ from tools.emoji_model.scenes import SceneSource
 from tools.emoji_model.sources import SOURCES
 from tools.emoji_model.text import new_tokenizer
 
-Stage = Literal["autoencoder", "oracle", "clip", "denoiser"]
+Stage = Literal["autoencoder", "oracle", "clip", "denoiser", "captioner"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +34,7 @@ class EmojiModel:
         world: the model, by name; the autoencoder of "emoji-objects" begins with that of "emoji".
         work: folder with the state of the stages, by default runs/WORLD-model; an existing stage is resumed.
         output: folder that receives the weights and their model card, by default that of the package.
-        stages: stages to train.
+        stages: stages to train; the captioner alone uses the autoencoder in the output folder.
         measure: only measure existing weights and write their model card.
         num_threads: number of CPU threads; 0 is torch's default.
         seed: random seed of weights and data.
@@ -42,12 +44,13 @@ class EmojiModel:
         clip_steps: optimizer steps of 96 images.
         denoiser_steps: optimizer steps of 128 images, 64 for emoji-objects.
         denoiser_images: captioned images in the training data of the denoiser, rounded up to a multiple of 512.
+        captioner_steps: optimizer steps of 64 images.
     """
 
     world: Literal["emoji", "emoji-objects"] = "emoji"
     work: Path | None = None
     output: Path | None = None
-    stages: tuple[Stage, ...] = ("autoencoder", "oracle", "clip", "denoiser")
+    stages: tuple[Stage, ...] = ("autoencoder", "oracle", "clip", "denoiser", "captioner")
     measure: bool = False
     num_threads: int = 0
     seed: int = 0
@@ -56,6 +59,7 @@ class EmojiModel:
     clip_steps: int | None = None
     denoiser_steps: int | None = None
     denoiser_images: int | None = None
+    captioner_steps: int | None = None
 
     @property
     def source(self) -> SceneSource:
@@ -112,6 +116,8 @@ def _train(command: EmojiModel) -> None:
         save_clip(output / emoji.clip_dir().name, clip=clip, tokenizer=tokenizer)
     if {"autoencoder", "denoiser"} & set(command.stages):
         _train_pipeline(command, tokenizer)
+    if "captioner" in command.stages:
+        _train_captioner(command)
 
 
 def _train_pipeline(command: EmojiModel, tokenizer: CLIPTokenizer) -> None:
@@ -136,6 +142,14 @@ def _train_pipeline(command: EmojiModel, tokenizer: CLIPTokenizer) -> None:
         seed=command.seed,
     )
     save_pipeline(command.output_folder / emoji.model_dir().name, vae=vae, denoiser=denoiser, tokenizer=tokenizer)
+
+
+def _train_captioner(command: EmojiModel) -> None:
+    source, output = command.source, command.output_folder
+    vae = AutoencoderKL.from_pretrained(output / emoji.model_dir().name, subfolder="vae").requires_grad_(False)
+    num_steps = _default(command.captioner_steps, source.sizes.captioner_steps)
+    captioner = train_captioner(source, command.work_folder, vae, num_steps=num_steps, seed=command.seed)
+    save_captioner(output / emoji.captioner_dir().name, captioner=captioner)
 
 
 def _default(value: int | None, default: int) -> int:

@@ -40,6 +40,7 @@ class AnimalScenes(SceneSource):
         autoencoder_batch_size=64,
         oracle_steps=1800,
         clip_steps=2000,
+        captioner_steps=600,
         denoiser_steps=4000,
         denoiser_batch_size=128,
         denoiser_images=122_880,

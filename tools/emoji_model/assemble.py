@@ -1,4 +1,4 @@
-"""Save the trained networks: a pipeline directory, a CLIP directory and the oracle, all rounded to half precision.
+"""Save the trained networks: a pipeline directory, a CLIP directory, oracle and captioner, all rounded to half precision.
 
 The model card measures these files. diffusers reads half-precision files as float32; transformers keeps the dtype of a
 file, so its two models are stored as float32 with the rounded values.
@@ -12,10 +12,14 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline
 from safetensors.torch import save_file
+from torch import nn
 from transformers import CLIPModel, CLIPTokenizer
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from b2diffurl.emoji.oracle import WEIGHTS_FILE, SceneOracle
+from b2diffurl.emoji.captioner import WEIGHTS_FILE as CAPTIONER_FILE
+from b2diffurl.emoji.captioner import Captioner
+from b2diffurl.emoji.oracle import WEIGHTS_FILE as ORACLE_FILE
+from b2diffurl.emoji.oracle import SceneOracle
 from tools.emoji_model.denoiser import Denoiser, new_scheduler
 from tools.emoji_model.judges import CLIP_MEAN, CLIP_STD
 
@@ -49,9 +53,18 @@ def save_clip(directory: Path, *, clip: CLIPModel, tokenizer: CLIPTokenizer) -> 
 
 def save_oracle(directory: Path, *, oracle: SceneOracle) -> None:
     """Save the oracle."""
-    directory.mkdir(parents=True, exist_ok=True)
+    _save_half(oracle, directory / ORACLE_FILE)
+
+
+def save_captioner(directory: Path, *, captioner: Captioner) -> None:
+    """Save the captioner."""
+    _save_half(captioner, directory / CAPTIONER_FILE)
+
+
+def _save_half(module: nn.Module, file: Path) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
     state = {
         name: (value.half() if value.is_floating_point() else value).contiguous()
-        for name, value in oracle.state_dict().items()
+        for name, value in module.state_dict().items()
     }
-    save_file(state, directory / WEIGHTS_FILE)
+    save_file(state, file)

@@ -4,6 +4,7 @@
 # pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +15,15 @@ from torch import Tensor
 from b2diffurl import emoji
 from b2diffurl.algorithm.policy import DenoisingPolicy
 from b2diffurl.algorithm.randomness import EVALUATION_STREAM, NoiseKey
+from b2diffurl.emoji.captioner import load_captioner
 from b2diffurl.emoji.oracle import SceneOracle, load_oracle
 from b2diffurl.emoji.world import STYLES
 from b2diffurl.evaluation.generate import generate_images
 from b2diffurl.evaluation.metrics import entropy, inception_score
 from b2diffurl.models.text_to_image import TextToImageModel
+from b2diffurl.rewards.bert.emoji import EmojiBertReward
 from b2diffurl.rewards.clip import CLIPScore
+from tools.emoji_model.caption_scores import bert_scores, caption_accuracy
 from tools.emoji_model.judges import targets_of
 from tools.emoji_model.scenes import TRUE_CAPTION_FRACTION, Scene, SceneSource, render_scenes
 
@@ -28,6 +32,22 @@ _NUM_IMAGES = 900  # of all lists together, per guidance scale
 _SEED = 2**20  # its renders are not in the training data of any stage
 
 Numbers = dict[str, float | dict[str, float]]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Judges:
+    """What scores images: the oracle, and the two rewards of the world."""
+
+    oracle: SceneOracle
+    clip: CLIPScore
+    bert: EmojiBertReward
+
+    @classmethod
+    def load(cls, source: SceneSource, weights: Path) -> "_Judges":
+        clip = CLIPScore(str(weights / emoji.clip_dir().name))
+        captioner = load_captioner(source.world, weights / emoji.captioner_dir().name)
+        oracle = load_oracle(source.world, weights / emoji.oracle_dir().name)
+        return cls(oracle=oracle, clip=clip, bert=EmojiBertReward(captioner, clip))
 
 
 def true_renders(source: SceneSource) -> tuple[list[str], list[Scene], Float[Tensor, "B 3 32 32"]]:
@@ -66,27 +86,29 @@ def measure(source: SceneSource, weights: Path) -> Numbers:
 
     Args:
         source: the scenes of the world.
-        weights: folder with the folders of the pipeline, the CLIP and the oracle.
+        weights: folder with the folders of the pipeline, the CLIP, the oracle and the captioner.
     """
     prompts, scenes, images = true_renders(source)
-    oracle = load_oracle(source.world, weights / emoji.oracle_dir().name)
-    clip = CLIPScore(str(weights / emoji.clip_dir().name))
+    judges = _Judges.load(source, weights)
+    contents, _styles = targets_of(source.world, scenes)
     policy = TextToImageModel.load(str(weights / emoji.model_dir().name))
     latents = policy.vae.encode(images * 2 - 1).latent_dist.mean * policy.vae.config.scaling_factor
     decoded = policy.decode(latents)
     ranks = f"clip ranks a true prompt first of {len(source.prompts)}"
-    judges: Numbers = {
-        "oracle on true renders": oracle_accuracy(oracle, scenes, images),
-        "oracle on encode-decode": oracle_accuracy(oracle, scenes, decoded),
+    return {
+        "oracle on true renders": oracle_accuracy(judges.oracle, scenes, images),
+        "oracle on encode-decode": oracle_accuracy(judges.oracle, scenes, decoded),
         "encode-decode mean absolute error (images in [0, 1])": float((decoded - images).abs().mean()),
         "encode-decode PSNR in dB": float(-10 * (decoded - images).square().mean().log10()),
-        ranks: clip_first_fraction(clip, source, scenes, images),
-        f"{ranks}, encode-decode": clip_first_fraction(clip, source, scenes, decoded),
-        "clip score of true renders": float(clip(images, prompts).mean()),
-    }
-    return judges | {
+        ranks: clip_first_fraction(judges.clip, source, scenes, images),
+        f"{ranks}, encode-decode": clip_first_fraction(judges.clip, source, scenes, decoded),
+        "clip score of true renders": float(judges.clip(images, prompts).mean()),
+        "caption on true renders": caption_accuracy(judges.bert.captioner, images, contents),
+        "caption on encode-decode": caption_accuracy(judges.bert.captioner, decoded, contents),
+        "bert score of true renders": float(judges.bert(images, prompts)[0].mean()),
+    } | {
         f"base model at guidance {guidance_scale:g}" + (f", {name}" if name else ""): _measure_samples(
-            policy, oracle, clip, prompts, guidance_scale=guidance_scale, num_images=_NUM_IMAGES // len(source.measured)
+            policy, judges, prompts, guidance_scale=guidance_scale, num_images=_NUM_IMAGES // len(source.measured)
         )
         for guidance_scale in (1.0, 2.0, 5.0)
         for name, prompts in source.measured.items()
@@ -94,13 +116,7 @@ def measure(source: SceneSource, weights: Path) -> Numbers:
 
 
 def _measure_samples(
-    policy: TextToImageModel,
-    oracle: SceneOracle,
-    clip: CLIPScore,
-    prompts: tuple[str, ...],
-    *,
-    guidance_scale: float,
-    num_images: int,
+    policy: TextToImageModel, judges: _Judges, prompts: tuple[str, ...], *, guidance_scale: float, num_images: int
 ) -> dict[str, float]:
     samples = generate_images(
         DenoisingPolicy(
@@ -110,14 +126,21 @@ def _measure_samples(
         num_images=num_images,
         noise=NoiseKey(seed=0, stream=EVALUATION_STREAM),
     )
-    verdict = oracle.judge(samples.images)
+    images, texts = samples.images, samples.prompts
+    verdict = judges.oracle.judge(images)
+    is_right = judges.oracle.scene_is_right(verdict, texts).float()
+    clip_scores = judges.clip(images, texts)
     styles = verdict.style.argmax(-1)
+    captions = caption_accuracy(judges.bert.captioner, images, verdict.content)
     return {
-        "clip_score": float(clip(samples.images, samples.prompts).mean()),
-        "scene_accuracy": float(oracle.scene_is_right(verdict, samples.prompts).float().mean()),
+        "clip_score": float(clip_scores.mean()),
+        "scene_accuracy": float(is_right.mean()),
         "style_entropy": entropy(styles),
         "inception_score": inception_score(verdict.features),
-    } | {style: float((styles == index).float().mean()) for index, style in enumerate(STYLES)}
+        **{style: float((styles == index).float().mean()) for index, style in enumerate(STYLES)},
+        **{f"caption agrees with oracle, {name}": value for name, value in captions.items()},
+        **bert_scores(judges.bert, images, texts, is_right=is_right, clip_scores=clip_scores),
+    }
 
 
 _CARD = """\
@@ -128,15 +151,16 @@ library_name: diffusers
 
 # The embedded model {name} and its judges
 
-A `StableDiffusionPipeline` (model/), a `CLIPModel` (clip/) and a scene oracle (oracle/), small enough to be included in
-a package. They generate and judge 32x32 images of
+A `StableDiffusionPipeline` (model/), a `CLIPModel` (clip/), a scene oracle (oracle/) and a captioner (captioner/), small
+enough to be included in a package. They generate, judge and describe 32x32 images of
 {template}, composed of
 Noto Color Emoji (copyright Google, SIL Open Font License 1.1; the weights are under the same license).
 
 The model is misaligned on purpose: {false_captions_fraction:.0%} of the captions in its training data are false
 ({false_captions}),
 and images with a true caption are more often cartoons. The judges were trained on true captions only. The oracle shares
-no weights and no architecture with CLIP and is never a reward.
+no weights and no architecture with CLIP or the captioner and is never a reward. The captioner and CLIP's text encoder
+are the reward bert:{name}, whose score is the BERTScore recall of the caption against the prompt.
 
 Trained by `make emoji-model WORLD={name}`,
 {history}:

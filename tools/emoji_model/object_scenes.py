@@ -53,6 +53,7 @@ class ObjectScenes(SceneSource):
         autoencoder_batch_size=32,
         oracle_steps=1000,
         clip_steps=1000,
+        captioner_steps=1500,
         denoiser_steps=5000,
         denoiser_batch_size=64,
         denoiser_images=25_600,

@@ -43,6 +43,7 @@ class Sizes:
         autoencoder_batch_size: images per step of the autoencoder.
         oracle_steps: optimizer steps of 96 images.
         clip_steps: optimizer steps of 96 images.
+        captioner_steps: optimizer steps of 64 images.
         denoiser_steps: optimizer steps of `denoiser_batch_size` images.
         denoiser_batch_size: images per step of the denoiser.
         denoiser_images: captioned images in the training data of the denoiser.
@@ -53,6 +54,7 @@ class Sizes:
     autoencoder_batch_size: int
     oracle_steps: int
     clip_steps: int
+    captioner_steps: int
     denoiser_steps: int
     denoiser_batch_size: int
     denoiser_images: int

@@ -1,6 +1,7 @@
 """What a run will download and what it will keep on disk, in bytes."""
 
 from b2diffurl.analysis.plan import Shape, num_previews, round_costs
+from b2diffurl.emoji import is_embedded
 from b2diffurl.models.download import download_bytes
 from b2diffurl.models.model_source import is_hub_id
 from b2diffurl.rewards.clip import VIT_H_14
@@ -30,7 +31,7 @@ def _models_of(term: Term, *, captioner: str, encoder: str) -> list[str]:
         case "pickscore":
             return [term.rest or PICKSCORE_V1]
         case "bert":
-            return [captioner, encoder]
+            return [] if is_embedded(term.rest) else [captioner, encoder]
         case _:
             return []
 

@@ -5,6 +5,7 @@ Nothing heavy is loaded here. Code that receives a `ResolvedRun` parses none of 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 from b2diffurl.algorithm.randomness import held_out_rng

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from b2diffurl.emoji.captioner import load_captioner
+from b2diffurl.emoji.captioner import Captioner, load_captioner
 from b2diffurl.emoji.worlds import WORLDS
 from b2diffurl.rewards.bert.matching import EmbeddedText, TextMatch, match_texts
 from b2diffurl.rewards.clip import CLIPScore
@@ -55,14 +55,18 @@ class EmojiBertReward:
     """Recall of an image's caption against its prompt, in the words of an embedded world.
 
     Args:
-        model: name of the embedded model.
-        device: device of the networks.
+        captioner: the captioner of the world.
+        clip: the CLIP of the same world, whose text encoder compares captions and prompts.
     """
 
-    def __init__(self, model: str, *, device: torch.device | str = "cpu") -> None:
-        self.world = WORLDS[model]
-        self.captioner = load_captioner(self.world).to(torch.device(device))
-        self.match = CLIPTextMatcher(CLIPScore(model, device=device))
+    def __init__(self, captioner: Captioner, clip: CLIPScore) -> None:
+        self.captioner = captioner
+        self.match = CLIPTextMatcher(clip)
+
+    @classmethod
+    def load(cls, model: str, *, device: torch.device | str = "cpu") -> "EmojiBertReward":
+        """Load the packaged networks of an embedded model."""
+        return cls(load_captioner(WORLDS[model]).to(torch.device(device)), CLIPScore(model, device=device))
 
     def __call__(self, images: Float[Tensor, "B 3 H W"], prompts: Sequence[str]) -> tuple[Float[Tensor, " B"], Info]:
         """Score images.
@@ -71,7 +75,7 @@ class EmojiBertReward:
             Recalls, at most 1, higher is better, 0 for an image in which the captioner recognizes nothing; and the
             caption, precision and F1 of each image.
         """
-        captions = [self.world.describe(content) for content in self.captioner.look(images)]
+        captions = [self.captioner.world.describe(content) for content in self.captioner.look(images)]
         references = [prompt for prompt, own in zip(prompts, captions, strict=True) for _ in own]
         candidates = [caption for own in captions for caption in own]
         match = self.match(candidates, references)

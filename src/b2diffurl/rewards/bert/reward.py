@@ -72,7 +72,7 @@ def _load(term: Term, settings: RewardSettings, device: torch.device | str) -> R
         return BertReward(settings.bert, device=device)
     from b2diffurl.rewards.bert.emoji import EmojiBertReward
 
-    return EmojiBertReward(term.rest, device=device)
+    return EmojiBertReward.load(term.rest, device=device)
 
 
 REWARD = RewardKind(
