@@ -38,6 +38,7 @@ from b2diffurl.run.recipes import RECIPES, recipe
 from b2diffurl.run.resolve import resolve
 from b2diffurl.run.settings import Run
 
+RESULTS = Path(__file__).parents[2] / "results"
 ARMS = {"ours": {"advantage": {"use": "branch"}}, "DDPO": {"rollout": {"num_branches": 1}, "schedule": {"use": "full"},
         "selection": {"use": "all"}}}  # fmt: skip
 
@@ -131,7 +132,29 @@ def test_the_shipped_studies_share_their_runs() -> None:
         assert keys(name, "template 1") < keys("evidence")
         assert keys(name, "template 2") | keys(name, "template 3") < keys("generalization")
     assert keys("samples") < keys("evidence")
-    assert len(keys("ablation") & keys("evidence")) == 12
+    assert len(keys("ablation", "CLIPScore") & keys("evidence")) == 12
+    assert not keys("ablation", "BERTScore") & keys("evidence")
+
+
+def test_the_ablation_finds_the_runs_of_the_evidence_under_its_condition_clipscore() -> None:
+    """Their files are in results/runs, under the hash of their settings: the condition must leave it as it is."""
+    shared = ("DDPO", "B² (paper)", "B²", "B², trunk credit")
+    cells = make_cells(read_study("ablation"))
+    stored = [cell for cell in cells if result_file(RESULTS, cell).is_file()]
+    found = {(cell.condition, cell.arm, cell.seed) for cell in stored}
+    assert {("CLIPScore", arm, seed) for arm in shared for seed in (10, 11, 12)} <= found
+    assert all(read_result(result_file(RESULTS, cell), cell).points for cell in stored)
+
+
+def test_the_ablation_runs_every_arm_under_both_rewards_of_the_paper() -> None:
+    study = read_study("ablation")
+    cells = make_cells(study, seeds=(10,))
+    rewards = {(cell.condition, cell.run.reward, resolve(cell.run).judge.kind) for cell in cells}
+    assert rewards == {("CLIPScore", "clip:emoji", "emoji"), ("BERTScore", "bert:emoji", "emoji")}
+    assert len(cells) == 2 * len(study.arms)
+    assert {claim.condition for claim in study.claims} == set(study.conditions)
+    large = {(cell.condition, cell.run.reward) for cell in make_cells(study.at_scale("sd14"), seeds=(10,))}
+    assert large == {("CLIPScore", "clip"), ("BERTScore", "bert")}
 
 
 def test_a_condition_may_have_evaluations_of_its_own() -> None:

@@ -1,4 +1,4 @@
-"""Save the trained networks: a pipeline directory, a CLIP directory, oracle and captioner, all rounded to half precision.
+"""Save the trained networks, all rounded to half precision: a pipeline, a CLIP, an oracle and a captioner.
 
 The model card measures these files. diffusers reads half-precision files as float32; transformers keeps the dtype of a
 file, so its two models are stored as float32 with the rounded values.

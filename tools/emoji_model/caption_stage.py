@@ -22,9 +22,7 @@ _BATCH_SIZE = 64
 _MAX_LATENT_NOISE = 0.2  # standard deviation, in units of that of the latents
 
 
-def train_captioner(
-    source: SceneSource, work: Path, vae: AutoencoderKL, *, num_steps: int, seed: int
-) -> Captioner:
+def train_captioner(source: SceneSource, work: Path, vae: AutoencoderKL, *, num_steps: int, seed: int) -> Captioner:
     """Train or resume; the loss is the cross-entropy of every part, a part that is absent included.
 
     Args:

@@ -151,8 +151,8 @@ library_name: diffusers
 
 # The embedded model {name} and its judges
 
-A `StableDiffusionPipeline` (model/), a `CLIPModel` (clip/), a scene oracle (oracle/) and a captioner (captioner/), small
-enough to be included in a package. They generate, judge and describe 32x32 images of
+A `StableDiffusionPipeline` (model/), a `CLIPModel` (clip/), a scene oracle (oracle/) and a captioner (captioner/),
+small enough to be included in a package. They generate, judge and describe 32x32 images of
 {template}, composed of
 Noto Color Emoji (copyright Google, SIL Open Font License 1.1; the weights are under the same license).
 
