@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from b2diffurl.emoji import EMBEDDED, weights_dir
+from b2diffurl.emoji.captioner import load_captioner
 from b2diffurl.emoji.oracle import WEIGHTS_FILE, load_oracle
 from b2diffurl.emoji.worlds import WORLDS
 from b2diffurl.errors import UserError
@@ -36,7 +37,8 @@ def no_font(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 
 def small(folder: Path, *, world: Any = "emoji", **changes: int) -> EmojiModel:
-    steps: dict[str, Any] = {"autoencoder_steps": 1, "oracle_steps": 1, "clip_steps": 1, "denoiser_steps": 1} | changes
+    stages = ("autoencoder", "oracle", "clip", "denoiser", "captioner")
+    steps: dict[str, Any] = {f"{stage}_steps": 1 for stage in stages} | changes
     return EmojiModel(world=world, work=folder / "work", output=folder / "weights", denoiser_images=64, **steps)
 
 
@@ -69,8 +71,12 @@ def test_every_stage_trains_resumes_and_is_measured(
     assert not torch.equal(first["hidden.weight"], second["hidden.weight"])
     assert torch.load(tmp_path / "work" / "oracle.pt", weights_only=True)["step"] == 2
     assert load_oracle(WORLDS[world], tmp_path / "weights" / "oracle").hidden.weight.isfinite().all()
+    run(replace(small(tmp_path, world=world, captioner_steps=2), stages=("captioner",)))
+    assert torch.load(tmp_path / "work" / "captioner.pt", weights_only=True)["step"] == 2
+    captioner = load_captioner(WORLDS[world], tmp_path / "weights" / "captioner")
+    assert all(value.isfinite().all() for value in captioner.state_dict().values())
     text = (tmp_path / "weights" / "MODEL_CARD.md").read_text(encoding="utf-8")
     numbers = json.loads(text.split("```json")[1].split("```")[0])
     scores = [values for name, values in numbers.items() if name.startswith("base model at guidance 5")]
     assert len(scores) == len(SOURCES[world].measured)
-    assert all({"scene_accuracy", "inception_score", "cartoon"} <= values.keys() for values in scores)
+    assert all({"scene_accuracy", "inception_score", "cartoon", "bert_score"} <= values.keys() for values in scores)

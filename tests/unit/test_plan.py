@@ -205,6 +205,7 @@ def test_the_download_and_the_disk_of_a_run() -> None:
     resolved = resolve(run)
     assert hub_models(resolved) == [run.model, "yuvalkirstain/PickScore_v1"]
     assert hub_models(resolve(recipe("emoji-b2-paper"))) == []
+    assert hub_models(resolve(replace(recipe("emoji-b2-paper"), reward="bert:emoji"))) == []
     adapter = 4 * 1_594_368
     previews = 8 * 2 * 512**2  # at least
     assert run_disk_bytes(resolved, model_shape(run.model)) > needed_bytes(resolved) + 11 * adapter + previews

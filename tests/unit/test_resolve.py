@@ -45,9 +45,15 @@ def test_the_quickstart_is_resolved() -> None:
             {"model": "me/mine"},
             "reward has clip:emoji-objects, .* begin with recipe sd15 or sdxl[.]$",
         ),
+        (emoji_objects(2), {"reward": "bert:emoji"}, "reward has bert:emoji, .* such as bert:emoji-objects[.]$"),
+        (
+            emoji_b2_paper(),
+            {"reward": "bert:emoji", "model": "me/mine"},
+            "reward has bert:emoji, .* such as bert, and begin with recipe sd15 or sdxl[.]$",
+        ),
     ],
 )
-def test_the_clip_of_a_world_is_refused_with_another_model(run: Run, changes: dict[str, Any], message: str) -> None:
+def test_a_reward_of_a_world_is_refused_with_another_model(run: Run, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         resolve(replace(run, **changes))
 

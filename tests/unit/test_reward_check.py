@@ -52,7 +52,7 @@ def test_a_valid_reward_keeps_every_promise() -> None:
     assert re.fullmatch(rf"float32, \S+ ms per image, {low:.6g} to {high:.6g}", result[KIND].detail)
 
 
-@pytest.mark.parametrize("name", ["clip:emoji", "clip:emoji - 0.1*jpeg-size:compressible"])
+@pytest.mark.parametrize("name", ["clip:emoji", "clip:emoji - 0.1*jpeg-size:compressible", "bert:emoji"])
 def test_built_in_rewards_keep_every_promise(name: str) -> None:
     """A red image scores higher than noise for one prompt, or lower: exactly one of the two orders holds."""
     reward = load_reward(name)
