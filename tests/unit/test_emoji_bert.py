@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from b2diffurl.emoji import EMBEDDED, captioner_dir, oracle_dir
-from b2diffurl.emoji.captioner import WEIGHTS_FILE, Captioner, load_captioner
+from b2diffurl.emoji.captioner import WEIGHTS_FILE, SceneCaptioner, load_captioner
 from b2diffurl.emoji.oracle import WEIGHTS_FILE as ORACLE_FILE
 from b2diffurl.emoji.world import STYLES, Content
 from b2diffurl.emoji.worlds import WORLDS, describe_objects
@@ -42,7 +42,7 @@ def reward_of(model: str) -> EmojiBertReward:
     return EmojiBertReward(load_captioner(WORLDS[model]), clip_of(model))
 
 
-class Says(Captioner):
+class Says(SceneCaptioner):
     """A captioner that sees given contents, whatever the images."""
 
     def __init__(self, model: str, *contents: Content) -> None:
@@ -102,17 +102,20 @@ def test_the_captioner_describes_new_scenes_complete_or_not(model: str) -> None:
     contents, _ = targets_of(source.world, scenes)
     assert caption_accuracy(captioner, images, contents)["scene"] > 0.97
     first = source.prompts[0]
-    partial = Scene(content=source.false_content(source.world.contents[first], np.random.default_rng(0)), style=STYLES[0])
+    partial = Scene(
+        content=source.false_content(source.world.contents[first], np.random.default_rng(0)), style=STYLES[0]
+    )
     (seen,) = captioner.look((render_scenes(source, [partial], np.random.default_rng(0)) + 1) / 2)
     assert seen == partial.content
 
 
 @needs_font
 def test_a_larger_image_has_the_caption_of_the_small_one() -> None:
-    _, _, images = true_renders(SOURCES["emoji"])
-    captioner = load_captioner(WORLDS["emoji"])
+    prompts, _, images = true_renders(SOURCES["emoji"])
+    reward = reward_of("emoji")
     large = torch.nn.functional.interpolate(images[:64], scale_factor=4, mode="nearest")
-    assert captioner.look(large) == captioner.look(images[:64])
+    prompts = prompts[:64]
+    assert reward(large, prompts)[1]["caption"] == reward(images[:64], prompts)[1]["caption"]
 
 
 @each_model

@@ -58,7 +58,9 @@ def test_every_server_is_shipped_and_every_reward_is_on_the_page() -> None:
         assert f"`{name}" in page, name
 
 
-@pytest.mark.parametrize(("words", "code"), [([], 0), (["--help"], 0), (["clip:emoji"], 0), (["bert:emoji"], 0), (["hpsv2@main"], 0)])
+@pytest.mark.parametrize(
+    ("words", "code"), [([], 0), (["--help"], 0), (["clip:emoji"], 0), (["bert:emoji"], 0), (["hpsv2@main"], 0)]
+)
 def test_the_command(words: list[str], code: int, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["rewards", *words]) == code
     assert capsys.readouterr().out

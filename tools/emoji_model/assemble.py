@@ -17,7 +17,7 @@ from transformers import CLIPModel, CLIPTokenizer
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from b2diffurl.emoji.captioner import WEIGHTS_FILE as CAPTIONER_FILE
-from b2diffurl.emoji.captioner import Captioner
+from b2diffurl.emoji.captioner import SceneCaptioner
 from b2diffurl.emoji.oracle import WEIGHTS_FILE as ORACLE_FILE
 from b2diffurl.emoji.oracle import SceneOracle
 from tools.emoji_model.denoiser import Denoiser, new_scheduler
@@ -56,7 +56,7 @@ def save_oracle(directory: Path, *, oracle: SceneOracle) -> None:
     _save_half(oracle, directory / ORACLE_FILE)
 
 
-def save_captioner(directory: Path, *, captioner: Captioner) -> None:
+def save_captioner(directory: Path, *, captioner: SceneCaptioner) -> None:
     """Save the captioner."""
     _save_half(captioner, directory / CAPTIONER_FILE)
 

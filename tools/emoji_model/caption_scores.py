@@ -9,12 +9,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from b2diffurl.emoji.captioner import Captioner
+from b2diffurl.emoji.captioner import SceneCaptioner
 from b2diffurl.rewards.bert.emoji import EmojiBertReward
 
 
 def caption_accuracy(
-    captioner: Captioner, images: Float[Tensor, "B 3 32 32"], contents: Int[Tensor, "B P"]
+    captioner: SceneCaptioner, images: Float[Tensor, "B 3 32 32"], contents: Int[Tensor, "B P"]
 ) -> dict[str, float]:
     """Return the fraction of images whose caption has every part right, absent ones included, and each part right.
 

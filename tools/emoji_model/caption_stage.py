@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from b2diffurl.emoji.captioner import Captioner
+from b2diffurl.emoji.captioner import SceneCaptioner
 from tools.emoji_model.judges import augment, targets_of
 from tools.emoji_model.loop import fit
 from tools.emoji_model.scenes import SceneSource, any_scene, render_scenes
@@ -22,7 +22,9 @@ _BATCH_SIZE = 64
 _MAX_LATENT_NOISE = 0.2  # standard deviation, in units of that of the latents
 
 
-def train_captioner(source: SceneSource, work: Path, vae: AutoencoderKL, *, num_steps: int, seed: int) -> Captioner:
+def train_captioner(
+    source: SceneSource, work: Path, vae: AutoencoderKL, *, num_steps: int, seed: int
+) -> SceneCaptioner:
     """Train or resume; the loss is the cross-entropy of every part, a part that is absent included.
 
     Args:
@@ -33,7 +35,7 @@ def train_captioner(source: SceneSource, work: Path, vae: AutoencoderKL, *, num_
         seed: random seed of weights and data.
     """
     torch.manual_seed(seed)
-    captioner = Captioner(source.world).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    captioner = SceneCaptioner(source.world).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
     def loss(_: int, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
         scenes = [any_scene(source, rng) for _ in range(_BATCH_SIZE)]

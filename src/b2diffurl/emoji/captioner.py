@@ -3,7 +3,7 @@
 It stands in for LLaVA in the rewards `bert:emoji` and `bert:emoji-objects`. It shares neither architecture nor weights
 with the scene oracle, nor weights with the CLIP (`tools/emoji_model`), and it makes mistakes of its own.
 
-Shapes: B images of 3 x H x W in [0, 1]; P parts of a content.
+Shapes: B images of 3x32x32 floats in [0, 1].
 """
 
 from pathlib import Path
@@ -15,10 +15,8 @@ from torch import Tensor, nn
 
 from b2diffurl.emoji import captioner_dir
 from b2diffurl.emoji.world import Content, World
-from b2diffurl.images import from_pil, to_pil
 
 WEIGHTS_FILE = "captioner.safetensors"
-_SIZE = 32
 _WIDTHS = (24, 48, 96)
 _NUM_GROUPS = 8
 _NUM_SUMMARY = 32
@@ -44,7 +42,7 @@ class _Residual(nn.Module):
         return x + self.inner(x)
 
 
-class Captioner(nn.Module):
+class SceneCaptioner(nn.Module):
     """Residual network with one head per part of a world, whose answers it writes as text.
 
     Args:
@@ -70,24 +68,16 @@ class Captioner(nn.Module):
         return [head(hidden) for head in self.heads]
 
     @torch.no_grad()
-    def look(self, images: Float[Tensor, "B 3 H W"]) -> list[Content]:
-        """Return what each image shows: the most probable name of every part, None for an absent one.
-
-        Images of another size than 32x32 are resized.
-        """
-        pixels = torch.stack([_to_pixels(image) for image in images]).to(next(self.parameters()).device)
+    def look(self, images: Float[Tensor, "B 3 32 32"]) -> list[Content]:
+        """Return what each image shows: the most probable name of every part, None for an absent one."""
+        pixels = images.float().to(next(self.parameters()).device)
         classes = [torch.stack([logits.argmax(-1) for logits in self(chunk)], 1) for chunk in pixels.split(_CHUNK_SIZE)]
         return [self.world.content(row) for row in torch.cat(classes).tolist()]
 
 
-def load_captioner(world: World, directory: Path | None = None) -> Captioner:
+def load_captioner(world: World, directory: Path | None = None) -> SceneCaptioner:
     """Load the captioner's weights of a world, by default the packaged ones."""
-    captioner = Captioner(world)
+    captioner = SceneCaptioner(world)
     weights = load_file((directory or captioner_dir(world.name)) / WEIGHTS_FILE)
     captioner.load_state_dict({name: value.float() for name, value in weights.items()})
     return captioner.eval().requires_grad_(False)
-
-
-def _to_pixels(image: Float[Tensor, "3 H W"]) -> Float[Tensor, "3 32 32"]:
-    picture = to_pil(image)
-    return from_pil(picture if picture.size == (_SIZE, _SIZE) else picture.resize((_SIZE, _SIZE)))

@@ -15,8 +15,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from b2diffurl.emoji.captioner import Captioner, load_captioner
+from b2diffurl.emoji.captioner import SceneCaptioner, load_captioner
 from b2diffurl.emoji.worlds import WORLDS
+from b2diffurl.images import from_pil, to_pil
 from b2diffurl.rewards.bert.matching import EmbeddedText, TextMatch, match_texts
 from b2diffurl.rewards.clip import CLIPScore
 from b2diffurl.rewards.scores import Info
@@ -24,6 +25,7 @@ from b2diffurl.rewards.scores import Info
 # Of the text encoder's two, counted from 1. CLIP is trained on the end token, which reads the other tokens' outputs of
 # this layer; those of the last layer reach no loss.
 _LAYER = 1
+_SIZE = (32, 32)
 
 
 class CLIPTextMatcher:
@@ -59,7 +61,7 @@ class EmojiBertReward:
         clip: the CLIP of the same world, whose text encoder compares captions and prompts.
     """
 
-    def __init__(self, captioner: Captioner, clip: CLIPScore) -> None:
+    def __init__(self, captioner: SceneCaptioner, clip: CLIPScore) -> None:
         self.captioner = captioner
         self.match = CLIPTextMatcher(clip)
 
@@ -69,13 +71,13 @@ class EmojiBertReward:
         return cls(load_captioner(WORLDS[model]).to(torch.device(device)), CLIPScore(model, device=device))
 
     def __call__(self, images: Float[Tensor, "B 3 H W"], prompts: Sequence[str]) -> tuple[Float[Tensor, " B"], Info]:
-        """Score images.
+        """Score images; those of another size than 32x32 are resized.
 
         Returns:
             Recalls, at most 1, higher is better, 0 for an image in which the captioner recognizes nothing; and the
             caption, precision and F1 of each image.
         """
-        captions = [self.captioner.world.describe(content) for content in self.captioner.look(images)]
+        captions = [self.captioner.world.describe(content) for content in self.captioner.look(_to_pixels(images))]
         references = [prompt for prompt, own in zip(prompts, captions, strict=True) for _ in own]
         candidates = [caption for own in captions for caption in own]
         match = self.match(candidates, references)
@@ -87,3 +89,10 @@ class EmojiBertReward:
             "f1": match.f1[best].tolist(),
         }
         return match.recall[best], info
+
+
+def _to_pixels(images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 32 32"]:
+    """Round images to 8 bits, as a JPEG or PNG of them, and resize them by PIL."""
+    pictures = [to_pil(image) for image in images]
+    resized = [picture if picture.size == _SIZE else picture.resize(_SIZE) for picture in pictures]
+    return torch.stack([from_pil(picture) for picture in resized])
