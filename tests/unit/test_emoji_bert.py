@@ -131,12 +131,17 @@ def test_the_captioner_has_weights_of_its_own_in_half_precision(model: str) -> N
 
 
 def embed_single(clip: CLIPScore, text: str) -> list[Token]:
-    """Token states after the first layer of the text encoder, in double precision, and which are start and end."""
+    """Embeddings and first layer's outputs of one text's tokens, each of unit length; which are start and end."""
     inputs = clip.tokenizer(text, return_tensors="pt")
     with torch.no_grad():
-        states = clip.clip.text_model(**inputs, output_hidden_states=True).hidden_states[1][0].double().tolist()
-    special = (clip.tokenizer.bos_token_id, clip.tokenizer.eos_token_id)
-    return [(state, token in special) for state, token in zip(states, inputs["input_ids"][0].tolist(), strict=True)]
+        embedded, first, _ = clip.clip.text_model(**inputs, output_hidden_states=True).hidden_states
+    ids = inputs["input_ids"][0].tolist()
+    tokens: list[Token] = []
+    for number, token in enumerate(ids):
+        halves = embedded[0, number].double(), first[0, number].double()
+        state = [value for half in halves for value in (half / half.square().sum().sqrt()).tolist()]
+        tokens.append((state, token in (clip.tokenizer.bos_token_id, clip.tokenizer.eos_token_id)))
+    return tokens
 
 
 @each_model

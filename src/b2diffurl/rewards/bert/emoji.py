@@ -22,9 +22,10 @@ from b2diffurl.rewards.bert.matching import EmbeddedText, TextMatch, match_texts
 from b2diffurl.rewards.clip import CLIPScore
 from b2diffurl.rewards.scores import Info
 
-# Of the text encoder's two, counted from 1. CLIP is trained on the end token, which reads the other tokens' outputs of
-# this layer; those of the last layer reach no loss.
-_LAYER = 1
+# Of the text encoder's three hidden states: the embeddings of tokens and places, and the outputs of the first layer,
+# whose cosines are averaged (ours). In the second alone, of a causal encoder, the first word would count most. CLIP is
+# trained on the end token only, so that the other tokens' outputs of the last layer reach no loss.
+_LAYERS = (0, 1)
 _SIZE = (32, 32)
 
 
@@ -39,18 +40,20 @@ class CLIPTextMatcher:
         self.encoder = clip.clip.text_model
         self.tokenizer = clip.tokenizer
 
+    @torch.no_grad()
     def __call__(self, candidates: Sequence[str], references: Sequence[str]) -> TextMatch:
         """Compare each candidate with its own reference, in order."""
-        embedded = {text: self._embed(text) for text in {*candidates, *references}}
-        return match_texts(embedded, candidates, references)
-
-    @torch.no_grad()
-    def _embed(self, text: str) -> EmbeddedText:
-        inputs = self.tokenizer(text, truncation=True, return_tensors="pt")
-        states = self.encoder(**inputs.to(self.encoder.device), output_hidden_states=True).hidden_states[_LAYER]
-        ids = inputs["input_ids"][0].cpu()
+        texts = sorted({*candidates, *references})
+        inputs = self.tokenizer(texts, padding=True, truncation=True, return_tensors="pt")
+        layers = self.encoder(**inputs.to(self.encoder.device), output_hidden_states=True).hidden_states
+        states = torch.cat([layers[layer] / layers[layer].norm(dim=-1, keepdim=True) for layer in _LAYERS], dim=-1)
+        ids, is_token = inputs["input_ids"].cpu(), inputs["attention_mask"].cpu().bool()
         counts = (ids != self.tokenizer.bos_token_id) & (ids != self.tokenizer.eos_token_id)
-        return EmbeddedText.of(states[0].cpu(), counts=counts)
+        embedded = {
+            text: EmbeddedText.of(state[real], counts=count[real])
+            for text, state, count, real in zip(texts, states.cpu(), counts, is_token, strict=True)
+        }
+        return match_texts(embedded, candidates, references)
 
 
 class EmojiBertReward:
