@@ -4,6 +4,9 @@ Half of the images are renders, half went through the autoencoder with noise on 
 have it; all are augmented as for the judges.
 """
 
+# diffusers annotates configs as dicts, outputs as tuples, and tuples of any length as tuples of one.
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
+
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +38,7 @@ def train_captioner(
         seed: random seed of weights and data.
     """
     torch.manual_seed(seed)
-    captioner = SceneCaptioner(source.world).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    captioner = SceneCaptioner(source.world).to(memory_format=torch.channels_last)
 
     def loss(_: int, rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
         scenes = [any_scene(source, rng) for _ in range(_BATCH_SIZE)]
