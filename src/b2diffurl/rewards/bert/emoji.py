@@ -96,6 +96,5 @@ class EmojiBertReward:
 
 def _to_pixels(images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 32 32"]:
     """Round images to 8 bits, as a JPEG or PNG of them, and resize them by PIL."""
-    pictures = [to_pil(image) for image in images]
-    resized = [picture if picture.size == _SIZE else picture.resize(_SIZE) for picture in pictures]
-    return torch.stack([from_pil(picture) for picture in resized])
+    rounded = [to_pil(image) for image in images]
+    return torch.stack([from_pil(each if each.size == _SIZE else each.resize(_SIZE)) for each in rounded])
