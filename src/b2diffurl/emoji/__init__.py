@@ -1,7 +1,7 @@
 """The emoji worlds: small text-to-image models and their judges, included in the package.
 
-Each model is a `StableDiffusionPipeline` directory, its reward a `CLIPModel` directory; any diffusers or transformers
-code loads them. MODEL_CARD.md beside the weights describes their training and lists their scores.
+Each model is a `StableDiffusionPipeline` directory, its CLIP a `CLIPModel` directory; any diffusers or transformers
+code loads them. The oracle and the captioner are networks of this package. MODEL_CARD.md beside the weights describes their training and lists their scores.
 """
 
 from pathlib import Path
@@ -32,7 +32,7 @@ def model_dir(model: str = EMOJI) -> Path:
 
 
 def clip_dir(model: str = EMOJI) -> Path:
-    """Directory of the reward's `CLIPModel` and processor, in transformers format."""
+    """Directory of the `CLIPModel` of the rewards, and of its processor, in transformers format."""
     return weights_dir(model) / "clip"
 
 
