@@ -1,7 +1,8 @@
 """The emoji worlds: small text-to-image models and their judges, included in the package.
 
 Each model is a `StableDiffusionPipeline` directory, its CLIP a `CLIPModel` directory; any diffusers or transformers
-code loads them. The oracle and the captioner are networks of this package. MODEL_CARD.md beside the weights describes their training and lists their scores.
+code loads them. The oracle and the captioner are networks of this package. MODEL_CARD.md beside the weights describes
+their training and lists their scores.
 """
 
 from pathlib import Path
