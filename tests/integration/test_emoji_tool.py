@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from b2diffurl.emoji.captioner import load_captioner
 from b2diffurl.emoji.oracle import WEIGHTS_FILE, load_oracle
 from b2diffurl.emoji.worlds import WORLDS
 from b2diffurl.errors import UserError
-from tools.emoji_model import autoencoder, card, denoiser, render
+from tools.emoji_model import autoencoder, card, denoiser, object_scenes, render
 from tools.emoji_model.__main__ import EmojiModel, run
 from tools.emoji_model.sources import SOURCES
 
@@ -29,11 +30,13 @@ def square(emoji: str, pixels: int) -> np.ndarray:
 
 
 @pytest.fixture
-def no_font(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """Font path that does not exist; scenes are rendered with squares."""
+def no_font(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
+    """Font path that does not exist; scenes are rendered with squares, which no later test may find in the cache."""
     monkeypatch.setattr(render, "FONT", tmp_path / "missing.ttf")
     monkeypatch.setattr(render, "sprite", square)
-    return tmp_path / "missing.ttf"
+    object_scenes._fruit.cache_clear()
+    yield tmp_path / "missing.ttf"
+    object_scenes._fruit.cache_clear()
 
 
 def small(folder: Path, *, world: Any = "emoji", **changes: int) -> EmojiModel:
