@@ -202,6 +202,7 @@ def test_advice_lowers_the_estimate_and_says_what_suffices() -> None:
     hopeless = advise(run, shape, memory_bytes=4.0 * _GIB)
     assert not hopeless.fits
     assert hopeless.sufficient_gib == 8
+    assert hopeless.smallest > max(after for _, after in hopeless.changes) > 4.0 * _GIB
     whole = replace(run, memory=Memory(base_dtype="float32"))
     changes = advise(whole, shape, memory_bytes=8.0 * _GIB).changes
     assert [flags.split()[0] for flags, _ in changes] == ["--memory.base-dtype", "--reward"]
