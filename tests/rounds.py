@@ -120,7 +120,8 @@ def ratio_error(policy: DenoisingPolicy, trajectories: Trajectories, *, batch_si
     for step in range(every.num_trained_steps):
         for start in range(0, len(every), batch_size):
             part = slice(start, start + batch_size)
-            x, action = every.latents[part, step], every.latents[part, step + 1]
+            state = int(every.state_index[step])
+            x, action = every.latents[part, state], every.latents[part, state + 1]
             conditioning = policy.denoiser.encode(every.prompts[part])
             log_prob = policy.log_prob(policy.step(x, every.step_index[step].expand(len(x)), conditioning), action)
             errors.append(float((log_prob - every.log_probs[part, step]).exp().sub(1).abs().max()))

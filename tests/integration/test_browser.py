@@ -129,3 +129,15 @@ def test_the_first_screen_answers_and_the_print_is_short(browser: Browser, pages
     num_pages = len(re.findall(rb"/Type\s*/Page\b(?!s)", page.pdf(prefer_css_page_size=True)))
     assert 2 <= num_pages <= 7
     page.context.close()
+
+
+def test_the_print_leaves_out_sections_that_are_folded(browser: Browser, pages: dict[str, Path]) -> None:
+    """A heading without its table says nothing; a reader who unfolds the table gets both."""
+    page, _ = opened(browser, pages["report"], viewport={"width": 1280, "height": 900})
+    page.emulate_media(media="print")
+    heading = page.get_by_role("heading", name="By prompt")
+    assert heading.is_hidden()
+    assert page.get_by_role("heading", name="The run").is_visible()
+    page.get_by_text(re.compile(r"^[0-9]+ prompts$")).evaluate("summary => { summary.parentElement.open = true }")
+    assert heading.is_visible()
+    page.context.close()

@@ -78,7 +78,9 @@ def test_the_command_measures_information_on_the_embedded_model(
     assert "DDPO, first 3" in printed
     content = json.loads((tmp_path / "out" / "information.json").read_text(encoding="utf-8"))
     assert content["cost"]["num_images"] == 96 + 48 * 4
-    assert content["cost"]["num_evaluations"] == 3 * (96 * 4 + 48 * (1 + 4 * 3))
+    sampled = 96 * 4 + 48 * (1 + 1 + 4 * 2)  # branches share the evaluation of their first step
+    differences = 2 * (96 * 4 + 48 * (1 + 4 * 3))
+    assert content["cost"]["num_evaluations"] == sampled + differences
     assert content["settings"] == {"num_trajectories": 96, "num_groups": 48, "tau": 3, "tau_last": 1}
     assert content["norm"] > 0
     assert not (tmp_path / "out" / "probe.json").exists()

@@ -76,19 +76,36 @@ def test_branches_share_the_evaluation_of_their_first_step(policy: TextToImageMo
 def test_an_end_that_is_not_trained_is_sampled_as_ever(policy: TextToImageModel, tau_last: int) -> None:
     """The images and the recorded steps are equal to the bit; only the records end earlier. Replay equals sampling."""
     bound_policy = bound(policy, 1.0)
+    steps = twin.trained_steps(TAU, num_inference_steps=NUM_STEPS, tau_last=tau_last)
     whole, ended = (
-        sample_all(bound_policy, PROMPTS, interval_length=TAU, num_branches=K, chunk_size=64, tau_last=end)
-        for end in (0, tau_last)
+        sample_all(bound_policy, PROMPTS, interval_length=TAU, num_branches=K, chunk_size=64, trained_steps=trained)
+        for trained in (None, steps)
     )
     num_trained = TAU - tau_last
     assert torch.equal(whole.final_latents, ended.final_latents)
-    steps = twin.trained_steps(TAU, num_inference_steps=NUM_STEPS, tau_last=tau_last)
     assert ended.trajectories.step_index.tolist() == steps
     assert ended.trajectories.latents.shape[2] == num_trained + 1
     assert torch.equal(ended.trajectories.latents, whole.trajectories.latents[:, :, : num_trained + 1])
     assert torch.equal(ended.trajectories.log_probs, whole.trajectories.log_probs[:, :, :num_trained])
     assert ended.num_evaluations == whole.num_evaluations
     assert ratio_error(bound_policy, ended.trajectories, batch_size=9) <= 1e-6
+
+
+@pytest.mark.parametrize("places", [(1,), (0, 2), (1, 3), (0, 2, 3)])
+def test_steps_between_the_trained_ones_are_sampled_as_ever(policy: TextToImageModel, places: tuple[int, ...]) -> None:
+    """The images are equal to the bit, the records are those of the trained steps, and replay equals sampling."""
+    bound_policy = bound(policy, 1.0)
+    steps = [NUM_STEPS - TAU + place for place in places]
+    whole, some = (
+        sample_all(bound_policy, PROMPTS, interval_length=TAU, num_branches=K, chunk_size=64, trained_steps=trained)
+        for trained in (None, steps)
+    )
+    assert torch.equal(whole.final_latents, some.final_latents)
+    assert some.trajectories.step_index.tolist() == steps
+    assert torch.equal(some.trajectories.log_probs, whole.trajectories.log_probs[:, :, places])
+    first, last = places[0], places[-1]
+    assert torch.equal(some.trajectories.latents, whole.trajectories.latents[:, :, first : last + 2])
+    assert ratio_error(bound_policy, some.trajectories, batch_size=9) <= 1e-6
 
 
 @pytest.mark.parametrize("chunk_size", [1, 2, 4, 7])

@@ -71,3 +71,11 @@ def adaptive_lengths(
         if longer > length:
             length, here = longer, []
     return out
+
+
+def middles(num_steps: int, *, num_parts: int) -> list[int]:
+    """The step in which the middle of each of num_parts equal parts of the steps lies."""
+    part = Fraction(num_steps, num_parts)
+    return [
+        step for i in range(num_parts) for step in range(num_steps) if step <= (i + Fraction(1, 2)) * part < step + 1
+    ]

@@ -11,9 +11,11 @@ from torch import Tensor
 from b2diffurl.algorithm.collapse import Collapse
 from b2diffurl.algorithm.forward import Forward
 from b2diffurl.algorithm.objectives import DPO
+from b2diffurl.algorithm.records import StepInterval
 from b2diffurl.algorithm.rollout import Rollout
 from b2diffurl.algorithm.schedule import Backward, Full
 from b2diffurl.algorithm.selection import All
+from b2diffurl.algorithm.spaced import Spaced
 from b2diffurl.algorithm.trust_region import TrustRegion
 from b2diffurl.algorithm.update import Optimization
 from b2diffurl.analysis.advice import advise
@@ -46,34 +48,49 @@ def brightness(images: Tensor, prompts: Sequence[str]) -> Tensor:
     return images.mean(dim=(1, 2, 3))
 
 
+LAST_14 = StepInterval(14, tuple(range(6, 20)))
+LAST_14_BUT_6 = StepInterval(14, tuple(range(6, 14)))
+
+
 def test_a_round_counted_by_hand() -> None:
     """64 trunks of 6 steps and the branches' first; 13 steps of 256 branches; of 128 selected 14, 21 measured again."""
     run = recipe("emoji-b2-paper")
-    cost = round_cost(run, model_shape("emoji"), interval=(14, 0))
+    cost = round_cost(run, model_shape("emoji"), interval=LAST_14)
     assert (cost.trunk_evaluations, cost.branch_evaluations) == (64 * 7, 256 * 13)
     assert cost.most_update_evaluations == (128 + 21) * 14
     assert cost.latent_bytes == 256 * 15 * 4 * 8 * 8 * 4
-    assert [length for length, _ in run.intervals()] == [14 + i * 7 // 18 for i in range(18)]
+    assert [interval.length for interval in run.intervals()] == [14 + i * 7 // 18 for i in range(18)]
 
 
 def test_steps_that_are_not_trained_cost_no_update() -> None:
     """Of 14 steps 8 are trained; sampling costs what it did."""
     run, shape = recipe("emoji-b2-paper"), model_shape("emoji")
-    whole = round_cost(run, shape, interval=(14, 0))
-    ended = round_cost(replace(run, schedule=Backward(tau_last=6)), shape, interval=(14, 6))
+    whole = round_cost(run, shape, interval=LAST_14)
+    ended = round_cost(
+        replace(run, schedule=Backward(tau_last=6)), shape, interval=StepInterval(14, tuple(range(6, 14)))
+    )
     assert ended.rollout_evaluations == whole.rollout_evaluations
     assert ended.most_update_evaluations == (128 + 21) * 8
     assert ended.latent_bytes == 256 * 9 * 4 * 8 * 8 * 4
-    assert replace(run, schedule=Backward(tau_max=16)).intervals()[-1] == (16, 0)
+    assert replace(run, schedule=Backward(tau_max=16)).intervals()[-1] == StepInterval(16, tuple(range(4, 20)))
+
+
+def test_spaced_steps_keep_the_states_between_them() -> None:
+    """Of 20 steps 10 are trained, from the second to the last: 20 states."""
+    run = replace(recipe("emoji-ddpo"), schedule=Spaced(num_trained=10))
+    cost = round_cost(run, model_shape("emoji"), interval=run.intervals()[0])
+    assert cost.num_trained_steps == 10
+    assert cost.latent_bytes == 256 * 20 * 4 * 8 * 8 * 4
+    assert cost.most_update_evaluations == (256 + 42) * 10
 
 
 def test_guidance_and_the_reference_cost_evaluations() -> None:
     run, shape = recipe("emoji-b2-paper"), model_shape("emoji")
-    plain = round_cost(run, shape, interval=(14, 0))
-    guided = round_cost(replace(run, sampler=Sampler(guidance_scale=3.0)), shape, interval=(14, 0))
+    plain = round_cost(run, shape, interval=LAST_14)
+    guided = round_cost(replace(run, sampler=Sampler(guidance_scale=3.0)), shape, interval=LAST_14)
     assert guided.rollout_evaluations == 2 * plain.rollout_evaluations
     assert guided.most_update_evaluations == 2 * plain.most_update_evaluations
-    dpo = round_cost(replace(run, objective=DPO()), shape, interval=(14, 0))
+    dpo = round_cost(replace(run, objective=DPO()), shape, interval=LAST_14)
     assert dpo.most_update_evaluations == (2 * 128 + 2 * 10) * 14
 
 
@@ -92,8 +109,9 @@ def test_guidance_and_the_reference_cost_evaluations() -> None:
         pytest.param({"selection": All(), "memory": Memory(base_dtype="bfloat16")}, marks=pytest.mark.slow),
         {"selection": All(), "schedule": Backward(tau_first=3, tau_last=2, tau_max=4)},
         {"rollout": Rollout(num_branches=1), "schedule": Forward(tau_first=3), "selection": All()},
+        {"rollout": Rollout(num_branches=1), "schedule": Spaced(num_trained=2), "selection": All()},
     ],
-    ids=["quickstart", "guided", "vanilla", "dpo", "bfloat16", "ended", "forward"],
+    ids=["quickstart", "guided", "vanilla", "dpo", "bfloat16", "ended", "forward", "spaced"],
 )
 def test_a_run_counts_what_the_plan_predicts(
     changes: dict[str, object], tmp_path: Path, small_run: Callable[..., Run], prompts_file: Path
@@ -105,10 +123,10 @@ def test_a_run_counts_what_the_plan_predicts(
     )
     folder = train(run, output=tmp_path / "run", reward=brightness)
     intervals = run.intervals()
-    for line, (length, num_untrained) in zip(metrics_of(folder), intervals, strict=True):
-        cost = round_cost(run, model_shape("emoji"), interval=(length, num_untrained))
-        assert line["interval/length"] == length
-        assert line["interval/num_trained_steps"] == cost.num_trained_steps == length - num_untrained
+    for line, interval in zip(metrics_of(folder), intervals, strict=True):
+        cost = round_cost(run, model_shape("emoji"), interval=interval)
+        assert line["interval/length"] == interval.length
+        assert line["interval/num_trained_steps"] == cost.num_trained_steps == len(interval.trained)
         assert line["network/rollout_evaluations"] == cost.rollout_evaluations
         exact = isinstance(run.selection, All)
         if exact and not run.objective.needs.pairs:
@@ -184,6 +202,7 @@ def test_advice_lowers_the_estimate_and_says_what_suffices() -> None:
     hopeless = advise(run, shape, memory_bytes=4.0 * _GIB)
     assert not hopeless.fits
     assert hopeless.sufficient_gib == 8
+    assert hopeless.smallest > max(after for _, after in hopeless.changes) > 4.0 * _GIB
     whole = replace(run, memory=Memory(base_dtype="float32"))
     changes = advise(whole, shape, memory_bytes=8.0 * _GIB).changes
     assert [flags.split()[0] for flags, _ in changes] == ["--memory.base-dtype", "--reward"]

@@ -1,6 +1,7 @@
 """Interval lengths against the slow twin."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 
 import pytest
@@ -10,8 +11,9 @@ from hypothesis import strategies as st
 from b2diffurl.algorithm.adaptive import Adaptive, GrowthReason
 from b2diffurl.algorithm.forward import Forward
 from b2diffurl.algorithm.interfaces import Schedule
-from b2diffurl.algorithm.records import PastRound
-from b2diffurl.algorithm.schedule import Backward, Full, Table
+from b2diffurl.algorithm.records import PastRound, StepInterval
+from b2diffurl.algorithm.schedule import Backward, Full, Table, interval_of
+from b2diffurl.algorithm.spaced import Spaced
 from b2diffurl.errors import UserError
 from tests.reference import schedule as twin
 
@@ -332,9 +334,9 @@ def test_forward_trains_as_many_steps_as_backward_from_the_other_side(
     forward, backward = Forward(tau_first=first, tau_last=tau_last), Backward(tau_first=first)
     for i in range(1, num_rounds + 1):
         assert forward.interval_length(i, num_rounds=num_rounds, num_inference_steps=20) == 20
-        trained = 20 - forward.num_untrained(i, num_rounds=num_rounds, num_inference_steps=20)
+        interval = interval_of(forward, i, num_rounds=num_rounds, num_inference_steps=20)
         length = backward.interval_length(i, num_rounds=num_rounds, num_inference_steps=20)
-        assert trained == min(length, 20 - tau_last)
+        assert interval == StepInterval(20, tuple(range(min(length, 20 - tau_last))))
 
 
 def test_forward_must_fit_the_chain() -> None:
@@ -342,3 +344,60 @@ def test_forward_must_fit_the_chain() -> None:
         Forward(tau_first=21).check(num_inference_steps=20, num_branches=1)
     with pytest.raises(UserError, match=r"tau_last is 20 .* no step would be trained"):
         Forward(tau_last=20).check(num_inference_steps=20, num_branches=1)
+
+
+@given(data=st.data(), num_steps=st.integers(1, 60))
+def test_spaced_steps_lie_in_the_middle_of_equal_parts(data: st.DataObject, num_steps: int) -> None:
+    """Against the twin in exact fractions; they are distinct, and tau_last of them are left out."""
+    tau_last = data.draw(st.integers(0, num_steps - 1))
+    num_trained = data.draw(st.integers(1, num_steps - tau_last))
+    spaced = Spaced(num_trained=num_trained, tau_last=tau_last)
+    spaced.check(num_inference_steps=num_steps, num_branches=1)
+    interval = interval_of(spaced, 1, num_rounds=1, num_inference_steps=num_steps)
+    assert interval.length == num_steps
+    assert list(interval.trained) == twin.middles(num_steps - tau_last, num_parts=num_trained)
+
+
+def test_ten_of_twenty_steps_are_every_second_one() -> None:
+    assert interval_of(Spaced(), 3, num_rounds=9, num_inference_steps=20).trained == tuple(range(1, 20, 2))
+
+
+def test_spaced_steps_must_fit_the_chain() -> None:
+    with pytest.raises(UserError, match=r"num_trained is 15 but there are 14 steps without the last tau_last; give at"):
+        Spaced(num_trained=15, tau_last=6).check(num_inference_steps=20, num_branches=1)
+
+
+@dataclass(frozen=True)
+class Fixed(Schedule):
+    """A user's schedule with the same interval and the same trained steps in every round."""
+
+    length: int
+    steps: tuple[int, ...]
+
+    def interval_length(self, *_: object, **__: object) -> int:
+        return self.length
+
+    def trained_steps(self, *_: object, **__: object) -> tuple[int, ...]:
+        return self.steps
+
+
+def test_a_users_schedule_may_train_any_steps_of_its_interval() -> None:
+    interval = interval_of(Fixed(3, (1, 3)), 1, num_rounds=1, num_inference_steps=4)
+    assert interval == StepInterval(3, (1, 3))
+
+
+@pytest.mark.parametrize(
+    ("schedule", "message"),
+    [
+        (Fixed(0, (3,)), r"the schedule gives round 2 an interval of 0 steps; give 1 to 4\."),
+        (Fixed(5, (3,)), r"an interval of 5 steps; give 1 to 4\."),
+        (Fixed(3, ()), r"trains the steps \[\] of round 2; give one or more steps from 1 to 3, ascending\."),
+        (Fixed(3, (0, 1)), r"trains the steps \[0, 1\] of round 2"),
+        (Fixed(3, (3, 4)), r"trains the steps \[3, 4\] of round 2"),
+        (Fixed(3, (2, 1)), r"trains the steps \[2, 1\] of round 2"),
+        (Fixed(3, (2, 2)), r"trains the steps \[2, 2\] of round 2"),
+    ],
+)
+def test_steps_that_the_chain_does_not_have_are_refused(schedule: Fixed, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        interval_of(schedule, 2, num_rounds=4, num_inference_steps=4)

@@ -27,8 +27,8 @@ _OPTIONAL = (
     "needs",
     "normalize_trunks",
     "num_past_rounds",
-    "num_untrained",
     "tau_last",
+    "trained_steps",
 )
 
 

@@ -59,8 +59,8 @@ def trajectory_scores(
     """
     shape = trajectories.log_probs.shape
     num_branches, num_steps = shape[1:]
-    before = trajectories.latents[:, :, :-1].flatten(0, 2)
-    after = trajectories.latents[:, :, 1:].flatten(0, 2)
+    before = trajectories.latents[:, :, trajectories.state_index].flatten(0, 2)
+    after = trajectories.latents[:, :, trajectories.state_index + 1].flatten(0, 2)
     step_index = trajectories.step_index.repeat(shape[0] * num_branches)
     group = torch.arange(shape[0]).repeat_interleave(num_branches * num_steps)
     conditioning = policy.denoiser.encode(trajectories.prompts)

@@ -1,5 +1,6 @@
 """Early-first growth: the control of backward progressive training, with the same number of trained steps per round."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 from b2diffurl.algorithm.schedule import Length, WholeChain, check_length, growing_length
@@ -22,16 +23,23 @@ class Forward(WholeChain):
     use: Literal["forward"] = "forward"
     tau_first: Length = 14
 
-    def num_untrained(self, round_number: int, *, num_rounds: int, num_inference_steps: int) -> int:
-        """Return the number of steps after those that the round trains.
+    def trained_steps(
+        self,
+        round_number: int,
+        *,
+        interval_length: int,  # noqa: ARG002
+        num_rounds: int,
+        num_inference_steps: int,
+    ) -> Sequence[int]:
+        """Return the first steps, as many as `Backward` trains in this round, without the last tau_last.
 
-        >>> [Forward().num_untrained(i, num_rounds=100, num_inference_steps=20) for i in (1, 15, 16, 100)]
-        [6, 6, 5, 0]
+        >>> Forward(tau_first=3).trained_steps(2, interval_length=5, num_rounds=3, num_inference_steps=5)
+        range(0, 4)
         """
         trained = growing_length(
             self.tau_first, round_number, num_rounds=num_rounds, num_inference_steps=num_inference_steps
         )
-        return max(self.tau_last, num_inference_steps - trained)
+        return range(min(trained, num_inference_steps - self.tau_last))
 
     def check(self, *, num_inference_steps: int, num_branches: int) -> None:
         """Raise UserError if it trains more steps than the chain has, or none."""

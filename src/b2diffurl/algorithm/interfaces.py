@@ -33,12 +33,26 @@ class Schedule(Protocol):
         """
         ...
 
-    def num_untrained(self, round_number: int, *, num_rounds: int, num_inference_steps: int) -> int:  # noqa: ARG002
-        """Return the number of last steps that a round does not train, less than its interval; by default tau_last.
+    def trained_steps(
+        self,
+        round_number: int,  # noqa: ARG002
+        *,
+        interval_length: int,
+        num_rounds: int,  # noqa: ARG002
+        num_inference_steps: int,
+    ) -> Sequence[int]:
+        """Return the steps of a round's interval that are trained; by default all but the last tau_last.
 
-        Arguments are those of `interval_length`.
+        Args:
+            round_number: the round, counted from 1.
+            interval_length: the length of its interval.
+            num_rounds: S, rounds of the run.
+            num_inference_steps: T, denoising steps.
+
+        Returns:
+            One or more steps, ascending, counted from 0 at x_T: from T - interval_length to T - 1.
         """
-        return self.tau_last
+        return range(num_inference_steps - interval_length, num_inference_steps - self.tau_last)
 
     def can_change_num_rounds(self, *, num_inference_steps: int, past: Sequence[PastRound]) -> bool:  # noqa: ARG002
         """Whether a resumed run may have another number of rounds: neither past nor future intervals depend on it."""

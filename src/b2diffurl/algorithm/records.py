@@ -1,7 +1,7 @@
 """The data that passes between the components of one round.
 
-Shapes: G branch groups, K branches each, n trained steps of the interval, S selected trajectories, P pairs, C H W of a
-latent.
+Shapes: G branch groups, K branches each, n trained steps of the interval, s states from before the first of them to
+after the last, S selected trajectories, P pairs, C H W of a latent.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,19 +13,33 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 
+@dataclass(frozen=True, slots=True)
+class StepInterval:
+    """The last denoising steps of a round, in which branches differ, and which of them are trained.
+
+    Attributes:
+        length: number of steps, 1 to T.
+        trained: the trained steps, ascending, counted from 0 at x_T; one or more.
+    """
+
+    length: int
+    trained: tuple[int, ...]
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Trajectories:
     """G branch groups of K trajectories through the interval.
 
     Attributes:
         log_probs: log-probabilities of the actions under the policy that took them.
-        latents: x_t before every trained step and after the last one, float32; action i is `latents[:, :, i + 1]`.
-        step_index: which of the T denoising steps each trained step is, counted from 0 at x_T.
+        latents: x_t from before the first trained step to after the last one, also at steps between them that are not
+            trained, float32; the state before trained step i is `latents[:, :, state_index[i]]`, its action the next.
+        step_index: which of the T denoising steps each trained step is, counted from 0 at x_T, ascending.
         prompts: one per branch group.
     """
 
     log_probs: Float[Tensor, "G K n"]
-    latents: Float[Tensor, "G K n+1 C H W"]
+    latents: Float[Tensor, "G K s C H W"]
     step_index: Int[Tensor, " n"]
     prompts: tuple[str, ...]
 
@@ -33,6 +47,11 @@ class Trajectories:
     def num_branches(self) -> int:
         """Number of branches K."""
         return self.latents.shape[1]
+
+    @property
+    def state_index(self) -> Int[Tensor, " n"]:
+        """Position in `latents` of the state before each trained step."""
+        return state_index(self.step_index)
 
     @staticmethod
     def join(parts: "Sequence[Trajectories]") -> "Trajectories":
@@ -133,8 +152,8 @@ class SelectedTrajectories:
 
     Attributes:
         log_probs: log-probabilities of the actions under the policy that took them.
-        latents: x_t before every trained step and after the last one.
-        step_index: which of the T denoising steps each trained step is.
+        latents: x_t from before the first trained step to after the last one, as in `Trajectories`.
+        step_index: which of the T denoising steps each trained step is, ascending.
         prompts: one per trajectory.
         advantages: one per trajectory.
         pairs: rows (better, worse), as positions in this batch.
@@ -142,7 +161,7 @@ class SelectedTrajectories:
     """
 
     log_probs: Float[Tensor, "S n"]
-    latents: Float[Tensor, "S n+1 C H W"]
+    latents: Float[Tensor, "S s C H W"]
     step_index: Int[Tensor, " n"]
     prompts: tuple[str, ...]
     advantages: Float[Tensor, " S"]
@@ -151,6 +170,11 @@ class SelectedTrajectories:
 
     def __len__(self) -> int:
         return len(self.prompts)
+
+    @property
+    def state_index(self) -> Int[Tensor, " n"]:
+        """Position in `latents` of the state before each trained step."""
+        return state_index(self.step_index)
 
     @property
     def num_trained_steps(self) -> int:
@@ -184,3 +208,12 @@ class StepBatch:
     advantage: Float[Tensor, " M"]
     reference_log_prob: Float[Tensor, " M"] | None = None
     kl_to_reference: Float[Tensor, " M"] | None = None
+
+
+def state_index(step_index: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
+    """Return the positions of the states before some steps in a chain of states that begins before the first of them.
+
+    >>> state_index(torch.tensor([7, 9, 11])).tolist()
+    [0, 2, 4]
+    """
+    return step_index - step_index[:1]

@@ -3,8 +3,8 @@
 Noise is keyed by (seed, stream, trunk, branch) and sampled on the CPU in float32, so neither the chunk size nor the
 order of branches changes what is sampled. Nothing here depends on rewards.
 
-Shapes: G trunks, K branches, B trajectories in flight, T denoising steps, tau of them in the interval, n trained: all
-of the interval but the last tau_last, and but steps without noise.
+Shapes: G trunks, K branches, B trajectories in flight, T denoising steps, tau of them in the interval, n trained: those
+that the schedule trains, but steps without noise; s states from before the first of them to after the last.
 """
 
 # Tensor.split and Tensor.unflatten have no types.
@@ -70,7 +70,7 @@ def sample_branches(
     num_branches: int,
     noise: NoiseKey,
     chunk_size: int,
-    tau_last: int = 0,
+    trained_steps: Sequence[int] | None = None,
     keep_trunks: bool = False,
 ) -> Iterator[RolloutChunk]:
     """Sample K branches from each trunk, chunk by chunk.
@@ -84,15 +84,17 @@ def sample_branches(
         num_branches: K >= 1; 1 means no branching.
         noise: key of the noise.
         chunk_size: most trajectories in flight at once; changes results by rounding only.
-        tau_last: number of last steps that are sampled as ever but not recorded, below `interval_length`.
+        trained_steps: the steps of the interval whose log-probs and states are recorded, ascending, counted from 0 at
+            x_T; all are sampled with noise as ever. None for the whole interval.
         keep_trunks: whether the chunks have the trunks' states and log-probs.
 
     Yields:
         Finished branch groups, in the order of the prompts, as many as fit into a chunk and at least one.
     """
-    assert tau_last < interval_length
     num_trunk_steps = policy.chain.num_steps - interval_length
-    recorded = [i for i in range(num_trunk_steps, policy.chain.num_steps - tau_last) if policy.chain.is_action(i)]
+    interval = range(num_trunk_steps, policy.chain.num_steps)
+    recorded = [i for i in (interval if trained_steps is None else trained_steps) if policy.chain.is_action(i)]
+    assert set(recorded) <= set(interval)
     trunks_per_chunk = max(1, chunk_size // num_branches)
     for first in range(0, len(prompts), trunks_per_chunk):
         chunk = tuple(prompts[first : first + trunks_per_chunk])
@@ -186,26 +188,33 @@ def _continue_trunks(
     members: Sequence[tuple[int, int]],
     interval_length: int,
     recorded: Sequence[int],
-) -> tuple[Float[Tensor, "B states C H W"], Float[Tensor, "B n"], Float[Tensor, "B C H W"]]:
+) -> tuple[Float[Tensor, "B s C H W"], Float[Tensor, "B n"], Float[Tensor, "B C H W"]]:
     """Denoise the branches (trunk, branch) of `members` to the end.
 
     Returns:
-        The states before the recorded steps and after the last one, their log-probs, and x_0.
+        The states from before the first recorded step to after the last one, the log-probs of the recorded steps, and
+        x_0.
     """
     chain, shape = policy.chain, trunks.shape[1:]
     noise = [key.normal(trunk=trunk, branch=branch, num=interval_length, shape=shape) for trunk, branch in members]
     noise = torch.stack(noise).to(trunks.device)
     trunk_index = torch.tensor([trunk for trunk, _ in members])
     x, own_conditioning = trunks[trunk_index], conditioning[trunk_index]
-    states = [x]
+    states: list[Tensor] = []
     log_probs: list[Tensor] = []
+    last = recorded[-1] if recorded else -1
+    kept = range(recorded[0], last + 1) if recorded else range(0)
     for i, step in enumerate(range(chain.num_steps - interval_length, chain.num_steps)):
         gaussian = (
             first_step[trunk_index] if i == 0 else policy.step(x, torch.full((len(members),), step), own_conditioning)
         )
+        if step in kept:
+            states.append(x)
         x = gaussian.sample(noise[:, i])
         if step in recorded:
-            states.append(x)
             log_probs.append(policy.log_prob(gaussian, x))
-    stacked = torch.stack(log_probs, dim=1) if log_probs else x.new_empty((len(members), 0))
-    return torch.stack(states, dim=1), stacked, x
+        if step == last:
+            states.append(x)
+    if not recorded:
+        return x[:, None], x.new_empty((len(members), 0)), x
+    return torch.stack(states, dim=1), torch.stack(log_probs, dim=1), x

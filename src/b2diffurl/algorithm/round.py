@@ -20,8 +20,17 @@ from b2diffurl.algorithm.collapse import CollapseMonitor
 from b2diffurl.algorithm.interfaces import Schedule, Selector
 from b2diffurl.algorithm.policy import DenoisingPolicy
 from b2diffurl.algorithm.randomness import NoiseKey
-from b2diffurl.algorithm.records import Credit, PastRound, Scores, SelectedTrajectories, Selection, Trajectories
+from b2diffurl.algorithm.records import (
+    Credit,
+    PastRound,
+    Scores,
+    SelectedTrajectories,
+    Selection,
+    StepInterval,
+    Trajectories,
+)
 from b2diffurl.algorithm.rollout import RolloutChunk, sample_branches
+from b2diffurl.algorithm.schedule import interval_of
 from b2diffurl.algorithm.update import Update, UpdateResult
 from b2diffurl.distributed import Ranks
 from b2diffurl.errors import RunStopped
@@ -64,15 +73,11 @@ class Strategy:
     train_trunk: bool = False
     adapter_interval: bool = False
 
-    def interval_length(self, round_number: int, *, num_steps: int, past: Sequence[PastRound]) -> int:
-        """Return the interval length of a round of this run, on a chain of `num_steps` steps."""
-        return self.schedule.interval_length(
-            round_number, num_rounds=self.num_rounds, num_inference_steps=num_steps, past=past
+    def interval(self, round_number: int, *, num_steps: int, past: Sequence[PastRound]) -> StepInterval:
+        """Return the interval of a round of this run, on a chain of `num_steps` steps."""
+        return interval_of(
+            self.schedule, round_number, num_rounds=self.num_rounds, num_inference_steps=num_steps, past=past
         )
-
-    def num_untrained(self, round_number: int, *, num_steps: int) -> int:
-        """Return the number of last steps that a round of this run does not train."""
-        return self.schedule.num_untrained(round_number, num_rounds=self.num_rounds, num_inference_steps=num_steps)
 
     def sampling_policy(self, policy: DenoisingPolicy, interval_length: int) -> DenoisingPolicy:
         """Return the policy that samples with this interval: with an adapter interval, its adapter is on only there."""
@@ -180,17 +185,17 @@ def run_round(
         RewardFailed: the reward failed, on any rank.
     """
     # Backward progressive training (section 3.2): the last tau steps, more of them in later rounds.
-    interval_length = strategy.interval_length(round_number, num_steps=policy.chain.num_steps, past=state.past)
+    interval = strategy.interval(round_number, num_steps=policy.chain.num_steps, past=state.past)
     # Branch-based sampling (section 3.3): trunks down to the interval, K branches from each; scored as they finish.
     shard = ranks.shard(len(prompts))
     chunks = sample_branches(
-        strategy.sampling_policy(policy, interval_length),
+        strategy.sampling_policy(policy, interval.length),
         prompts[shard.start : shard.stop],
-        interval_length=interval_length,
+        interval_length=interval.length,
         num_branches=strategy.num_branches,
         noise=NoiseKey(seed=strategy.seed, stream=round_number, first_trunk=shard.start),
         chunk_size=strategy.chunk_size,
-        tau_last=strategy.num_untrained(round_number, num_steps=policy.chain.num_steps),
+        trained_steps=interval.trained,
         keep_trunks=strategy.train_trunk,
     )
     with ranks.fail_together():
@@ -207,9 +212,9 @@ def run_round(
     rate = update.learning_rate_factor(round_number, num_rounds=strategy.num_rounds)
     updated = update.optimize(selected, whole, seed=strategy.seed, round_number=round_number, learning_rate_factor=rate)
     state.monitor.check_update(updated, round_number=round_number)
-    state.past.append(PastRound(interval_length=interval_length, pair_fraction=len(selection.pairs) / len(prompts)))
+    state.past.append(PastRound(interval_length=interval.length, pair_fraction=len(selection.pairs) / len(prompts)))
     return RoundResult(
-        round_number, interval_length, selected.num_trained_steps, tuple(prompts), sampled, credit.branches, selection,
+        round_number, interval.length, selected.num_trained_steps, tuple(prompts), sampled, credit.branches, selection,
         updated, _metrics(credit, whole),
     )  # fmt: skip
 

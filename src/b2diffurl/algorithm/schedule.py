@@ -1,5 +1,7 @@
 """Backward progressive training: which of the last denoising steps each round trains (paper, section 3.2).
 
+`interval_of` is what a round asks of any schedule.
+
 The interval is the last tau steps of T. The last tau_last of these can be left out of training (ours): they are sampled
 with noise as ever, but decide so little that their gradients are mostly noise.
 """
@@ -10,7 +12,7 @@ from typing import Annotated, Literal
 from annotated_types import Ge
 
 from b2diffurl.algorithm.interfaces import Schedule
-from b2diffurl.algorithm.records import PastRound
+from b2diffurl.algorithm.records import PastRound, StepInterval
 from b2diffurl.config import NonNegativeInt, settings
 from b2diffurl.errors import UserError
 
@@ -189,6 +191,35 @@ class Table(ScheduleWithEnd):
     def check(self, *, num_inference_steps: int, num_branches: int) -> None:  # noqa: ARG002
         """Raise UserError if an interval is longer than the chain."""
         check_length("rows", max(length for _, length in self.rows), num_inference_steps)
+
+
+def interval_of(
+    schedule: Schedule, round_number: int, *, num_rounds: int, num_inference_steps: int, past: Sequence[PastRound] = ()
+) -> StepInterval:
+    """Return the interval of a round and its trained steps; arguments are those of `Schedule.interval_length`.
+
+    Raises:
+        UserError: a schedule from user code gives an interval or steps that the chain does not have.
+    """
+    length = schedule.interval_length(
+        round_number, num_rounds=num_rounds, num_inference_steps=num_inference_steps, past=past
+    )
+    if not 1 <= length <= num_inference_steps:
+        raise UserError(
+            f"the schedule gives round {round_number} an interval of {length} steps; give 1 to {num_inference_steps}."
+        )
+    trained = tuple(
+        schedule.trained_steps(
+            round_number, interval_length=length, num_rounds=num_rounds, num_inference_steps=num_inference_steps
+        )
+    )
+    inside = range(num_inference_steps - length, num_inference_steps)
+    if not trained or list(trained) != sorted(set(trained)) or trained[0] not in inside or trained[-1] not in inside:
+        raise UserError(
+            f"the schedule trains the steps {list(trained)} of round {round_number}; give one or more steps from "
+            f"{inside[0]} to {inside[-1]}, ascending."
+        )
+    return StepInterval(length, trained)
 
 
 def growing_length(first: int, round_number: int, *, num_rounds: int, num_inference_steps: int) -> int:

@@ -11,8 +11,9 @@ from b2diffurl.algorithm.power import Power
 from b2diffurl.algorithm.schedule import Backward, Full, Table
 from b2diffurl.algorithm.selection import All, BestWorst
 from b2diffurl.algorithm.shrunk import Shrunk
+from b2diffurl.algorithm.spaced import Spaced
 
-AnySchedule = Backward | Full | Table | Forward | Adaptive | CustomSchedule
+AnySchedule = Backward | Full | Table | Forward | Spaced | Adaptive | CustomSchedule
 AnySelection = BestWorst | All | Gap | Power | CustomSelection
 AnyAdvantage = PromptHistory | Batch | Branch | Shrunk | CustomAdvantage
 SCHEDULES: tuple[type[AnySchedule], ...] = get_args(AnySchedule)

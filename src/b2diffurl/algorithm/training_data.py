@@ -100,9 +100,9 @@ class TrainingData:
         for batch in self.batches:
             place = ((index >= first_index) & (index < first_index + len(batch))).nonzero()[:, 0]
             if len(place):  # batches of this round and of earlier ones may be on different devices
-                own_index, own_step = index[place] - first_index, step[place] - first_step
-                before.append(batch.latents[own_index, own_step])
-                after.append(batch.latents[own_index, own_step + 1])
+                own_index, state = index[place] - first_index, batch.state_index[step[place] - first_step]
+                before.append(batch.latents[own_index, state])
+                after.append(batch.latents[own_index, state + 1])
                 places.append(place)
             first_index, first_step = first_index + len(batch), first_step + batch.num_trained_steps
         order = torch.cat(places).argsort()

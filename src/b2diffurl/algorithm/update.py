@@ -30,7 +30,7 @@ from b2diffurl.algorithm.minibatches import minibatches
 from b2diffurl.algorithm.policy import DenoisingPolicy
 from b2diffurl.algorithm.progress import NO_PROGRESS, Progress
 from b2diffurl.algorithm.randomness import minibatch_rng
-from b2diffurl.algorithm.records import SelectedTrajectories, StepBatch
+from b2diffurl.algorithm.records import SelectedTrajectories, StepBatch, StepInterval
 from b2diffurl.algorithm.replay import Replay
 from b2diffurl.algorithm.step_weights import StepWeights, step_weights
 from b2diffurl.algorithm.training_data import TrainingData
@@ -89,11 +89,11 @@ class Optimization:
                 'it; set step_weights to "probe", or remove it.'
             )
 
-    def check_decided_variance(self, intervals: Sequence[tuple[int, int]], *, num_inference_steps: int) -> None:
+    def check_decided_variance(self, intervals: Sequence[StepInterval], *, num_inference_steps: int) -> None:
         """Raise UserError if the decided variance does not fit the chain, or is 0 at every step that a round trains.
 
         Args:
-            intervals: length and number of untrained last steps of the interval of every round.
+            intervals: the interval of every round.
             num_inference_steps: T.
         """
         variance = self.decided_variance
@@ -104,11 +104,11 @@ class Optimization:
                 f"optimization.decided_variance has {len(variance)} numbers but sampler.num_inference_steps is "
                 f"{num_inference_steps}; give one number per denoising step."
             )
-        for length, num_untrained in intervals:
-            if not sum(variance[num_inference_steps - length : num_inference_steps - num_untrained]) > 0:
+        for interval in intervals:
+            if not sum(variance[step] for step in interval.trained) > 0:
                 raise UserError(
-                    f"optimization.decided_variance is 0 at every trained step of an interval of {length} steps; "
-                    "give a longer interval, or other step_weights."
+                    "optimization.decided_variance is 0 at every trained step of an interval of "
+                    f"{interval.length} steps; give a longer interval, or other step_weights."
                 )
 
     def learning_rate_factor(self, round_number: int, *, num_rounds: int) -> float:

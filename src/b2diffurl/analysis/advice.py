@@ -14,11 +14,13 @@ class Advice:
     """What helps a run to fit.
 
     Attributes:
+        smallest: estimate of the memory of the run at the smallest chunk sizes, in bytes.
         changes: flags, each with the estimate in bytes after it and those before it are applied.
         fits: whether the run fits with all of them.
         sufficient_gib: memory of the smallest common GPU that fits the changed run; None if none does.
     """
 
+    smallest: int
     changes: tuple[tuple[str, int], ...]
     fits: bool
     sufficient_gib: int | None
@@ -44,7 +46,12 @@ def advise(run: Run, shape: Shape, *, memory_bytes: float) -> Advice:
             break
     fits = fit(current, shape, memory_bytes=memory_bytes) is not None
     sufficient = [gib for gib in _SIZES if fit(current, shape, memory_bytes=float(gib * 2**30)) is not None]
-    return Advice(changes=tuple(changes), fits=fits, sufficient_gib=min(sufficient, default=None))
+    return Advice(
+        smallest=_smallest(run, shape),
+        changes=tuple(changes),
+        fits=fits,
+        sufficient_gib=min(sufficient, default=None),
+    )
 
 
 def _candidates(run: Run) -> Iterator[tuple[str, Callable[[Run], Run]]]:

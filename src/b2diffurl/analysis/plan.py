@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from b2diffurl.algorithm.gap import Gap
+from b2diffurl.algorithm.records import StepInterval
 from b2diffurl.algorithm.selection import BestWorst
 from b2diffurl.emoji import is_embedded
 from b2diffurl.errors import UserError
@@ -204,12 +205,14 @@ class _Trained:
     Attributes:
         num_selected: selected trajectories.
         num_steps: trained steps of each.
+        num_states_each: stored latents of each, from before the first trained step to after the last.
         num_trunks: trained trunks.
         num_trunk_steps: steps of each.
     """
 
     num_selected: int
     num_steps: int
+    num_states_each: int
     num_trunks: int
     num_trunk_steps: int
 
@@ -221,18 +224,19 @@ class _Trained:
     @property
     def num_states(self) -> int:
         """Stored latents of all."""
-        return self.num_selected * (self.num_steps + 1) + self.num_trunks * (self.num_trunk_steps + 1)
+        return self.num_selected * self.num_states_each + self.num_trunks * (self.num_trunk_steps + 1)
 
 
-def _trained(run: Run, num_interval_steps: int, num_untrained: int) -> _Trained:
+def _trained(run: Run, interval: StepInterval) -> _Trained:
     num_trunks = run.num_trunks
     selected = 2 * num_trunks if isinstance(run.selection, BestWorst | Gap) else run.reward_queries_per_round
     if run.objective.needs.pairs:
         selected = 2 * (selected // 2)
-    num_trunk_steps = run.sampler.num_inference_steps - num_interval_steps if run.rollout.train_trunk else 0
+    num_trunk_steps = run.sampler.num_inference_steps - interval.length if run.rollout.train_trunk else 0
     return _Trained(
         num_selected=selected,
-        num_steps=num_interval_steps - num_untrained,
+        num_steps=len(interval.trained),
+        num_states_each=interval.trained[-1] - interval.trained[0] + 2,
         num_trunks=num_trunks if num_trunk_steps else 0,
         num_trunk_steps=num_trunk_steps,
     )
@@ -247,22 +251,19 @@ def round_costs(run: Run, shape: Shape) -> list[RoundCost]:
     ]
 
 
-def round_cost(
-    run: Run, shape: Shape, *, interval: tuple[int, int], earlier: Sequence[tuple[int, int]] = ()
-) -> RoundCost:
+def round_cost(run: Run, shape: Shape, *, interval: StepInterval, earlier: Sequence[StepInterval] = ()) -> RoundCost:
     """Compute the cost of a round with this interval.
 
     Args:
         run: the settings.
         shape: shape of the model.
-        interval: length of the interval, and number of its last steps that are not trained, as `Run.intervals`.
+        interval: the interval and its trained steps.
         earlier: intervals of the earlier rounds that are trained on again.
     """
-    num_interval_steps, _ = interval
     halves = 1 if run.sampler.guidance_scale == 1 else 2
     num_trajectories, total = run.reward_queries_per_round, run.sampler.num_inference_steps
-    optimization, trained = run.optimization, _trained(run, *interval)
-    replayed = [_trained(run, *one) for one in earlier]
+    optimization, trained = run.optimization, _trained(run, interval)
+    replayed = [_trained(run, one) for one in earlier]
     passes = 2 if run.objective.needs.reference or run.logging.kl_to_reference else 1
     members = 2 if run.objective.needs.pairs else 1
     num_examples = trained.num_selected // members + trained.num_trunks
@@ -272,13 +273,13 @@ def round_cost(
     evaluations = single_steps * optimization.num_inner_epochs * passes
     if planned_dtype(run) != "float32":
         evaluations += trained.num_single_steps
-    states = num_trajectories * (trained.num_steps + 1) + trained.num_trunks * (trained.num_trunk_steps + 1)
+    states = num_trajectories * trained.num_states_each + trained.num_trunks * (trained.num_trunk_steps + 1)
     bytes_each = 4 * shape.channels * shape.latent_size**2
     return RoundCost(
-        num_interval_steps=num_interval_steps,
+        num_interval_steps=interval.length,
         num_trained_steps=trained.num_steps,
-        trunk_evaluations=halves * run.num_trunks * (total - num_interval_steps + 1),
-        branch_evaluations=halves * num_trajectories * (num_interval_steps - 1),
+        trunk_evaluations=halves * run.num_trunks * (total - interval.length + 1),
+        branch_evaluations=halves * num_trajectories * (interval.length - 1),
         most_update_evaluations=halves * (evaluations + measured),
         latent_bytes=bytes_each * states,
         replayed_latent_bytes=bytes_each * sum(round_.num_states for round_ in replayed),
@@ -346,7 +347,9 @@ def estimate_memory(run: Run, shape: Shape) -> MemoryEstimate | None:
     decode = 4 * 3.5 * 256 * decoded_at_once  # ours: the autoencoder's widest maps at full size, float32
     adapter = family.adapter_parameters * run.lora.rank / 8
     merged = family.adapted_parameters if dtype == "float32" else 0
-    longest = round_cost(run, shape, interval=(run.sampler.num_inference_steps, run.schedule.tau_last))
+    num_steps = run.sampler.num_inference_steps
+    whole = StepInterval(num_steps, tuple(range(num_steps - run.schedule.tau_last)))
+    longest = round_cost(run, shape, interval=whole)
     return MemoryEstimate(
         weights=bytes_each * (family.unet_parameters + family.text_parameters + merged) + 4 * _VAE_PARAMETERS,
         adapter=int(16 * adapter),

@@ -36,7 +36,8 @@ def advice_text(run: Run, shape: Shape, memory_gib: float) -> str:
             f"For {memory_gib:g} GiB: {flags} --optimization.micro-batch-size {fitting.optimization.micro_batch_size}"
         )
     advice = advise(run, shape, memory_bytes=memory_gib * _GIB)
-    lines = [f"The run does not fit into {memory_gib:g} GiB even with one image at a time."]
+    smallest = advice.smallest / _GIB
+    lines = [f"The run does not fit into {memory_gib:g} GiB: one image at a time takes {smallest:.2f} GiB."]
     lines += [f"  {flags}: {after / _GIB:.2f} GiB" for flags, after in advice.changes]
     if advice.fits:
         lines.append(f"With these it fits into {memory_gib:g} GiB; give them to plan for the chunk sizes.")

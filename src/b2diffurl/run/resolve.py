@@ -73,16 +73,14 @@ def resolve(run: Run, *, own_reward: bool = False, own_prompts: PromptList | Non
 
     Raises:
         UserError: the model, the prompts, the reward, the judge or the adapter to start from cannot be found or do not
-            fit together.
+            fit together, or a schedule from user code gives an interval that the chain does not have.
     """
     _check_given(run, own_reward=own_reward)
     model = ModelSource(run.model)
     model.check(
         num_inference_steps=run.sampler.num_inference_steps,
         eta=run.sampler.eta,
-        interval_length=run.schedule.interval_length(
-            1, num_rounds=run.num_rounds, num_inference_steps=run.sampler.num_inference_steps
-        ),
+        interval_length=run.intervals()[0].length,
         lora=run.lora,
     )
     initial_adapter = AdapterFile.of(Path(run.lora.init)) if run.lora.init else None

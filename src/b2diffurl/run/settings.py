@@ -12,8 +12,9 @@ from b2diffurl.algorithm.adaptive import Adaptive
 from b2diffurl.algorithm.advantage import Branch, PromptHistory, ScaledDifferences
 from b2diffurl.algorithm.collapse import Collapse
 from b2diffurl.algorithm.objectives import DDPO, AnyObjective
+from b2diffurl.algorithm.records import StepInterval
 from b2diffurl.algorithm.rollout import Rollout
-from b2diffurl.algorithm.schedule import Backward
+from b2diffurl.algorithm.schedule import Backward, interval_of
 from b2diffurl.algorithm.selection import BestWorst
 from b2diffurl.algorithm.strategies import AnyAdvantage, AnySchedule, AnySelection
 from b2diffurl.algorithm.trust_region import TrustRegion
@@ -239,17 +240,11 @@ class Run:
                 f"{reason}, and has no importance ratio for trajectories of earlier rounds; give objective:ddpo, or 0."
             )
 
-    def intervals(self) -> list[tuple[int, int]]:
-        """Return the interval of every round: its length, and how many of its last steps are not trained.
-
-        For an adaptive schedule the lengths are minima.
-        """
-        schedule, num_rounds, num_steps = self.schedule, self.num_rounds, self.sampler.num_inference_steps
+    def intervals(self) -> list[StepInterval]:
+        """Return the interval of every round; for an adaptive schedule the lengths are minima."""
+        num_rounds, num_steps = self.num_rounds, self.sampler.num_inference_steps
         return [
-            (
-                schedule.interval_length(i, num_rounds=num_rounds, num_inference_steps=num_steps),
-                schedule.num_untrained(i, num_rounds=num_rounds, num_inference_steps=num_steps),
-            )
+            interval_of(self.schedule, i, num_rounds=num_rounds, num_inference_steps=num_steps)
             for i in range(1, num_rounds + 1)
         ]
 
@@ -260,7 +255,7 @@ class Run:
                 "lora.interval and rollout.train_trunk are both true, but the adapter is off in the trunk's steps, so "
                 "that they cannot be trained; give one of them."
             )
-        last = self.schedule.longest(num_steps) if isinstance(self.schedule, Adaptive) else self.intervals()[-1][0]
+        last = self.schedule.longest(num_steps) if isinstance(self.schedule, Adaptive) else self.intervals()[-1].length
         if last >= num_steps:
             raise UserError(
                 f"lora.interval is true but schedule {self.schedule.use} ends at all {num_steps} steps, where the "
@@ -269,7 +264,7 @@ class Run:
 
     def _check_trunks(self) -> None:
         num_steps = self.sampler.num_inference_steps
-        if min(length for length, _ in self.intervals()) >= num_steps:
+        if min(interval.length for interval in self.intervals()) >= num_steps:
             raise UserError(
                 f"rollout.train_trunk is true but schedule {self.schedule.use} trains all {num_steps} steps in every "
                 "round, which leaves no trunk; give a schedule with shorter intervals, or no train_trunk."
