@@ -8,6 +8,20 @@ Group = tuple[str, Sequence[float]]
 
 def weight(groups: Sequence[Group]) -> float:
     """s_b / (s_b + s_w / K) of groups (prompt, K rewards) of all rounds."""
+    s_b, s_w = components(groups)
+    return 0.0 if s_b == 0 else s_b / (s_b + s_w / len(groups[0][1]))
+
+
+def effective_number(groups: Sequence[Group]) -> float:
+    """K over the design effect 1 + (K - 1) rho, with rho the correlation of two rewards of a group."""
+    k = len(groups[0][1])
+    s_b, s_w = components(groups)
+    rho = 0.0 if s_b == 0 else s_b / (s_b + s_w)
+    return k / (1 + (k - 1) * rho)
+
+
+def components(groups: Sequence[Group]) -> tuple[float, float]:
+    """Variances s_b of groups and s_w of their members; s_b is 0 where it cannot be estimated or would be negative."""
     k = len(groups[0][1])
     prompts = sorted({prompt for prompt, _ in groups})
     within = between = 0.0
@@ -21,12 +35,9 @@ def weight(groups: Sequence[Group]) -> float:
             within += math.fsum((reward - mean) ** 2 for reward in rewards)
     free_between, free_within = len(groups) - len(prompts), len(groups) * (k - 1)
     if free_between == 0 or free_within == 0:
-        return 0.0
+        return 0.0, 0.0
     s_w = within / free_within
-    s_b = (between / free_between - s_w) / k
-    if s_b <= 0:
-        return 0.0
-    return s_b / (s_b + s_w / k)
+    return max(0.0, (between / free_between - s_w) / k), s_w
 
 
 def advantages(

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from b2diffurl.algorithm.advantage import Branch, PromptHistory, RewardHistory
+from b2diffurl.algorithm.anova import Anova, analyze
 from b2diffurl.algorithm.interfaces import Normalizer
-from b2diffurl.algorithm.shrunk import Shrunk, analyze, edge_credit
+from b2diffurl.algorithm.shrunk import Shrunk, edge_credit
 from b2diffurl.errors import UserError
 from tests.reference import shrunk as twin
 
@@ -41,6 +42,8 @@ def test_equals_the_twin_in_every_round(rounds: list[list[tuple[str, list[float]
         torch.testing.assert_close(credit.branches, torch.tensor(branches), atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(credit.trunks, torch.tensor(trunks), atol=1e-5, rtol=1e-5)
         assert credit.metrics == {"advantage/shrinkage": pytest.approx(weight, abs=1e-9)}
+        number = twin.effective_number([group for group in known if group[0] in {prompt for prompt, _ in now}])
+        assert credit.effective_branches == pytest.approx(number, abs=1e-9)
         ours.rounds = json.loads(json.dumps(ours.rounds))
 
 
@@ -60,6 +63,21 @@ def test_the_analysis_of_variance_by_hand() -> None:
     assert credit.branches[0].tolist() == pytest.approx([(0 - 0.9 * 1 - 0.1 * 3) / std, (2 - 0.9 * 1 - 0.1 * 3) / std])
     assert credit.trunks is not None
     assert credit.trunks.tolist() == pytest.approx([-2 / std, 2 / std, -1 / std, 1 / std])
+
+
+@given(k=st.integers(2, 16), variance_of_trunks=st.floats(0, 10), variance_of_branches=st.floats(0.1, 10))
+def test_the_mean_of_a_group_varies_as_that_of_the_effective_number_of_independent_rewards(
+    k: int, variance_of_trunks: float, variance_of_branches: float
+) -> None:
+    """Var(mean of K) = s_b + s_w / K = (s_b + s_w) / n. The mean squares are their expectations here."""
+    anova = Anova(
+        sum_between=10 * (k * variance_of_trunks + variance_of_branches), sum_within=20 * variance_of_branches,
+        num_rewards=30, free_between=10, free_within=20,
+    )  # fmt: skip
+    number = anova.effective_number(k)
+    assert 1 <= number <= k
+    mean_varies = variance_of_trunks + variance_of_branches / k
+    assert (variance_of_trunks + variance_of_branches) / number == pytest.approx(mean_varies)
 
 
 def test_members_that_never_differ_give_the_group_mean() -> None:

@@ -17,7 +17,7 @@ from b2diffurl.algorithm.objectives import DDPO, DPO
 from b2diffurl.algorithm.policy import DenoisingPolicy
 from b2diffurl.algorithm.randomness import NoiseKey
 from b2diffurl.algorithm.records import SelectedTrajectories, StepBatch, Trajectories
-from b2diffurl.algorithm.rollout import Rollout, sample_branches
+from b2diffurl.algorithm.rollout import Rollout, TrunkWeight, sample_branches
 from b2diffurl.algorithm.round import LatentScorer, RoundResult, RoundState, Strategy, run_round
 from b2diffurl.algorithm.schedule import Backward, Full
 from b2diffurl.algorithm.selection import All
@@ -26,6 +26,7 @@ from b2diffurl.algorithm.training_data import TrainingData
 from b2diffurl.algorithm.update import Optimization, Update, UpdateResult, UpdateSettings
 from b2diffurl.errors import UserError
 from b2diffurl.run.recipes import emoji_b2_paper
+from tests.reference import shrunk as twin
 from tests.rounds import (
     NO_REGION,
     ONE_STEP,
@@ -226,7 +227,7 @@ class Watching(Objective):
 
 
 def one_round(
-    *, train_trunk: bool, interval_length: int = 3
+    *, train_trunk: bool, interval_length: int = 3, trunk_weight: TrunkWeight = "branches"
 ) -> tuple[RoundResult, list[float], SelectedTrajectories | None]:
     network = TinyPolicy()
     ddim = chain(stable_diffusion_scheduler(), num_inference_steps=5, eta=1.0)
@@ -236,7 +237,7 @@ def one_round(
     state = RoundState(history=RewardHistory(normalizer=Shrunk()), monitor=CollapseMonitor(config=never))
     strategy = Strategy(
         schedule=Backward(tau_first=interval_length), selector=All(), num_branches=4, num_rounds=10, chunk_size=5,
-        seed=0, train_trunk=train_trunk,
+        seed=0, train_trunk=train_trunk, trunk_weight=trunk_weight,
     )  # fmt: skip
     update = RecordingUpdate(policy, adamw(network), objective, SETTINGS)
     result = run_round(
@@ -257,6 +258,20 @@ def test_a_round_trains_each_trunk_once_per_step_with_its_own_advantage() -> Non
     assert credit.trunks is not None
     assert sorted(got) == sorted([*credit.branches.flatten().tolist() * 3, *credit.trunks.tolist() * 2])
     assert result.metrics == {"selection/num_trunks": 3, **credit.metrics}
+
+
+def test_the_effective_weight_is_the_number_of_independent_rewards_of_a_trunk() -> None:
+    """Only the weight differs; it is that of the textbook, for the rewards of this round."""
+    plain, _, _ = one_round(train_trunk=True)
+    result, _, trunks = one_round(train_trunk=True, trunk_weight="effective")
+    rewards = plain.sampled.scores.rewards
+    assert torch.equal(result.sampled.scores.rewards, rewards)
+    expected = twin.effective_number(list(zip(plain.prompts, rewards.tolist(), strict=True)))
+    assert 1 < expected < 4
+    assert trunks is not None
+    assert trunks.weights is not None
+    assert trunks.weights.tolist() == pytest.approx([expected] * 3)
+    assert result.metrics["selection/trunk_weight"] == pytest.approx(expected)
 
 
 def test_without_trunks_or_without_their_training_there_is_nothing_besides_branches() -> None:

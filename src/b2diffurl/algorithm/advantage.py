@@ -15,11 +15,10 @@ from annotated_types import Gt, Lt
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
+from b2diffurl.algorithm.anova import PastRewards, analyze, by_prompt
 from b2diffurl.algorithm.interfaces import Normalizer, check_groups
 from b2diffurl.algorithm.records import Credit
 from b2diffurl.config import NonNegativeInt, settings
-
-PastRewards = Sequence[dict[str, list[float]]]
 
 
 @settings(table="advantage")
@@ -180,5 +179,11 @@ class RewardHistory:
         return Credit(
             branches=branches.float(),
             trunks=None if trunks is None else trunks.float(),
+            effective_branches=_effective_branches(rewards, prompts, past) if with_trunks else 1.0,
             metrics={f"advantage/{name}": value for name, value in metrics.items()},
         )
+
+
+def _effective_branches(rewards: Float[Tensor, "G K"], prompts: Sequence[str], past: PastRewards) -> float:
+    """Return how many independent rewards the K of a branch group are worth, over the known rewards."""
+    return analyze(by_prompt(rewards, prompts, past).values()).effective_number(rewards.shape[1])

@@ -5,7 +5,7 @@ after the last, S selected trajectories, P pairs, C H W of a latent.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -102,17 +102,20 @@ class Credit:
     Attributes:
         branches: advantage of each trajectory.
         trunks: advantage of each trunk; None unless trunks are trained.
+        effective_branches: how many independent rewards the K of a branch group are worth, 1 to K; 1 unless trunks are
+            trained.
         metrics: numbers to log, by name.
     """
 
     branches: Float[Tensor, "G K"]
     trunks: Float[Tensor, " G"] | None = None
+    effective_branches: float = 1.0
     metrics: dict[str, float] = field(default_factory=dict[str, float])
 
     def clipped(self, clip: Callable[[Tensor], Tensor]) -> "Credit":
         """Return the advantages to train on, given a normalizer's `clip`."""
         trunks = None if self.trunks is None else clip(self.trunks[:, None])[:, 0]
-        return Credit(branches=clip(self.branches), trunks=trunks, metrics=self.metrics)
+        return replace(self, branches=clip(self.branches), trunks=trunks)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -12,6 +12,7 @@ that the schedule trains, but steps without noise; s states from before the firs
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -22,6 +23,8 @@ from b2diffurl.algorithm.randomness import NoiseKey
 from b2diffurl.algorithm.records import Trajectories
 from b2diffurl.config import PositiveInt, settings
 from b2diffurl.diffusion.gaussian import Gaussian, LogProbReduction
+
+TrunkWeight = Literal["branches", "effective"]
 
 
 @settings(table="rollout")
@@ -35,14 +38,18 @@ class Rollout:
         log_prob_reduction: "mean" over a latent's elements (the reference's unit) or "sum" (nats, in which float32's
             rounding is as many times larger).
         train_trunk: train the trunk's own steps too, once per branch group, with the mean advantage of the group's
-            branches (`Normalizer.normalize_trunks`) and K times the weight of a branch: a trunk is part of K
-            trajectories. It needs the latents of the trunks in memory (ours).
+            branches (`Normalizer.normalize_trunks`). It needs the latents of the trunks in memory (ours).
+        trunk_weight: "branches", K times the weight of a branch, since a trunk is part of K trajectories: the gradient
+            is that of K whole trajectories; or "effective", times the number of independent rewards that the K are
+            worth (`Anova.effective_number`): the K rewards of a trunk share its luck, so that the gradient of its steps
+            is that much noisier than that of K trunks (ours).
     """
 
     num_branches: PositiveInt = 4
     chunk_size: PositiveInt = 64
     log_prob_reduction: LogProbReduction = "mean"
     train_trunk: bool = False
+    trunk_weight: TrunkWeight = "branches"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

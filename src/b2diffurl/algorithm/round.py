@@ -29,7 +29,7 @@ from b2diffurl.algorithm.records import (
     StepInterval,
     Trajectories,
 )
-from b2diffurl.algorithm.rollout import RolloutChunk, sample_branches
+from b2diffurl.algorithm.rollout import RolloutChunk, TrunkWeight, sample_branches
 from b2diffurl.algorithm.schedule import interval_of
 from b2diffurl.algorithm.update import Update, UpdateResult
 from b2diffurl.distributed import Ranks
@@ -61,6 +61,7 @@ class Strategy:
         chunk_size: most trajectories that are sampled at once.
         seed: the run's seed.
         train_trunk: whether trunks are trained too.
+        trunk_weight: weight of a trunk (`Rollout.trunk_weight`).
         adapter_interval: whether the adapter is on in the interval only.
     """
 
@@ -71,6 +72,7 @@ class Strategy:
     chunk_size: int
     seed: int
     train_trunk: bool = False
+    trunk_weight: TrunkWeight = "branches"
     adapter_interval: bool = False
 
     def interval(self, round_number: int, *, num_steps: int, past: Sequence[PastRound]) -> StepInterval:
@@ -207,7 +209,7 @@ def run_round(
     selection = strategy.selector.select(credit.branches, prompts)
     clipped = credit.clipped(state.history.normalizer.clip)
     selected = _gather_selected(trajectories, clipped.branches, selection, shard=shard, ranks=ranks)
-    whole = _gather_trunks(trunks, clipped, shard=shard, ranks=ranks)
+    whole = _gather_trunks(trunks, clipped, strategy, shard=shard, ranks=ranks)
     # The objective on the interval of the selected trajectories (Eq. 6 for DDPO).
     rate = update.learning_rate_factor(round_number, num_rounds=strategy.num_rounds)
     updated = update.optimize(selected, whole, seed=strategy.seed, round_number=round_number, learning_rate_factor=rate)
@@ -215,7 +217,7 @@ def run_round(
     state.past.append(PastRound(interval_length=interval.length, pair_fraction=len(selection.pairs) / len(prompts)))
     return RoundResult(
         round_number, interval.length, selected.num_trained_steps, tuple(prompts), sampled, credit.branches, selection,
-        updated, _metrics(credit, whole),
+        updated, _metrics(credit, whole, strategy),
     )  # fmt: skip
 
 
@@ -279,25 +281,29 @@ def _gather_selected(
 
 
 def _gather_trunks(
-    trunks: Trajectories | None, credit: Credit, *, shard: range, ranks: Ranks
+    trunks: Trajectories | None, credit: Credit, strategy: Strategy, *, shard: range, ranks: Ranks
 ) -> SelectedTrajectories | None:
-    """Give every rank all trunks, each with the weight of its K trajectories; None where no trunk has steps."""
+    """Give every rank all trunks with the weight of this round; None where no trunk has steps."""
     if trunks is None or credit.trunks is None or not len(trunks.step_index):
         return None
     num_groups, num_branches = credit.branches.shape
+    weight = credit.effective_branches if strategy.trunk_weight == "effective" else float(num_branches)
     every = Selection(
         index=torch.stack([torch.arange(num_groups), torch.zeros(num_groups, dtype=torch.int64)], dim=1),
         pairs=torch.zeros((0, 2, 2), dtype=torch.int64),
-        weights=torch.full((num_groups,), float(num_branches)),
+        weights=torch.full((num_groups,), weight),
     )
     return _gather_selected(trunks, credit.trunks[:, None], every, shard=shard, ranks=ranks)
 
 
-def _metrics(credit: Credit, trunks: SelectedTrajectories | None) -> dict[str, float]:
-    """Return the metrics of the credit rule and, where trunks are trained, their number."""
+def _metrics(credit: Credit, trunks: SelectedTrajectories | None, strategy: Strategy) -> dict[str, float]:
+    """Return the metrics of the credit rule and, where trunks are trained, their number and effective weight."""
     if credit.trunks is None:
         return credit.metrics
-    return credit.metrics | {"selection/num_trunks": float(0 if trunks is None else len(trunks))}
+    metrics = credit.metrics | {"selection/num_trunks": float(0 if trunks is None else len(trunks))}
+    if trunks is not None and strategy.trunk_weight == "effective":
+        metrics["selection/trunk_weight"] = credit.effective_branches
+    return metrics
 
 
 def _check_finite_log_probs(trajectories: Trajectories, round_number: int) -> None:

@@ -271,6 +271,7 @@ def _strategy(run: Run) -> Strategy:
         chunk_size=run.rollout.chunk_size,
         seed=run.seed,
         train_trunk=run.rollout.train_trunk,
+        trunk_weight=run.rollout.trunk_weight,
         adapter_interval=run.lora.interval,
     )
 
