@@ -38,8 +38,8 @@ METRIC_NOTES: dict[str, str] = {
         "whole chain."
     ),
     "selection/trunk_weight": (
-        "Weight of a trunk's loss in units of a branch's, 1 to K: the number of independent rewards that its K branches "
-        "are worth. Logged if rollout.trunk_weight is effective, in rounds that train trunks."
+        "Weight of a trunk's loss in units of a branch's, 1 to K: how many independent rewards its K branches are "
+        "worth. Logged if rollout.trunk_weight is effective, in rounds that train trunks."
     ),
     "selection/num_replayed": (
         "Trajectories of earlier rounds, trunks included, that are trained on again (optimization.replay_rounds). Not "
