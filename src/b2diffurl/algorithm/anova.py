@@ -50,7 +50,8 @@ class Anova:
         The number is K / (1 + (K - 1) rho), with the intraclass correlation rho = s_b / (s_b + s_w) of `Shrunk`, which
         equals 1 + (K - 1) (1 - w).
 
-        >>> Anova(sum_between=12.0, sum_within=6.0, num_rewards=6, free_between=2, free_within=3).effective_number(4)
+        >>> anova = Anova(sum_between=12.0, sum_within=6.0, num_rewards=6, free_between=2, free_within=3)
+        >>> round(anova.effective_number(4), 3)
         2.0
         """
         return 1 + (num_branches - 1) * (1 - self.weight)
