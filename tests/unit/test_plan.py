@@ -108,8 +108,14 @@ def test_guidance_and_the_reference_cost_evaluations() -> None:
         ),
         pytest.param({"selection": All(), "memory": Memory(base_dtype="bfloat16")}, marks=pytest.mark.slow),
         {"selection": All(), "schedule": Backward(tau_first=3, tau_last=2, tau_max=4)},
-        {"rollout": Rollout(num_branches=1), "schedule": Forward(tau_first=3), "selection": All()},
-        {"rollout": Rollout(num_branches=1), "schedule": Spaced(num_trained=2), "selection": All()},
+        pytest.param(
+            {"rollout": Rollout(num_branches=1), "schedule": Forward(tau_first=3), "selection": All()},
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            {"rollout": Rollout(num_branches=1), "schedule": Spaced(num_trained=2), "selection": All()},
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=["quickstart", "guided", "vanilla", "dpo", "bfloat16", "ended", "forward", "spaced"],
 )
