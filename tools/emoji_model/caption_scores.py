@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from b2diffurl.emoji.captioner import SceneCaptioner
+from b2diffurl.evaluation.observations import group_by_prompt
 from b2diffurl.rewards.bert.emoji import EmojiBertReward
 
 
@@ -73,10 +74,8 @@ def _other_prompts(prompts: Sequence[str]) -> list[str]:
 
 
 def _minus_mean_of_prompt(values: Float[Tensor, " B"], prompts: Sequence[str]) -> Float[Tensor, " B"]:
-    numbers = {prompt: index for index, prompt in enumerate(dict.fromkeys(prompts))}
-    group = torch.tensor([numbers[prompt] for prompt in prompts])
-    sums = torch.zeros(len(numbers)).index_add(0, group, values)
-    return values - (sums / group.bincount())[group]
+    group = group_by_prompt(prompts)
+    return values - (group.bincount(values) / group.bincount())[group]
 
 
 def _correlation(a: Float[Tensor, " B"], b: Float[Tensor, " B"]) -> float:

@@ -41,8 +41,8 @@ class Rollout:
             branches (`Normalizer.normalize_trunks`). It needs the latents of the trunks in memory (ours).
         trunk_weight: "branches", K times the weight of a branch, since a trunk is part of K trajectories: the gradient
             is that of K whole trajectories; or "effective", times the number of independent rewards that the K are
-            worth (`Anova.effective_number`): the K rewards of a trunk share its luck, so that the gradient of its steps
-            is that much noisier than that of K trunks (ours).
+            worth (`Anova.effective_number`): they share the trunk's luck, so that with the weight K the gradient of its
+            steps is noisier than that of K independent trajectories (ours).
     """
 
     num_branches: PositiveInt = 4

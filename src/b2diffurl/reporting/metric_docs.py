@@ -11,8 +11,8 @@ METRIC_NOTES: dict[str, str] = {
         "Backward progressive training increases it up to the sampler's number of steps, or to tau_max."
     ),
     "interval/num_trained_steps": (
-        "Denoising steps trained in this round: those of the interval without its last tau_last, which are only "
-        "sampled."
+        "Denoising steps of the interval that are trained in this round; the others, such as the last tau_last, are "
+        "only sampled."
     ),
     "interval/pair_fraction": (
         "Selected pairs per branch group. Near 0, either the interval is too short to change the reward, or the policy "
