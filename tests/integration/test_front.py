@@ -50,6 +50,7 @@ NAMES = (
     "PNDMScheduler", "DDIMScheduler", "DDPMScheduler", "EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler",
     "DPMSolverMultistepScheduler",
 )  # fmt: skip
+FAST = ("DDIMScheduler", "EulerDiscreteScheduler")  # the others are slow tests
 WITH_FINAL = ("PNDMScheduler", "DDIMScheduler")  # these have set_alpha_to_one
 V_ZERO_SNR = {"rescale_betas_zero_snr": True, "prediction_type": "v_prediction"}
 SAVED: list[tuple[str, dict[str, Any]]] = [
@@ -166,7 +167,9 @@ def train_a_round(policy: DenoisingPolicy, model: TextToImageModel) -> RoundResu
     )
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name", [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in NAMES]
+)
 def test_a_model_saved_with_any_scheduler_goes_through_the_commands(
     shared: Path, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -92,6 +92,7 @@ def test_two_processes_equal_one(settings: Path) -> None:
     assert max(float((ours[name] - theirs[name]).abs().max()) for name in ours) <= 1e-5
 
 
+@pytest.mark.slow
 def test_an_error_appears_once(settings: Path) -> None:
     command = start(settings, "without_key")
     _, error = command.communicate(timeout=TIMEOUT_SECONDS)

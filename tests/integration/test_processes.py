@@ -89,6 +89,7 @@ def test_two_processes_equal_one(kind: str, run: Run, tmp_path: Path) -> None:
     assert before[0] == pytest.approx(before[1], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_failure_in_one_process_stops_all(run: Run, tmp_path: Path) -> None:
     settings, output = tmp_path / "settings.toml", tmp_path / "2"
     settings.write_text(to_toml(run), encoding="utf-8")

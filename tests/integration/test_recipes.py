@@ -16,6 +16,7 @@ from tests.tiny_bert import make_deberta, make_llava
 from tests.tiny_models import BUILDERS
 
 CLIP = f"clip:{emoji.clip_dir()}"  # stands in for ViT-H-14, which cannot be downloaded
+FAST = ("emoji-quickstart", "emoji-dpo", "sd15", "sdxl", "paper-template1-bert")  # the others are slow tests
 EMOJI_METRICS = {"clip_score", "scene_accuracy", "style_entropy", "inception_score"}
 
 
@@ -62,7 +63,9 @@ def reduced(run: Run, folder: Path) -> Run:
     )
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize(
+    "name", [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in RECIPES]
+)
 def test_a_recipe_trains_and_evaluates(name: str, folder: Path, tmp_path: Path) -> None:
     run = reduced(recipe(name), folder)
     output = train(run, output=tmp_path / "run")

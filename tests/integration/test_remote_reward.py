@@ -646,6 +646,7 @@ def redness_of(images: Tensor) -> Tensor:
     return red - (green + blue) / 2
 
 
+@pytest.mark.slow
 def test_the_example_reward_is_served_by_the_command() -> None:
     images = noise(6)
     with started(*serve_command("examples/own_reward.py:redness")) as (process, url):

@@ -123,7 +123,7 @@ def test_a_killed_run_that_is_resumed_equals_an_uninterrupted_one(tmp_path: Path
     assert_equal_runs(whole, train(run, output=tmp_path / "run", reward=FailsOnce(), resume=True))
 
 
-@pytest.mark.parametrize("in_round", [1, 4])
+@pytest.mark.parametrize("in_round", [pytest.param(1, marks=pytest.mark.slow), 4])
 def test_a_reward_that_fails_stops_the_run_with_its_state_saved(
     tmp_path: Path, run: Run, whole: Path, in_round: int
 ) -> None:

@@ -53,6 +53,7 @@ def metrics_of(folder: Path) -> list[dict[str, Any]]:
     return [{k: v for k, v in json.loads(line).items() if not k.startswith("time/")} for line in lines]
 
 
+@pytest.mark.slow
 def test_a_run_that_gets_more_rounds_equals_one_that_was_planned_so(
     tmp_path: Path,
     small_run: MakeRun,

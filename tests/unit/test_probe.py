@@ -93,6 +93,7 @@ def test_a_reward_that_never_differs_suggests_nothing() -> None:
     assert suggest(probe_of(dict.fromkeys(WITHIN, 0.0))) is None
 
 
+@pytest.mark.slow
 def test_the_shape_of_the_table_on_the_embedded_model(tmp_path: Path) -> None:
     """Later branching decides less, in reward, pictures, alignment and style."""
     found = measure(emoji_b2_paper(), ProbeSettings(lengths=(7, 14), num_trunks=12, num_branches=3))

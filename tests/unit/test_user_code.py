@@ -158,6 +158,7 @@ def test_check_reward_reports_a_reward_that_exits(tmp_path: Path, capsys: pytest
     assert "BROKEN" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_reward_from_python_must_be_a_function(tmp_path: Path) -> None:
     """In a process of its own: types are not checked there."""
     script = """
