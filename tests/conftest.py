@@ -54,7 +54,7 @@ def small_run() -> Callable[..., Run]:
             sampler=Sampler(num_inference_steps=6, guidance_scale=1.0),
             schedule=Backward(tau_first=3),
             optimization=Optimization(learning_rate=5e-4, num_minibatches=2, num_inner_epochs=1, step_weights="even"),
-            logging=Logging(num_samples=2),
+            logging=Logging(num_samples=2, grid_side=0),
         )
         return replace(base, **changes)  # pyright: ignore[reportArgumentType]
 

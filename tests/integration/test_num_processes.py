@@ -43,7 +43,8 @@ def settings(small_run: Callable[..., Run], prompts_file: Path) -> Path:
     """Five trunks for two processes: shares of three and two."""
     file = prompts_file.with_name("settings.toml")
     run = small_run(
-        prompts=str(prompts_file), num_rounds=1, reward_queries_per_round=20, logging=Logging(num_samples=1),
+        prompts=str(prompts_file), num_rounds=1, reward_queries_per_round=20,
+        logging=Logging(num_samples=1, grid_side=0),
         optimization=Optimization(learning_rate=1e-4, num_minibatches=2, num_inner_epochs=1),
     )  # fmt: skip
     file.write_text(to_toml(run), encoding="utf-8")

@@ -56,7 +56,7 @@ def run(small_run: Callable[..., Run], prompts_file: Path) -> Run:
         prompts=str(prompts_file),
         reward_queries_per_round=20,
         optimization=Optimization(learning_rate=1e-4, num_minibatches=2, num_inner_epochs=1),  # the reference's rate
-        logging=Logging(num_samples=2, num_evaluation_images=3, kl_to_reference=True),
+        logging=Logging(num_samples=2, grid_side=0, num_evaluation_images=3, kl_to_reference=True),
     )
 
 

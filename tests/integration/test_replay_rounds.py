@@ -48,7 +48,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
         optimization=Optimization(learning_rate=5e-4, num_minibatches=2, num_inner_epochs=2, replay_rounds=2),
         trust_region=TrustRegion(max_kl=1e6),
         collapse=Collapse(max_kl=1e9, max_reward_drop=1e9, max_contrast_factor=1e9),
-        logging=Logging(num_samples=1, num_checkpoints=4),
+        logging=Logging(num_samples=1, grid_side=0, num_checkpoints=4),
         judge="none",
     )
 

@@ -88,7 +88,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
             warmup_rounds=1,
         ),
         collapse=Collapse(max_reward_drop=100.0),  # 4 trunks differ a lot
-        logging=Logging(num_samples=2),
+        logging=Logging(num_samples=2, grid_side=0),
     )
 
 

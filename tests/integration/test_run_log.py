@@ -34,7 +34,7 @@ def constant(images: Tensor, prompts: Sequence[str]) -> Tensor:
 def tiny(small_run: MakeRun, prompts_file: Path, **changes: Any) -> Run:
     run = small_run(
         prompts=str(prompts_file), schedule=Full(), reward_queries_per_round=4, rollout=Rollout(num_branches=2),
-        logging=Logging(num_samples=1), collapse=Collapse(max_contrast_factor=1e9), **changes,
+        logging=Logging(num_samples=1, grid_side=0), collapse=Collapse(max_contrast_factor=1e9), **changes,
     )  # fmt: skip
     return replace(run, sampler=replace(run.sampler, num_inference_steps=2))
 

@@ -48,7 +48,7 @@ def default_device() -> Generator[None]:
 def run(small_run: MakeRun, prompts_file: Path) -> Run:
     made = small_run(
         num_rounds=1, prompts=str(prompts_file), schedule=Full(), reward_queries_per_round=4,
-        rollout=Rollout(num_branches=2), logging=Logging(num_samples=1),
+        rollout=Rollout(num_branches=2), logging=Logging(num_samples=1, grid_side=0),
     )  # fmt: skip
     return replace(made, sampler=replace(made.sampler, num_inference_steps=2))
 
