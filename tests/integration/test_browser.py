@@ -100,7 +100,7 @@ def test_contrast_of_black_and_white_is_21() -> None:
     assert contrast("rgb(0, 0, 0)", "rgb(255, 255, 255)") == pytest.approx(21)
 
 
-@pytest.mark.parametrize("name", ["report", "comparison"])
+@pytest.mark.parametrize("name", ["report", pytest.param("comparison", marks=pytest.mark.slow)])
 def test_pages_fit_every_screen_and_are_readable(browser: Browser, pages: dict[str, Path], name: str) -> None:
     for width in (1280, 390):
         for scheme in ("light", "dark"):

@@ -117,7 +117,10 @@ def loaded(tiny: Path) -> TextToImageModel:
     return model
 
 
-@pytest.mark.parametrize(("name", "changed"), SAVED)
+@pytest.mark.parametrize(
+    ("name", "changed"),
+    [pytest.param(*saved, marks=() if saved[0] in FAST else pytest.mark.slow) for saved in SAVED],
+)
 def test_a_model_saved_with_any_scheduler_can_be_sampled_trained_and_evaluated(
     shared: Path, loaded: TextToImageModel, name: str, changed: dict[str, Any]
 ) -> None:

@@ -114,6 +114,7 @@ def test_mistakes_are_refused_before_anything_is_written(arguments: Any, message
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_values_of_other_types_are_refused(tmp_path: Path) -> None:
     """In a process of its own: types are not checked there."""
     script = """

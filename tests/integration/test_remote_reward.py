@@ -722,6 +722,7 @@ def metrics_of(folder: Path) -> list[Metrics]:
     return [{k: v for k, v in json.loads(line).items() if not k.startswith("time/")} for line in lines]
 
 
+@pytest.mark.slow
 def test_a_run_whose_server_dies_stops_and_resumes_without_a_difference(
     tmp_path: Path, small_run: Callable[..., Run], prompts_file: Path
 ) -> None:

@@ -58,6 +58,7 @@ def adapter(run: Run, output: Path) -> dict[str, Tensor]:
     return load_file(next((output / "checkpoints").iterdir()) / "adapter.safetensors")
 
 
+@pytest.mark.slow
 def test_modes_of_the_caller_change_nothing(run: Run, tmp_path: Path) -> None:
     plain = adapter(run, tmp_path / "plain")
     assert any(bool(value.any()) for name, value in plain.items() if "lora_B" in name)

@@ -100,6 +100,7 @@ def brightness_of_one(images: Tensor, prompts: Sequence[str]) -> Tensor:
     return brightness(images[:1], prompts[:1]).expand(len(images))
 
 
+@pytest.mark.slow
 def test_resumed_run_equals_an_uninterrupted_one(
     tmp_path: Path, small_run: MakeRun, prompts_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -247,6 +248,7 @@ def test_the_trust_region_holds_a_policy_that_would_run_away(
     assert all(kl is None or kl <= 0.5 for kl in kls)
 
 
+@pytest.mark.slow
 def test_steps_that_would_run_away_are_shrunk_and_the_run_goes_on(
     tmp_path: Path, small_run: MakeRun, prompts_file: Path
 ) -> None:
