@@ -322,6 +322,15 @@ def test_the_page_has_means_intervals_claims_and_what_is_missing(tmp_path: Path)
     assert (tmp_path / "cells.csv").read_text(encoding="utf-8").count("\n") == 6
 
 
+def test_a_condition_without_results_is_drawn_without_a_warning(tmp_path: Path) -> None:
+    """A warning that the package causes is an error in the tests."""
+    study = make_study(conditions={"first": {}, "second": {"reward": "jpeg-size:compressible"}})
+    cells = make_cells(study)
+    results = {cell.key: result(cell, point(512, 0.8)) for cell in cells if cell.condition == "first"}
+    write_tables(study, StudyResults(cells, results), tmp_path, command="b2diffurl study x")
+    assert (tmp_path / "curves.png").stat().st_size > 1000
+
+
 def test_the_studies_of_the_paper_have_its_published_values() -> None:
     table1 = {(item.condition, item.arm): item.value for item in read_study("diversity").published}
     assert table1["template 1", "B² (paper)"] == 1.3127

@@ -144,7 +144,7 @@ def _save_curves(comparison: StudyResults, file: Path) -> None:
 
 
 def _plot(axes: "Axes", *, comparison: StudyResults, condition: str, x: str, y: str, legend: bool) -> None:
-    for arm in comparison.arms:
+    for number, arm in enumerate(comparison.arms):
         curves = list(comparison.seeds(condition, arm).values())
         if not curves:
             continue
@@ -152,12 +152,12 @@ def _plot(axes: "Axes", *, comparison: StudyResults, condition: str, x: str, y: 
         by_point = list(zip(*(points[:length] for points in curves), strict=True))
         xs = [_mean(points, x) for points in by_point]
         ys = [_mean(points, y) for points in by_point]
-        (line,) = axes.plot(xs, ys, marker="o", markersize=3, label=arm)
+        (line,) = axes.plot(xs, ys, marker="o", markersize=3, label=arm, color=f"C{number}")  # one color in all panels
         if x in _COSTS:
             known = [[value for value in _column(points, y) if value is not None] for points in by_point]
             axes.fill_between(xs, [*map(min, known)], [*map(max, known)], color=line.get_color(), alpha=0.12)
     axes.set(xlabel=x.replace("_", " "), ylabel=y.replace("_", " "), title=condition)
-    if legend:
+    if legend and axes.lines:
         axes.legend(fontsize=7)
 
 
