@@ -3,17 +3,14 @@
 import pytest
 import torch
 
+from tests.marks import slow_except
 from tools.golden import RECIPES, differences, read_stored, run_recipe
 
 RTOL = 2e-3  # other CPUs round differently, and three rounds amplify it; the same machine gives 1e-6
+FAST = ("emoji-quickstart",)  # each takes 15 s or more
 
 
-_FAST = "emoji-quickstart"  # each takes 15 s or more
-
-
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=() if name == _FAST else pytest.mark.slow) for name in RECIPES]
-)
+@pytest.mark.parametrize("name", slow_except(FAST, RECIPES))
 def test_golden_rounds(name: str) -> None:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -41,6 +41,7 @@ from b2diffurl.run.disk import needed_bytes
 from b2diffurl.run.recipes import recipe
 from b2diffurl.run.resolve import resolve
 from tests.conftest import perturb
+from tests.marks import slow_except
 from tests.tiny_models import tiny_sd1
 
 PROMPT = "a bear riding a bike"
@@ -117,10 +118,7 @@ def loaded(tiny: Path) -> TextToImageModel:
     return model
 
 
-@pytest.mark.parametrize(
-    ("name", "changed"),
-    [pytest.param(*saved, marks=() if saved[0] in FAST else pytest.mark.slow) for saved in SAVED],
-)
+@pytest.mark.parametrize(("name", "changed"), slow_except(FAST, SAVED))
 def test_a_model_saved_with_any_scheduler_can_be_sampled_trained_and_evaluated(
     shared: Path, loaded: TextToImageModel, name: str, changed: dict[str, Any]
 ) -> None:
@@ -170,9 +168,7 @@ def train_a_round(policy: DenoisingPolicy, model: TextToImageModel) -> RoundResu
     )
 
 
-@pytest.mark.parametrize(
-    "name", [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in NAMES]
-)
+@pytest.mark.parametrize("name", slow_except(FAST, NAMES))
 def test_a_model_saved_with_any_scheduler_goes_through_the_commands(
     shared: Path, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -12,6 +12,7 @@ from b2diffurl.rewards.bert.reward import BertSettings
 from b2diffurl.run.recipes import RECIPES, recipe
 from b2diffurl.run.settings import Run
 from b2diffurl.training.trainer import train
+from tests.marks import slow_except
 from tests.tiny_bert import make_deberta, make_llava
 from tests.tiny_models import BUILDERS
 
@@ -63,9 +64,7 @@ def reduced(run: Run, folder: Path) -> Run:
     )
 
 
-@pytest.mark.parametrize(
-    "name", [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in RECIPES]
-)
+@pytest.mark.parametrize("name", slow_except(FAST, RECIPES))
 def test_a_recipe_trains_and_evaluates(name: str, folder: Path, tmp_path: Path) -> None:
     run = reduced(recipe(name), folder)
     output = train(run, output=tmp_path / "run")
