@@ -11,7 +11,7 @@ from b2diffurl.emoji.oracle import load_oracle
 from b2diffurl.emoji.worlds import WORLDS
 from b2diffurl.errors import UserError
 from b2diffurl.evaluation.judges import CLIPJudge, EmojiJudge, RewardJudge, choose_judge, load_judge
-from b2diffurl.rewards import load_reward
+from b2diffurl.rewards import load_reward, score_images
 
 SCENES = ("a bear riding a bike", "a cat playing chess")
 OBJECTS = ("red apple", "dog on boat")
@@ -73,6 +73,25 @@ def test_the_judge_of_a_world_has_its_oracle_and_its_clip(model: str, prompts: t
     torch.testing.assert_close(observed.scores["clip_score"], load_reward(f"clip:{model}")(images, prompts))
     verdict = load_oracle(WORLDS[model]).judge(images)
     torch.testing.assert_close(observed.features, verdict.features)
+
+
+@pytest.mark.parametrize("reward", ["bert:emoji", "2*clip:emoji + 0.5*bert:emoji"])
+@pytest.mark.parametrize(("setting", "kind"), [("auto", "emoji"), ("clip:emoji", "clip")])
+def test_the_rewards_bertscore_is_reported_too(setting: str, kind: str, reward: str) -> None:
+    choice = choose_judge(setting, model="emoji", prompts=SCENES, reward=reward)
+    assert (choice.kind, choice.bert) == (kind, "bert:emoji")
+    judge = load_judge(choice, reward=load_reward(reward))
+    assert judge.metrics == choice.metrics
+    assert judge.metrics[-1] == "bert_score"
+    images = torch.rand(2, 3, 32, 32)
+    expected = score_images(load_reward("bert:emoji"), images, SCENES).scores
+    torch.testing.assert_close(judge.observe(images, SCENES).scores["bert_score"], expected)
+    assert judge(images, SCENES).keys() == set(judge.metrics)
+
+
+@pytest.mark.parametrize("judge", ["reward", "none"])
+def test_bertscore_is_no_metric_of_other_judges(judge: str) -> None:
+    assert "bert_score" not in choose_judge(judge, model="emoji", prompts=SCENES, reward="bert:emoji").metrics
 
 
 def test_the_reward_as_its_own_judge() -> None:

@@ -9,13 +9,15 @@ The setting `judge` is one of
     clip          CLIPScore and Inception Score of the paper's ViT-H-14 (a download of 3.7 GiB)
     clip:MODEL    the same of another `CLIPModel`: an embedded one such as "emoji", a directory or a hub id
 
+Where the reward is or contains a BERTScore, the judges with a CLIP also report `bert_score`.
+
 Shapes: B images of 3 x H x W in [0, 1].
 """
 
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -31,6 +33,7 @@ from b2diffurl.rewards import WeightedSum, parse_reward, score_images
 from b2diffurl.rewards.clip import VIT_H_14, CLIPScore
 from b2diffurl.rewards.interface import Reward
 
+BERT_SCORE = "bert_score"
 _SETTING = re.compile(r"auto|none|reward|clip|clip:\S+")
 NO_JUDGE_NOTE = (
     "No evaluation: no judge fits this model, its prompts and its reward; "
@@ -65,18 +68,21 @@ class JudgeChoice:
         kind: "emoji", "clip", "reward" or "none".
         clip: the CLIP model of the kinds "emoji" and "clip", as in the reward "clip:MODEL"; "" otherwise.
         world: the world of the kind "emoji", by the name of its model; "" otherwise.
+        bert: the reward's BERTScore by name, which the kinds "emoji" and "clip" report too; "" otherwise.
     """
 
     kind: Literal["emoji", "clip", "reward", "none"]
     clip: str = ""
     world: str = ""
+    bert: str = ""
 
     @property
     def metrics(self) -> tuple[str, ...]:
         """Names of the metrics of this judge."""
-        return {
+        own = {
             "emoji": EmojiJudge.metrics, "clip": CLIPJudge.metrics, "reward": RewardJudge.metrics, "none": (),
         }[self.kind]  # fmt: skip
+        return (*own, BERT_SCORE) if self.bert else own
 
 
 def check_judge(judge: str) -> None:
@@ -102,16 +108,18 @@ def choose_judge(judge: str, *, model: str, prompts: Sequence[str], reward: str)
         UserError: the setting is not one of the five forms.
     """
     check_judge(judge)
+    terms = parse_reward(reward) if reward else ()
+    bert = next((term.name for term in terms if term.kind == "bert"), "")
     if judge == "auto":
         if model in WORLDS and WORLDS[model].knows(prompts):
-            return JudgeChoice(kind="emoji", clip=f"clip:{model}", world=model)
-        clips = [term.name for term in parse_reward(reward) if term.kind == "clip"] if reward else []
-        return JudgeChoice(kind="clip", clip=clips[0]) if clips else JudgeChoice(kind="none")
+            return JudgeChoice(kind="emoji", clip=f"clip:{model}", world=model, bert=bert)
+        clips = [term.name for term in terms if term.kind == "clip"]
+        return JudgeChoice(kind="clip", clip=clips[0], bert=bert) if clips else JudgeChoice(kind="none")
     if judge == "none":
         return JudgeChoice(kind="none")
     if judge == "reward":
         return JudgeChoice(kind="reward")
-    return JudgeChoice(kind="clip", clip=judge)
+    return JudgeChoice(kind="clip", clip=judge, bert=bert)
 
 
 def load_judge(
@@ -125,7 +133,8 @@ def load_judge(
 
     Args:
         choice: any but "none".
-        reward: the run's loaded reward; if it is or contains the same CLIP, that one is used and not loaded twice.
+        reward: the run's loaded reward; if it is or contains the same CLIP, that one is used and not loaded twice. The
+            kind "reward" and a BERTScore need it.
         others: other loaded rewards, whose CLIP is used likewise.
         device: device of the models.
     """
@@ -135,7 +144,11 @@ def load_judge(
         return RewardJudge(reward)
     shared = [clip for loaded in (reward, *others) if (clip := _clip_of(loaded, choice.clip))]
     clip = shared[0] if shared else _load_clip(choice.clip, device)
-    return EmojiJudge(clip, WORLDS[choice.world]) if choice.kind == "emoji" else CLIPJudge(clip)
+    judge = EmojiJudge(clip, WORLDS[choice.world]) if choice.kind == "emoji" else CLIPJudge(clip)
+    if not choice.bert:
+        return judge
+    assert reward is not None
+    return WithBERTScore(judge, reward.rewards[choice.bert] if isinstance(reward, WeightedSum) else reward)
 
 
 def _clip_of(reward: Reward | None, name: str) -> CLIPScore | None:
@@ -216,3 +229,23 @@ class RewardJudge(Judge):
         """Observe the reward."""
         scored = score_images(self._reward, images, prompts, require_finite=False)
         return Observations(groups=group_by_prompt(prompts), scores={"reward": scored.scores})
+
+
+class WithBERTScore(Judge):
+    """Another judge, and the mean of the run's own BERTScore.
+
+    Args:
+        judge: the other judge.
+        bert: the BERTScore reward, or the reward's term.
+    """
+
+    def __init__(self, judge: Judge, bert: Reward) -> None:
+        self.metrics = (*judge.metrics, BERT_SCORE)
+        self._judge = judge
+        self._bert = bert
+
+    def observe(self, images: Float[Tensor, "B 3 H W"], prompts: Sequence[str]) -> Observations:
+        """Observe what the other judge does, and BERTScore."""
+        observed = self._judge.observe(images, prompts)
+        scored = score_images(self._bert, images, prompts, require_finite=False)
+        return replace(observed, scores={**observed.scores, BERT_SCORE: scored.scores})

@@ -123,6 +123,10 @@ METRIC_NOTES: dict[str, str] = {
         "Cosine similarity between the CLIP embeddings of image and prompt, averaged over the images. From -1 to 1; "
         "higher means better alignment. Only scores of the same CLIP model are comparable."
     ),
+    "bert_score": (
+        "Similarity of a caption of the image and the prompt, averaged over the images: the BERTScore that the reward "
+        "is or contains. At most 1; higher means better alignment. Only scores of the same reward are comparable."
+    ),
     "scene_accuracy": (
         "Fraction of images in which an independent classifier, which is never used as a reward, recognizes the animal "
         "and the activity of the prompt. From 0 to 100 %; higher means better alignment. If the reward rises without "
@@ -170,6 +174,7 @@ class Score:
 SCORES: dict[str, Score] = {
     "scene_accuracy": Score(label="Scene accuracy", topic="alignment", decimals=1, is_fraction=True),
     "clip_score": Score(label="CLIPScore", topic="alignment"),
+    "bert_score": Score(label="BERTScore", topic="alignment"),
     "reward": Score(label="Reward", topic="alignment"),
     "style_entropy": Score(label="Style entropy", topic="diversity"),
     "inception_score": Score(label="Inception Score", topic="diversity"),
