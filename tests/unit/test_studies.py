@@ -134,6 +134,7 @@ def test_the_shipped_studies_share_their_runs() -> None:
     assert keys("samples") < keys("evidence")
     assert len(keys("ablation", "CLIPScore") & keys("evidence")) == 12
     assert not keys("ablation", "BERTScore") & keys("evidence")
+    assert len(keys("compatibility") & keys("evidence")) == 9
 
 
 def test_the_ablation_finds_the_runs_of_the_evidence_under_its_condition_clipscore() -> None:

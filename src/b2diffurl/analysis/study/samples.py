@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _INCHES_PER_IMAGE = 0.9
+_TITLE_POINTS = 9
+_TITLE_CHARACTERS_PER_INCH = 13  # a character of the title is about .6 of its size wide
 
 
 def save_samples(study: StudyFile, cells: Sequence[Cell], runner: Runner, file: Path) -> None:
@@ -39,10 +42,10 @@ def save_samples(study: StudyFile, cells: Sequence[Cell], runner: Runner, file: 
     columns += [(cell.arm, _generate(cell, samples, runner, lora=runner.directory(cell).lora)) for cell in trained]
     width, height = samples.images_per_prompt, len(samples.prompts)
     panels = [
-        partial(_show, images=images, title=arm, prompts=samples.prompts if place == 0 else ())
+        partial(_show, images=images, num_columns=width, title=arm, prompts=samples.prompts if place == 0 else ())
         for place, (arm, images) in enumerate(columns)
     ]
-    save_panels(panels, file, panel_inches=(width * _INCHES_PER_IMAGE + 0.4, height * _INCHES_PER_IMAGE + 0.3))
+    save_panels(panels, file, panel_inches=(width * _INCHES_PER_IMAGE + 0.4, height * _INCHES_PER_IMAGE + 0.4))
 
 
 def _generate(cell: Cell, samples: Samples, runner: Runner, *, lora: Path | None) -> torch.Tensor:
@@ -60,8 +63,11 @@ def _generate(cell: Cell, samples: Samples, runner: Runner, *, lora: Path | None
     return by_place.permute(2, 0, 3, 1, 4).reshape(channels, rows * height, columns * width)
 
 
-def _show(axes: "Axes", *, images: torch.Tensor, title: str, prompts: Sequence[str]) -> None:
+def _show(axes: "Axes", *, images: torch.Tensor, num_columns: int, title: str, prompts: Sequence[str]) -> None:
     axes.imshow(images.permute(1, 2, 0).clamp(0, 1).numpy())
-    axes.set(title=title, xticks=[], yticks=[])
+    width = int(num_columns * _INCHES_PER_IMAGE * _TITLE_CHARACTERS_PER_INCH)
+    axes.set_title(fill(title, width), fontsize=_TITLE_POINTS)
     side = images.shape[1] / max(1, len(prompts))
+    axes.set_xticks([])
     axes.set_yticks([side * (row + 0.5) for row in range(len(prompts))], [p.replace(" ", "\n", 2) for p in prompts])
+    axes.tick_params(length=0)
