@@ -19,8 +19,11 @@ import torch
 from safetensors.torch import load_file
 
 STORED = Path(__file__).parents[1] / "tests" / "golden" / "rounds.json"
-RECIPES = ("emoji-b2-paper", "emoji-quickstart", "emoji-ddpo", "emoji-policy-gradient", "emoji-dpok", "emoji-dpo")
-PROMPTS = (
+RECIPES = (
+    "emoji-b2-paper", "emoji-quickstart", "emoji-ddpo", "emoji-policy-gradient", "emoji-dpok", "emoji-dpo",
+    "emoji-template2", "emoji-template3",
+)  # fmt: skip
+PROMPTS = (  # of template 1; the recipes of the other templates take the first six of their own
     "a bear riding a bike", "a cat playing chess", "a fox washing dishes", "a duck riding a bike",
     "a cow playing chess", "a bee washing dishes",
 )  # fmt: skip
@@ -35,12 +38,14 @@ def run_recipe(name: str) -> Rounds:
     """Run a reduced recipe on the CPU; return the metrics per round, the last with the norm of the final adapter."""
     import b2diffurl
     from b2diffurl.algorithm.schedule import Backward
+    from b2diffurl.prompts.lists import read_prompts
     from b2diffurl.run.recipes import recipe
 
     with tempfile.TemporaryDirectory() as folder:
-        prompts = Path(folder) / "prompts.txt"
-        prompts.write_text("\n".join(PROMPTS) + "\n", encoding="utf-8")
         run = recipe(name)
+        chosen = PROMPTS if run.prompts == "template1-train" else read_prompts(run.prompts)[: len(PROMPTS)]
+        prompts = Path(folder) / "prompts.txt"
+        prompts.write_text("\n".join(chosen) + "\n", encoding="utf-8")
         run = replace(
             run,
             prompts=str(prompts),
