@@ -82,7 +82,7 @@ def test_the_rewards_bertscore_is_reported_too(setting: str, kind: str, reward: 
     assert (choice.kind, choice.bert) == (kind, "bert:emoji")
     judge = load_judge(choice, reward=load_reward(reward))
     assert judge.metrics == choice.metrics
-    assert judge.metrics[-1] == "bert_score"
+    assert judge.metrics[0] == "bert_score"
     images = torch.rand(2, 3, 32, 32)
     expected = score_images(load_reward("bert:emoji"), images, SCENES).scores
     torch.testing.assert_close(judge.observe(images, SCENES).scores["bert_score"], expected)

@@ -332,6 +332,29 @@ def test_a_condition_without_results_is_drawn_without_a_warning(tmp_path: Path) 
     assert (tmp_path / "curves.png").stat().st_size > 1000
 
 
+def test_each_condition_has_the_metrics_that_its_judge_reports(tmp_path: Path) -> None:
+    study = make_study(conditions={"CLIPScore": {}, "BERTScore": {"reward": "bert:emoji"}})
+    cells = make_cells(study)
+    scores = {"CLIPScore": {"clip_score": 0.5}, "BERTScore": {"bert_score": 0.5, "clip_score": 0.5}}
+    results = {cell.key: result(cell, replace(point(512, 0.8), scores=scores[cell.condition])) for cell in cells}
+    text = write_tables(study, StudyResults(cells, results), tmp_path, command="b2diffurl study x")
+    headings = [line for line in text.splitlines() if line.startswith("| arm |")]
+    assert [line.count("bert_score") for line in headings] == [0, 1]
+    assert (tmp_path / "cells.csv").read_text(encoding="utf-8").splitlines()[0].endswith("clip_score,bert_score")
+    assert (tmp_path / "curves.png").stat().st_size > 1000
+
+
+def test_claims_without_data_are_one_line() -> None:
+    study = make_study(claims=(claim(), claim(text="never", at={"scene_accuracy": 0.99}), claim(text="nor this one",
+                       against="base")))  # fmt: skip
+    values = {"ours": [[point(512, 0.8)]], "DDPO": [[point(512, 0.7)]]}
+    text = study_text(study, comparison(study, values), command="b2diffurl study x")
+    assert text.count("| better (") == 1
+    assert text.endswith("No data, because runs are missing or do not reach the value: never; nor this one.\n")
+    none = study_text(make_study(claims=(claim(),)), comparison(study, {"ours": [], "DDPO": []}), command="x")
+    assert "| claim |" not in none
+
+
 def test_the_studies_of_the_paper_have_its_published_values() -> None:
     table1 = {(item.condition, item.arm): item.value for item in read_study("diversity").published}
     assert table1["template 1", "B² (paper)"] == 1.3127

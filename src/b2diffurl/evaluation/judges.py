@@ -82,7 +82,7 @@ class JudgeChoice:
         own = {
             "emoji": EmojiJudge.metrics, "clip": CLIPJudge.metrics, "reward": RewardJudge.metrics, "none": (),
         }[self.kind]  # fmt: skip
-        return (*own, BERT_SCORE) if self.bert else own
+        return (BERT_SCORE, *own) if self.bert else own
 
 
 def check_judge(judge: str) -> None:
@@ -240,7 +240,7 @@ class WithBERTScore(Judge):
     """
 
     def __init__(self, judge: Judge, bert: Reward) -> None:
-        self.metrics = (*judge.metrics, BERT_SCORE)
+        self.metrics = (BERT_SCORE, *judge.metrics)
         self._judge = judge
         self._bert = bert
 

@@ -67,9 +67,15 @@ class StudyResults:
                 starts.setdefault(seed, [result.points[0]])
         return starts
 
-    def metrics(self) -> list[str]:
-        """Return the names of all evaluation metrics, in the order of the first result."""
-        names = (name for result in self.results.values() for point in result.points for name in point.scores)
+    def metrics(self, condition: str | None = None) -> list[str]:
+        """Return the names of the evaluation metrics of a condition, or of all, in the order of the results."""
+        names = (
+            name
+            for (of_condition, _, _), result in self.results.items()
+            if condition in (None, of_condition)
+            for point in result.points
+            for name in point.scores
+        )
         return list(dict.fromkeys(names))
 
     def decide(self, claim: Claim) -> Decision:

@@ -68,7 +68,7 @@ def study_text(study: StudyFile, comparison: StudyResults, *, command: str) -> s
 
 
 def _arms_table(comparison: StudyResults, condition: str) -> list[str]:
-    metrics = comparison.metrics()
+    metrics = comparison.metrics(condition)
     rows = [["arm", "seeds", "images", "network evaluations", "seconds", *metrics]]
     for arm in (BASE, *comparison.arms):
         seeds = comparison.seeds(condition, arm)
@@ -82,7 +82,7 @@ def _arms_table(comparison: StudyResults, condition: str) -> list[str]:
 
 def _differences(study: StudyFile, comparison: StudyResults, condition: str) -> list[str]:
     baseline = study.baseline or comparison.arms[0]
-    metrics = comparison.metrics()[:_MAX_DIFFERENCE_METRICS]
+    metrics = comparison.metrics(condition)[:_MAX_DIFFERENCE_METRICS]
     rows = [[f"minus {baseline}, paired by seed", "seeds", *metrics]]
     for arm in comparison.arms:
         cells: list[str] = []
@@ -97,17 +97,23 @@ def _differences(study: StudyFile, comparison: StudyResults, condition: str) -> 
 
 
 def claims_table(decisions: Sequence[Decision]) -> list[str]:
-    """Return one row per claim, as lines of Markdown."""
+    """Return one row per claim that has data, and one line that names the others, as lines of Markdown."""
     rows = [["claim", "measured", "bound", "seeds", "verdict"]]
+    without_data = [decision.claim.text for decision in decisions if decision.interval is None]
     for decision in decisions:
+        if decision.interval is None:
+            continue
         claim = decision.claim
         place = "".join(f" at {name} {value:g}" for name, value in claim.at.items())
         sign = "-" if claim.kind == "difference" else "/"
         bound = f"at least {claim.at_least:g}" if claim.at_least > float("-inf") else f"at most {claim.at_most:g}"
-        measured = "-" if decision.interval is None else _interval(decision.interval)
         what = f"{claim.metric}{place}: {claim.arm} {sign} {claim.against}"
-        rows.append([f"{claim.text} ({what})", measured, bound, str(decision.num_seeds), f"**{decision.verdict}**"])
-    return _markdown(rows)
+        measured, verdict = _interval(decision.interval), f"**{decision.verdict}**"
+        rows.append([f"{claim.text} ({what})", measured, bound, str(decision.num_seeds), verdict])
+    lines = _markdown(rows) if len(rows) > 1 else []
+    if without_data:
+        lines += ["", "No data, because runs are missing or do not reach the value: " + "; ".join(without_data) + "."]
+    return lines
 
 
 def _csv(comparison: StudyResults) -> str:
@@ -131,14 +137,16 @@ def _save_curves(comparison: StudyResults, file: Path) -> None:
 
     A row per condition; the band is the range of the seeds.
     """
-    metrics = comparison.metrics()
-    pairs = [("reward_queries", name) for name in metrics[:3]]
-    if {"scene_accuracy", "style_entropy"} <= set(metrics):
-        pairs += [("network_evaluations", "scene_accuracy"), ("scene_accuracy", "style_entropy")]
+    more: list[tuple[str, str]] = []
+    if {"scene_accuracy", "style_entropy"} <= set(comparison.metrics()):
+        more = [("network_evaluations", "scene_accuracy"), ("scene_accuracy", "style_entropy")]
+    # A condition without results has the metrics of the others. Rows are equally long.
+    metrics = {name: comparison.metrics(name) or comparison.metrics() for name in comparison.conditions}
+    length = min(3, *map(len, metrics.values()))
     panels = [
         partial(_plot, comparison=comparison, condition=condition, x=x, y=y, legend=place == 0)
-        for condition in comparison.conditions
-        for place, (x, y) in enumerate(pairs)
+        for condition, names in metrics.items()
+        for place, (x, y) in enumerate([*(("reward_queries", name) for name in names[:length]), *more])
     ]
     save_panels(panels, file, panel_inches=(3.6, 3.4), num_rows=len(comparison.conditions))
 
