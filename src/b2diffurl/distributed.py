@@ -154,7 +154,7 @@ def describe_device(device: str) -> str:
             ) from error
         return f"{device}: {properties.name}, {properties.total_memory / _GIB:.1f} GiB"
     memory = f"{os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / _GIB:.1f} GiB" if _HAS_SYSCONF else ""
-    name = "Apple GPU" if kind == "mps" else f"{platform.machine()}, {torch.get_num_threads()} threads"
+    name = "Apple GPU" if kind == "mps" else f"{platform.machine()}, threads: {torch.get_num_threads()}"
     return f"{device}: " + ", ".join(filter(None, (name, memory)))
 
 

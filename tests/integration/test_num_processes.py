@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from b2diffurl.algorithm.update import Optimization
 from b2diffurl.cli import main
 from b2diffurl.config import to_toml
+from b2diffurl.run.directory import RunDirectory
 from b2diffurl.run.settings import Logging, Run
 
 ROOT = Path(__file__).parents[2]
@@ -88,6 +89,8 @@ def test_two_processes_equal_one(settings: Path) -> None:
     assert (settings.with_name("rank0").is_file(), settings.with_name("rank1").is_file()) == (True, True)
     one, two = (min(settings.with_name(name).glob("lora/*.safetensors")) for name in ("one", "two"))
     assert one.name == two.name
+    environments = [RunDirectory(settings.with_name(name)).read().environment for name in ("one", "two")]
+    assert [environment["processes"] for environment in environments] == ["1", "2"]
     ours, theirs = load_file(one), load_file(two)
     assert ours.keys() == theirs.keys()
     assert max(float((ours[name] - theirs[name]).abs().max()) for name in ours) <= 1e-5

@@ -30,7 +30,7 @@ def test_a_new_directory_has_empty_records(tmp_path: Path) -> None:
 def test_everything_written_is_in_the_record(tmp_path: Path) -> None:
     directory = RunDirectory(tmp_path / "run")
     directory.begin(RUN)
-    directory.write_environment(torch.device("cpu"))
+    directory.write_environment(torch.device("cpu"), num_processes=2)
     directory.open_metrics(first_round=1).append([{"round": 1, "reward/mean": 0.5, "objective/loss": None}])
     images = GeneratedImages(images=torch.rand(2, 3, 4, 4), prompts=("a cat", "a dog"))
     directory.write_samples(images, round_number=0)
@@ -42,6 +42,7 @@ def test_everything_written_is_in_the_record(tmp_path: Path) -> None:
     assert (record.name, record.settings_text) == ("run", to_toml(RUN))
     assert (record.num_rounds(), record.num_inference_steps()) == (RUN.num_rounds, RUN.sampler.num_inference_steps)
     assert {"torch", "python", "device", "threads"} < set(record.environment)
+    assert record.environment["processes"] == "2"
     assert (record.series("reward/mean"), record.round_numbers()) == ([0.5], [1])
     assert record.evaluation == Evaluation(
         before={"clip_score": 0.25}, after={"clip_score": 0.5}, num_images=8, prompts="mine"

@@ -1,7 +1,7 @@
 """The first screen of the report: did it get better, at what price, can it be trusted."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -173,9 +173,7 @@ def price(run: RunRecord) -> list[tuple[str, str]]:
     updating = sum(finite(run, "network/update_evaluations"))
     seconds = sum(value for metric in TIME_METRICS for value in finite(run, metric))
     environment = run.environment
-    threads = environment.get("threads", "")
-    machine = [environment.get("device", ""), count(int(threads), "thread") if threads.isdecimal() else "",
-               environment.get("machine", "")]  # fmt: skip
+    machine = [environment.get("device", ""), _processes(environment), environment.get("machine", "")]
     rows = [
         ("Images scored", f"{int(queries[-1]):,}" if queries else ""),
         ("Network evaluations", f"{int(sampling):,} sampling, {int(updating):,} updating" if sampling else ""),
@@ -184,6 +182,19 @@ def price(run: RunRecord) -> list[tuple[str, str]]:
         ("Started", environment.get("started", "")),
     ]
     return [(name, value) for name, value in rows if value]
+
+
+def _processes(environment: Mapping[str, str]) -> str:
+    """Name the processes and threads of a run, as far as its record has them.
+
+    >>> _processes({"processes": "2", "threads": "1"}), _processes({"processes": "1", "threads": "2"}), _processes({})
+    ('2 processes of 1 thread', '2 threads', '')
+    """
+    processes, threads = environment.get("processes", "1"), environment.get("threads", "")
+    if not (processes.isdecimal() and threads.isdecimal()):
+        return ""
+    each = count(int(threads), "thread")
+    return each if processes == "1" else f"{count(int(processes), 'process', plural='processes')} of {each}"
 
 
 def finite(run: RunRecord, metric: str) -> list[float]:

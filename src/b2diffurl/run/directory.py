@@ -98,12 +98,17 @@ class RunDirectory:
         if not self.is_started() or read_toml(self.run_file, Run) != run:  # another number of rounds
             files.write_text(self.run_file, to_toml(run))
 
-    def write_environment(self, device: torch.device) -> None:
-        """Write env.json: everything besides the settings that may change the numbers."""
+    def write_environment(self, device: torch.device, *, num_processes: int = 1) -> None:
+        """Write env.json: everything besides the settings that may change the numbers.
+
+        Args:
+            device: device of the model.
+            num_processes: number of processes that share the run.
+        """
         environment: dict[str, str] = {name: version(name) for name in _LIBRARIES}
         environment |= {"python": platform.python_version(), "machine": platform.platform(), "device": str(device)}
         environment["commit"] = current_commit()
-        environment["threads"] = str(torch.get_num_threads())
+        environment |= {"processes": str(num_processes), "threads": str(torch.get_num_threads())}
         files.write_text(self._environment, json.dumps(environment, indent=2))
 
     def write_samples(self, samples: GeneratedImages, *, round_number: int) -> None:

@@ -123,7 +123,7 @@ class Trainer:
                 last_round=self.rounds_done, num_kept=self.run.logging.num_checkpoints
             )
             self.directory.mark_stopped(None)
-            self.directory.write_environment(self.model.device)
+            self.directory.write_environment(self.model.device, num_processes=self.ranks.world_size)
         first_round = self.rounds_done + 1
         writer = RoundWriter.open(self.directory, self.log, first_round=first_round) if self.ranks.is_main else None
         try:
