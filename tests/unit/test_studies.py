@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from b2diffurl.algorithm.advantage import Branch
 from b2diffurl.algorithm.schedule import Backward
@@ -323,13 +324,16 @@ def test_the_page_has_means_intervals_claims_and_what_is_missing(tmp_path: Path)
     assert (tmp_path / "cells.csv").read_text(encoding="utf-8").count("\n") == 6
 
 
-def test_a_condition_without_results_is_drawn_without_a_warning(tmp_path: Path) -> None:
-    """A warning that the package causes is an error in the tests."""
+def test_a_condition_without_results_is_not_drawn(tmp_path: Path) -> None:
     study = make_study(conditions={"first": {}, "second": {"reward": "jpeg-size:compressible"}})
     cells = make_cells(study)
     results = {cell.key: result(cell, point(512, 0.8)) for cell in cells if cell.condition == "first"}
-    write_tables(study, StudyResults(cells, results), tmp_path, command="b2diffurl study x")
-    assert (tmp_path / "curves.png").stat().st_size > 1000
+    heights: list[int] = []
+    for known in (results, {cell.key: result(cell, point(512, 0.8)) for cell in cells}):
+        text = write_tables(study, StudyResults(cells, known), tmp_path, command="b2diffurl study x")
+        assert ("No results yet." in text) == (known is results)
+        heights.append(Image.open(tmp_path / "curves.png").height)
+    assert heights[1] > 1.5 * heights[0]
 
 
 def test_each_condition_has_the_metrics_that_its_judge_reports(tmp_path: Path) -> None:

@@ -70,8 +70,18 @@ def save_panels(
     panel_inches: tuple[float, float],
     share_y: bool = False,
     num_rows: int = 1,
+    shared_legend: bool = False,
 ) -> None:
-    """Plot panels into an image file, in rows of equal length; each function plots one."""
+    """Plot panels into an image file, in rows of equal length; each function plots one.
+
+    Args:
+        panels: the functions.
+        file: image file to write.
+        panel_inches: width and height of a panel.
+        share_y: whether all panels have the same y axis.
+        num_rows: number of rows.
+        shared_legend: whether one legend below the panels names each label once.
+    """
     from matplotlib.figure import Figure
 
     width, height = panel_inches
@@ -80,6 +90,11 @@ def save_panels(
     grid = figure.subplots(num_rows, num_columns, sharey=share_y, squeeze=False)
     for axes, plot in zip(grid.flat, panels, strict=True):
         plot(axes)
+    labels = {
+        label: handle for axes in grid.flat for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    if shared_legend and labels:
+        figure.legend(labels.values(), labels, loc="outside lower center", ncols=num_columns, fontsize=8)
     figure.savefig(file, dpi=120)
 
 

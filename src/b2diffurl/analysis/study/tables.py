@@ -34,7 +34,7 @@ def write_tables(study: StudyFile, comparison: StudyResults, folder: Path, *, co
     text = study_text(study, comparison, command=command)
     files.write_text(folder / "table.md", text)
     files.write_text(folder / "cells.csv", _csv(comparison))
-    if comparison.results:
+    if comparison.metrics():
         _save_curves(comparison, folder / "curves.png")
     return text
 
@@ -77,7 +77,7 @@ def _arms_table(comparison: StudyResults, condition: str) -> list[str]:
         last = [points[-1] for points in seeds.values()]
         costs = [f"{_mean(last, name):,.0f}" for name in _COSTS]
         rows.append([arm, str(len(seeds)), *costs, *(summary(_column(last, name), _number) for name in metrics)])
-    return _markdown(rows)
+    return _markdown(rows) if len(rows) > 1 else ["No results yet."]
 
 
 def _differences(study: StudyFile, comparison: StudyResults, condition: str) -> list[str]:
@@ -135,23 +135,24 @@ def _csv(comparison: StudyResults) -> str:
 def _save_curves(comparison: StudyResults, file: Path) -> None:
     """Plot metrics over images scored, alignment over network evaluations, then diversity over alignment.
 
-    A row per condition; the band is the range of the seeds.
+    A row per condition that has results; the band is the range of the seeds.
     """
     more: list[tuple[str, str]] = []
     if {"scene_accuracy", "style_entropy"} <= set(comparison.metrics()):
         more = [("network_evaluations", "scene_accuracy"), ("scene_accuracy", "style_entropy")]
-    # A condition without results has the metrics of the others. Rows are equally long.
-    metrics = {name: comparison.metrics(name) or comparison.metrics() for name in comparison.conditions}
-    length = min(3, *map(len, metrics.values()))
+    metrics = {name: found for name in comparison.conditions if (found := comparison.metrics(name))}
+    length = min(3, *map(len, metrics.values()))  # rows are equally long
     panels = [
-        partial(_plot, comparison=comparison, condition=condition, x=x, y=y, legend=place == 0)
+        partial(_plot, comparison=comparison, condition=condition, x=x, y=y)
         for condition, names in metrics.items()
-        for place, (x, y) in enumerate([*(("reward_queries", name) for name in names[:length]), *more])
+        for x, y in [*(("reward_queries", name) for name in names[:length]), *more]
     ]
-    save_panels(panels, file, panel_inches=(3.6, 3.4), num_rows=len(comparison.conditions))
+    save_panels(panels, file, panel_inches=(3.6, 3.4), num_rows=len(metrics), shared_legend=True)
 
 
-def _plot(axes: "Axes", *, comparison: StudyResults, condition: str, x: str, y: str, legend: bool) -> None:
+def _plot(axes: "Axes", *, comparison: StudyResults, condition: str, x: str, y: str) -> None:
+    from matplotlib.ticker import EngFormatter
+
     for number, arm in enumerate(comparison.arms):
         curves = list(comparison.seeds(condition, arm).values())
         if not curves:
@@ -165,8 +166,8 @@ def _plot(axes: "Axes", *, comparison: StudyResults, condition: str, x: str, y: 
             known = [[value for value in _column(points, y) if value is not None] for points in by_point]
             axes.fill_between(xs, [*map(min, known)], [*map(max, known)], color=line.get_color(), alpha=0.12)
     axes.set(xlabel=x.replace("_", " "), ylabel=y.replace("_", " "), title=condition)
-    if legend and axes.lines:
-        axes.legend(fontsize=7)
+    if x in _COSTS:
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))  # 50k
 
 
 def _column(points: Sequence[Point], name: str) -> list[float | None]:
