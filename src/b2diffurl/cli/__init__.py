@@ -56,7 +56,7 @@ recipes: emoji-quickstart, emoji-b2-paper, emoji-ddpo, emoji-policy-gradient, em
          paper-template1-clip, paper-template1-bert, paper-template2-clip, paper-template2-bert,
          paper-template3-clip, paper-template3-bert, sd15, sdxl, sd15-ddpo
 studies: ablation, alignment, compatibility, cost, diversity, evidence, generalization, hacking, quickstart,
-         samples, sweep
+         samples, sweep, variants
 
 Begin with: b2diffurl train emoji-quickstart --output runs/first
 """
