@@ -103,7 +103,7 @@ class RunDirectory:
 
         Args:
             device: device of the model.
-            num_processes: number of processes that share the run.
+            num_processes: the run's world size.
         """
         environment: dict[str, str] = {name: version(name) for name in _LIBRARIES}
         environment |= {"python": platform.python_version(), "machine": platform.platform(), "device": str(device)}
