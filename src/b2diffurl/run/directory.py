@@ -99,16 +99,8 @@ class RunDirectory:
             files.write_text(self.run_file, to_toml(run))
 
     def write_environment(self, device: torch.device, *, num_processes: int = 1) -> None:
-        """Write env.json: everything besides the settings that may change the numbers.
-
-        Args:
-            device: device of the model.
-            num_processes: the run's world size.
-        """
-        environment: dict[str, str] = {name: version(name) for name in _LIBRARIES}
-        environment |= {"python": platform.python_version(), "machine": platform.platform(), "device": str(device)}
-        environment["commit"] = current_commit()
-        environment |= {"processes": str(num_processes), "threads": str(torch.get_num_threads())}
+        """Write env.json: everything besides the settings that may change the numbers; num_processes: world size."""
+        environment = _environment(device, num_processes=num_processes)
         files.write_text(self._environment, json.dumps(environment, indent=2))
 
     def write_samples(self, samples: GeneratedImages, *, round_number: int) -> None:
@@ -239,3 +231,11 @@ def _write_prompts(file: Path, prompts: Sequence[str]) -> None:
     """Write prompts from Python; a file that has the same ones, perhaps with metadata, stays."""
     if not file.is_file() or load_prompts(str(file)) != tuple(prompts):
         files.write_text(file, json.dumps(prompts, indent=1, ensure_ascii=False))
+
+
+def _environment(device: torch.device, *, num_processes: int) -> dict[str, str]:
+    """Return versions, machine, commit, processes and threads by name."""
+    environment: dict[str, str] = {name: version(name) for name in _LIBRARIES}
+    environment |= {"python": platform.python_version(), "machine": platform.platform(), "device": str(device)}
+    environment["commit"] = current_commit()
+    return environment | {"processes": str(num_processes), "threads": str(torch.get_num_threads())}
