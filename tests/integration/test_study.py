@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from b2diffurl.cli import main
@@ -66,3 +67,20 @@ def test_a_killed_study_resumes_to_the_same_table(tmp_path: Path, monkeypatch: p
     assert main([*words, "--only-table"]) == 0
     assert (folders[1] / "results" / "tiny" / "table.md").read_text(encoding="utf-8") == before
     assert main([*words, "--plan"]) == 0
+
+
+@pytest.mark.slow
+def test_a_terminated_study_leaves_no_trainer(tmp_path: Path) -> None:
+    text = STUDY.replace("num_images = 16", "num_images = 8000").replace("seeds = [0]", "seeds = [0, 1]")
+    (tmp_path / "tiny.toml").write_text(text, encoding="utf-8")
+    (tmp_path / "prompts.txt").write_text("a bear riding a bike\na cat playing chess\n", encoding="utf-8")
+    command = [sys.executable, "-m", "b2diffurl.cli", "study", "tiny.toml", "--num-jobs", "2"]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        while len(trainers := psutil.Process(process.pid).children()) < 2:
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.terminate()
+        output, error = process.communicate(timeout=60)
+        assert not any(trainer.is_running() for trainer in trainers)
+    assert (process.returncode, error) == (130, "b2diffurl: interrupted; the same command continues.\n")
+    assert output.count("\n") == 2  # the two runs that had started; nothing started or failed afterward

@@ -30,6 +30,7 @@ _COMMANDS = {
     "show": ("show", "show"),
     "completion": ("completion", "completion"),
 }
+_CONTINUATIONS = {"train": "; continue with --resume", "study": "; the same command continues"}
 _DEVICE_ERRORS = ("OutOfMemoryError", "AcceleratorError")
 # The names of recipes and studies are written out: importing them imports torch. A test compares them.
 _HELP = """\
@@ -73,14 +74,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     prepare_process()
-    code, message = outcome(partial(_dispatch, words))
+    code, message = outcome(partial(_dispatch, words), continuation=_CONTINUATIONS.get("".join(words[:1]), ""))
     if message:
         print(message, file=sys.stderr)
     return code
 
 
-def outcome(command: Callable[[], int]) -> tuple[int, str]:
-    """Run a command; return its exit code, and the message of its error or nothing."""
+def outcome(command: Callable[[], int], *, continuation: str = "") -> tuple[int, str]:
+    """Run a command; return its exit code, and the message of its error or nothing.
+
+    Args:
+        command: the command.
+        continuation: how it continues after an interruption, for the message; "" if it does not.
+    """
     try:
         return command(), ""
     except UserError as error:
@@ -94,7 +100,7 @@ def outcome(command: Callable[[], int]) -> tuple[int, str]:
             raise
         return 1, f"b2diffurl: {_device_message(error)}"
     except KeyboardInterrupt:
-        return 130, "b2diffurl: interrupted; continue with --resume."
+        return 130, f"b2diffurl: interrupted{continuation}."
     except BrokenPipeError:  # the reader of a pipe has ended, such as `head`; Python would report it again at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141, ""

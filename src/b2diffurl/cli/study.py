@@ -1,6 +1,9 @@
 """`b2diffurl study NAME|FILE.toml`: compare arms over seeds in one table."""
 
 import shlex
+import signal
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -72,7 +75,8 @@ def study(words: list[str]) -> int:
         return 0
     check_output(flags.results, setting="results")
     check_output(flags.output)
-    results = runner.existing(cells) if flags.only_table else runner.run(cells)
+    with _terminable():
+        results = runner.existing(cells) if flags.only_table else runner.run(cells)
     comparison = StudyResults(cells, results)
     name = "-".join(filter(None, (Path(flags.name).stem, flags.scale)))
     name += f"-{flags.num_images}" if flags.num_images else ""
@@ -81,6 +85,16 @@ def study(words: list[str]) -> int:
     if spec.samples is not None and not flags.only_table:
         save_samples(spec, cells, runner, flags.results / name / "samples.png")
     return 0 if not comparison.num_missing or flags.only_table else 1
+
+
+@contextmanager
+def _terminable() -> Generator[None]:
+    """Treat SIGTERM, a job scheduler's signal, as an interruption, so that the processes that train end too."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _without_places(words: list[str]) -> list[str]:

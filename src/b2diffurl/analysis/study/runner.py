@@ -1,15 +1,17 @@
 """Train the runs of a study that have no result yet, each in its own process. An interrupted run continues."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from threading import Lock
+from typing import TextIO
 
 from b2diffurl.analysis.plan import model_shape, round_costs
 from b2diffurl.analysis.study.results import CellResult, make_result, read_result, result_file, write_result
@@ -21,6 +23,34 @@ from b2diffurl.run.directory import RunDirectory
 from b2diffurl.run.settings import Run
 
 OnMessage = Callable[[str], None]
+
+
+class _Trainers:
+    """The processes that train runs at this time; they can be ended together."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._running: set[subprocess.Popen[str]] = set()
+        self.ended = False
+
+    def run(self, command: Sequence[str], *, log: TextIO, environment: Mapping[str, str]) -> int:
+        """Run a command and return its exit code, which is that of SIGTERM where all have been ended."""
+        with self._lock:
+            if self.ended:
+                return -signal.SIGTERM
+            process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, text=True)
+            self._running.add(process)
+        code = process.wait()
+        with self._lock:
+            self._running.discard(process)
+        return code
+
+    def end(self) -> None:
+        """Terminate every process; none starts from now on."""
+        with self._lock:
+            self.ended = True
+            for process in self._running:
+                process.terminate()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,20 +70,26 @@ class Runner:
     device: str = "cpu"
     num_jobs: int = 1
     on_message: OnMessage = lambda _: None
+    _trainers: _Trainers = field(default_factory=_Trainers, init=False, repr=False)
 
     def run(self, cells: Sequence[Cell]) -> dict[str, CellResult]:
         """Train what has no result, and return the results by key; a run that failed has none.
 
         Raises:
             UserError: an existing result or run folder has other settings.
+            KeyboardInterrupt: the study was interrupted; the processes that trained have ended.
         """
         results = self.existing(cells)
         missing = list({cell.key: cell for cell in cells if cell.key not in results}.values())
         clock = _Clock(missing, on_message=self.on_message)
         with ThreadPoolExecutor(self.num_jobs) as pool:
-            for cell, result in zip(missing, pool.map(partial(self._run, clock=clock), missing), strict=True):
-                if result is not None:
-                    results[cell.key] = result
+            try:
+                for cell, result in zip(missing, pool.map(partial(self._run, clock=clock), missing), strict=True):
+                    if result is not None:
+                        results[cell.key] = result
+            except KeyboardInterrupt:
+                self._trainers.end()
+                raise
         return results
 
     def existing(self, cells: Sequence[Cell]) -> dict[str, CellResult]:
@@ -77,7 +113,8 @@ class Runner:
             clock.start(cell)
             code = self._train(cell, directory)
             if not directory.is_ended():
-                self.on_message(f"{cell.arm}, seed {cell.seed}: ended with code {code}, see {_log_file(directory)}")
+                if not self._trainers.ended:
+                    self.on_message(f"{cell.arm}, seed {cell.seed}: ended with code {code}, see {_log_file(directory)}")
                 return None
         result = make_result(cell, directory)
         write_result(result_file(self.results, cell), result)
@@ -95,7 +132,7 @@ class Runner:
         threads = max(1, (os.cpu_count() or 1) // self.num_jobs)
         environment = {"OMP_NUM_THREADS": str(threads)} | os.environ
         with _log_file(directory).open("a", encoding="utf-8") as log:
-            return subprocess.run(command, stdout=log, stderr=log, env=environment, check=False).returncode
+            return self._trainers.run(command, log=log, environment=environment)
 
 
 def _log_file(directory: RunDirectory) -> Path:
