@@ -348,13 +348,13 @@ def test_each_condition_has_the_metrics_that_its_judge_reports(tmp_path: Path) -
     assert (tmp_path / "curves.png").stat().st_size > 1000
 
 
-def test_claims_without_data_are_one_line() -> None:
+def test_claims_without_data_are_counted() -> None:
     study = make_study(claims=(claim(), claim(text="never", at={"scene_accuracy": 0.99}), claim(text="nor this one",
                        against="base")))  # fmt: skip
     values = {"ours": [[point(512, 0.8)]], "DDPO": [[point(512, 0.7)]]}
     text = study_text(study, comparison(study, values), command="b2diffurl study x")
     assert text.count("| better (") == 1
-    assert text.endswith("No data, because runs are missing or do not reach the value: never; nor this one.\n")
+    assert text.endswith("Claims without data, because runs are missing or do not reach the value: 2.\n")
     none = study_text(make_study(claims=(claim(),)), comparison(study, {"ours": [], "DDPO": []}), command="x")
     assert "| claim |" not in none
 

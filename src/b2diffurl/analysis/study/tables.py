@@ -97,9 +97,9 @@ def _differences(study: StudyFile, comparison: StudyResults, condition: str) -> 
 
 
 def claims_table(decisions: Sequence[Decision]) -> list[str]:
-    """Return one row per claim that has data, and one line that names the others, as lines of Markdown."""
+    """Return one row per claim that has data, and one line that counts the others, as lines of Markdown."""
     rows = [["claim", "measured", "bound", "seeds", "verdict"]]
-    without_data = [decision.claim.text for decision in decisions if decision.interval is None]
+    num_without = sum(decision.interval is None for decision in decisions)
     for decision in decisions:
         if decision.interval is None:
             continue
@@ -111,8 +111,8 @@ def claims_table(decisions: Sequence[Decision]) -> list[str]:
         measured, verdict = _interval(decision.interval), f"**{decision.verdict}**"
         rows.append([f"{claim.text} ({what})", measured, bound, str(decision.num_seeds), verdict])
     lines = _markdown(rows) if len(rows) > 1 else []
-    if without_data:
-        lines += ["", "No data, because runs are missing or do not reach the value: " + "; ".join(without_data) + "."]
+    if num_without:
+        lines += ["", f"Claims without data, because runs are missing or do not reach the value: {num_without}."]
     return lines
 
 
