@@ -63,9 +63,10 @@ def test_a_killed_study_resumes_to_the_same_table(tmp_path: Path, monkeypatch: p
     assert whole == killed
     assert len(whole) == 1 + 1 + 3 + 3  # header, base, before training, after one round and at the end of each arm
     monkeypatch.chdir(folders[1])
-    before = (folders[1] / "results" / "tiny" / "table.md").read_text(encoding="utf-8")
+    tables = [folders[1] / "results" / "tiny" / name for name in ("table.md", "cells.csv")]
+    before = [table.read_bytes() for table in tables]
     assert main([*words, "--only-table"]) == 0
-    assert (folders[1] / "results" / "tiny" / "table.md").read_text(encoding="utf-8") == before
+    assert [table.read_bytes() for table in tables] == before
     assert main([*words, "--plan"]) == 0
 
 

@@ -78,9 +78,25 @@ def test_arms_are_a_recipe_with_changes_and_seeds_alternate_them() -> None:
     assert ddpo.rollout.num_branches == 1
 
 
-def test_only_the_first_arm_of_a_seed_evaluates_the_images_before_training() -> None:
-    cells = make_cells(make_study(conditions={"a": {}, "b": {"num_rounds": 3}}))
-    assert [cell.run.logging.evaluate_before for cell in cells[:4]] == [True, False, True, False]
+def test_cells_whose_images_before_training_are_the_same_evaluate_them_once() -> None:
+    same: dict[str, object] = {"objective": {"use": "dpo"}, "reward_queries_per_round": 128}
+    other: dict[str, object] = {"reward": "bert:emoji"}
+    cells = make_cells(make_study(conditions={"a": {}, "same": same, "other": other}))
+    assert [cell.run.logging.evaluate_before for cell in cells[:6]] == [True, False, False, False, True, False]
+    assert [cell.run.logging.evaluate_before for cell in cells[6:12]] == [True, False, False, False, True, False]
+
+
+def test_a_condition_has_the_images_before_training_of_another_one_only_if_they_are_the_same() -> None:
+    study = make_study(conditions={"a": {}, "same": {"objective": {"use": "dpo"}}, "other": {"reward": "bert:emoji"}})
+    cells = make_cells(study, [0])
+    first = [point(0, 0.5), point(512, 0.8)]
+    results = {cell.key: result(cell, *(first if cell is cells[0] else [point(512, 0.7)])) for cell in cells}
+    comparison = StudyResults(cells, results)
+    assert comparison.seeds("a", "ours") == {0: first}
+    assert comparison.seeds("same", "base") == {0: first[:1]}
+    assert comparison.seeds("same", "DDPO") == {0: [first[0], point(512, 0.7)]}
+    assert comparison.seeds("other", "base") == {}
+    assert comparison.seeds("other", "DDPO") == {0: [point(512, 0.7)]}
 
 
 def test_a_grid_multiplies_the_arms() -> None:

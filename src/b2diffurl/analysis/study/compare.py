@@ -42,6 +42,11 @@ class StudyResults:
         self.results: dict[tuple[str, str, int], CellResult] = {
             (cell.condition, cell.arm, cell.seed): results[cell.key] for cell in cells if cell.key in results
         }
+        self._starts = {(cell.condition, cell.arm, cell.seed): cell.start for cell in cells}
+        self._bases: dict[str, list[Point]] = {}
+        for of, result in self.results.items():
+            if result.points and not _lacks_start(result):
+                self._bases.setdefault(self._starts[of], [result.points[0]])
         self.conditions = list(dict.fromkeys(cell.condition for cell in cells))
         self.arms = list(dict.fromkeys(cell.arm for cell in cells))
         self.num_missing = sum(cell.key not in results for cell in cells)
@@ -51,21 +56,16 @@ class StudyResults:
 
         The arm "base" has one evaluation per seed, that before training.
         """
+        of_arm = {of: start for of, start in self._starts.items() if of[0] == condition and arm in (BASE, of[1])}
+        bases = {of: self._bases.get(start, []) for of, start in of_arm.items()}
         if arm == BASE:
-            return self._base(condition)
-        base = self._base(condition)
+            return {seed: base for (_, _, seed), base in reversed(bases.items()) if base}
+        results = {of: self.results[of] for of in of_arm if of in self.results}
         return {
-            result.seed: [*(base.get(result.seed, []) if _lacks_start(result) else []), *result.points]
-            for (of_condition, of_arm, _), result in self.results.items()
-            if (of_condition, of_arm) == (condition, arm) and result.points and not result.stopped
+            result.seed: [*(bases[of] if _lacks_start(result) else []), *result.points]
+            for of, result in results.items()
+            if result.points and not result.stopped
         }
-
-    def _base(self, condition: str) -> dict[int, list[Point]]:
-        starts: dict[int, list[Point]] = {}
-        for (of_condition, _, seed), result in self.results.items():
-            if of_condition == condition and result.points and not _lacks_start(result):
-                starts.setdefault(seed, [result.points[0]])
-        return starts
 
     def metrics(self, condition: str | None = None) -> list[str]:
         """Return the names of the evaluation metrics of a condition, or of all, in the order of the results."""

@@ -116,10 +116,10 @@ class Runner:
                 if not self._trainers.ended:
                     self.on_message(f"{cell.arm}, seed {cell.seed}: ended with code {code}, see {_log_file(directory)}")
                 return None
-        result = make_result(cell, directory)
-        write_result(result_file(self.results, cell), result)
+        file = result_file(self.results, cell)
+        write_result(file, make_result(cell, directory))
         clock.done(cell)
-        return result
+        return read_result(file, cell)  # with the digits of the file, so that a table is the same later
 
     def _train(self, cell: Cell, directory: RunDirectory) -> int:
         settings = directory.path.with_suffix(".toml")

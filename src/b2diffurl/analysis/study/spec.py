@@ -27,6 +27,10 @@ _UNCOUNTED = {  # by table, the settings that change no number, or numbers by ro
     "rollout": ("chunk_size",),
     "optimization": ("micro_batch_size",),
 }  # fmt: skip
+_OF_TRAINING = (  # settings on which the images before training do not depend
+    "num_rounds", "reward_queries_per_round", "rollout", "schedule", "advantage", "selection", "objective", "lora",
+    "optimization", "trust_region", "collapse",
+)  # fmt: skip
 
 
 @settings
@@ -204,6 +208,13 @@ class Cell:
         """
         return f"{settings_hash(self.run)[:12]}-seed{self.seed}"
 
+    @property
+    def start(self) -> str:
+        """Name of the evaluation before training: cells with equal ones share it, so that one of them makes it."""
+        tables = changed_settings(self.run)
+        tables["logging"] = {"num_evaluation_images": self.run.logging.num_evaluation_images}
+        return _hash(tables, without=("recipe", *_OF_TRAINING))  # the seed is one of the settings
+
 
 def study_names() -> tuple[str, ...]:
     """Return the names of the studies in the package."""
@@ -237,16 +248,16 @@ def make_cells(study: StudyFile, seeds: Sequence[int] = ()) -> list[Cell]:
         UserError: settings of an arm or a condition are invalid, or the images do not make whole rounds.
     """
     cells: list[Cell] = []
-    first_of: set[tuple[str, int]] = set()
+    starts: set[str] = set()
     arms = list(_arms(study))
     for seed in seeds or study.seeds:
         for condition, condition_tables in (study.conditions or {"": {}}).items():
             for arm, tables in arms:
                 run = _make_run(study, [condition_tables, tables], where=f"{condition} {arm}".strip(), seed=seed)
-                is_first = (condition, seed) not in first_of  # its images before training serve all arms
-                first_of.add((condition, seed))
-                run = replace(run, logging=replace(run.logging, evaluate_before=is_first))
-                cells.append(Cell(condition=condition, arm=arm, run=run))
+                cell = Cell(condition=condition, arm=arm, run=run)
+                is_first = cell.start not in starts
+                starts.add(cell.start)
+                cells.append(replace(cell, run=replace(run, logging=replace(run.logging, evaluate_before=is_first))))
     return cells
 
 
@@ -338,13 +349,16 @@ def settings_hash(run: Run) -> str:
     A new setting with a default does not change it.
     """
     tables = changed_settings(run)
-    for label in ("recipe", "seed"):
-        tables.pop(label, None)
     for table, names in _UNCOUNTED.items():
         counted = {name: value for name, value in tables.pop(table, {}).items() if name not in names}
         if counted:
             tables[table] = counted
-    return hashlib.sha256(json.dumps(tables, sort_keys=True, default=str).encode()).hexdigest()
+    return _hash(tables, without=("recipe", "seed"))
+
+
+def _hash(tables: Tables, *, without: Sequence[str]) -> str:
+    counted = {name: value for name, value in tables.items() if name not in without}
+    return hashlib.sha256(json.dumps(counted, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def slug(name: str) -> str:
