@@ -56,15 +56,13 @@ class StudyResults:
 
         The arm "base" has one evaluation per seed, that before training.
         """
-        of_arm = {of: start for of, start in self._starts.items() if of[0] == condition and arm in (BASE, of[1])}
-        bases = {of: self._bases.get(start, []) for of, start in of_arm.items()}
+        bases = {of: self._bases.get(start, []) for of, start in self._starts.items() if of[0] == condition}
         if arm == BASE:
-            return {seed: base for (_, _, seed), base in reversed(bases.items()) if base}
-        results = {of: self.results[of] for of in of_arm if of in self.results}
+            return {seed: base for (_, _, seed), base in reversed(bases.items()) if base}  # that of the first arm
         return {
             result.seed: [*(bases[of] if _lacks_start(result) else []), *result.points]
-            for of, result in results.items()
-            if result.points and not result.stopped
+            for of, result in self.results.items()
+            if of[:2] == (condition, arm) and result.points and not result.stopped
         }
 
     def metrics(self, condition: str | None = None) -> list[str]:
