@@ -108,13 +108,22 @@ def _exchange() -> Generator[None]:
         ) from error
 
 
-def join_ranks() -> Ranks:
-    """Join the processes that torchrun started, according to its environment; without torchrun, be the only one."""
+@contextmanager
+def join_ranks() -> Generator[Ranks]:
+    """Return a context in which this process is one of those that torchrun started; without torchrun, the only one.
+
+    The process group is destroyed at its end, after an error too: its threads abort the process when they are still
+    there as Python exits.
+    """
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     if world_size == 1:
-        return Ranks()
+        yield Ranks()
+        return
     distributed.init_process_group("gloo", timeout=_TIMEOUT)
-    return Ranks(rank=distributed.get_rank(), world_size=world_size)
+    try:
+        yield Ranks(rank=distributed.get_rank(), world_size=world_size)
+    finally:
+        distributed.destroy_process_group()
 
 
 def device_of_rank(device: str, ranks: Ranks) -> str:
@@ -179,12 +188,6 @@ def check_device(device: torch.device | str) -> None:
         torch.zeros(1, device=parsed).item()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise UserError(f"device is {str(device)!r}, which is not available here; give cpu.") from error
-
-
-def leave_ranks(ranks: Ranks) -> None:
-    """Destroy the process group."""
-    if ranks.world_size > 1:
-        distributed.destroy_process_group()
 
 
 def _sum_over_ranks(gradients: Sequence[Tensor]) -> list[Tensor]:

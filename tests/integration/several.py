@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from b2diffurl.config import read_toml
-from b2diffurl.distributed import join_ranks, leave_ranks
+from b2diffurl.distributed import Ranks, join_ranks
 from b2diffurl.errors import RewardFailed, RunStopped
 from b2diffurl.run.directory import RunDirectory
 from b2diffurl.run.resolve import resolve
@@ -22,7 +22,11 @@ def redness(images: Tensor, prompts: Sequence[str]) -> Tensor:
 
 
 def main(settings: str, output: str, failing_rank: int) -> None:
-    ranks = join_ranks()
+    with join_ranks() as ranks:
+        train(settings, output, failing_rank, ranks)
+
+
+def train(settings: str, output: str, failing_rank: int, ranks: Ranks) -> None:
     run = read_toml(Path(settings), Run)
     calls = 0
 
@@ -40,7 +44,6 @@ def main(settings: str, output: str, failing_rank: int) -> None:
     except RunStopped as stop:
         (Path(output) / f"stopped{ranks.rank}.txt").write_text(str(stop), encoding="utf-8")
     save_file(trainer.model.adapter_state(), Path(output) / f"adapter{ranks.rank}.safetensors")
-    leave_ranks(ranks)
 
 
 if __name__ == "__main__":

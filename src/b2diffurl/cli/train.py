@@ -18,7 +18,7 @@ from b2diffurl.cli.cost_lines import cpu_warning
 from b2diffurl.cli.processes import NumProcesses, count_processes, run_processes
 from b2diffurl.cli.time_left import run_time_left
 from b2diffurl.config import PositiveInt, check_range, to_toml
-from b2diffurl.distributed import AUTO, check_device, choose_device, device_of_rank, join_ranks, leave_ranks
+from b2diffurl.distributed import AUTO, Ranks, check_device, choose_device, device_of_rank, join_ranks
 from b2diffurl.errors import UserError
 from b2diffurl.models.hub import check_push, push_to_hub
 from b2diffurl.run.directory import RunDirectory
@@ -99,8 +99,13 @@ def _train_as_rank(flags: TrainCommand, output: Path) -> int:
 
 
 def _train_and_push(resolved: ResolvedRun, flags: TrainCommand, output: Path) -> int:
-    is_main = _train(resolved, flags, output)
-    if is_main and flags.push_to_hub is not None:
+    prepare()
+    with join_ranks() as ranks:
+        console = Console(quiet=not ranks.is_main)
+        _train(resolved, flags, output, ranks, console)
+    _print_evaluation(console, RunDirectory(output).read_evaluation())
+    console.print(f"adapter  {output / 'lora'}\nreport   {output / 'report.html'}", highlight=False, soft_wrap=True)
+    if ranks.is_main and flags.push_to_hub is not None:
         print(f"hub      {push_to_hub(output / 'lora', repo_id=flags.push_to_hub)}")
     return 0
 
@@ -119,12 +124,9 @@ def _check_surroundings(flags: TrainCommand, output: Path) -> None:
         raise UserError(f"track_name is {flags.track_name!r} but track is empty; give a tracker, such as tensorboard.")
 
 
-def _train(resolved: ResolvedRun, flags: TrainCommand, output: Path) -> bool:
-    """Train; return whether this is rank 0."""
-    prepare()
-    run, ranks = resolved.run, join_ranks()
+def _train(resolved: ResolvedRun, flags: TrainCommand, output: Path, ranks: Ranks, console: Console) -> None:
+    run = resolved.run
     device = device_of_rank(choose_device(flags.device), ranks)
-    console = Console(quiet=not ranks.is_main)
     time_left, rounds_done = run_time_left(run), _rounds_done(flags, output)
     for line in opening_notes(resolved, RunDirectory(output), device=device, resume=flags.resume):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
@@ -148,10 +150,6 @@ def _train(resolved: ResolvedRun, flags: TrainCommand, output: Path) -> bool:
             ranks=ranks,
             on_message=partial(console.print, highlight=False, markup=False, soft_wrap=True),
         )
-    leave_ranks(ranks)
-    _print_evaluation(console, RunDirectory(output).read_evaluation())
-    console.print(f"adapter  {output / 'lora'}\nreport   {output / 'report.html'}", highlight=False, soft_wrap=True)
-    return ranks.is_main
 
 
 def _rounds_done(flags: TrainCommand, output: Path) -> int:
