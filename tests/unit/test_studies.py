@@ -99,6 +99,21 @@ def test_a_condition_has_the_images_before_training_of_another_one_only_if_they_
     assert comparison.seeds("other", "DDPO") == {0: [point(512, 0.7)]}
 
 
+def test_an_arm_may_have_seeds_of_its_own() -> None:
+    study = make_study(arms=ARMS | {"DDPO": ARMS["DDPO"] | {"seeds": [0, 3]}}, seeds=(0, 1))
+    cells = make_cells(study)
+    assert [(cell.seed, cell.arm) for cell in cells] == [(0, "ours"), (0, "DDPO"), (1, "ours"), (3, "DDPO")]
+    assert cells[1].key == make_cells(make_study())[1].key
+    assert [cell.seed for cell in make_cells(study, [5])] == [5, 5]
+    assert make_cells(study) == cells
+
+
+@pytest.mark.parametrize("seeds", [[], [-1], ["a"], "12", [0.5]])
+def test_invalid_seeds_of_an_arm_are_named(seeds: object) -> None:
+    with pytest.raises(UserError, match="arm 'ours': seeds is"):
+        make_cells(make_study(arms={"ours": {"seeds": seeds}}))
+
+
 def test_a_grid_multiplies_the_arms() -> None:
     study = make_study(grid={"optimization.learning_rate": (1e-3, 2e-3)}, seeds=(0,))
     assert {(cell.arm, cell.run.optimization.learning_rate) for cell in make_cells(study)} == {
@@ -130,7 +145,6 @@ def test_a_study_has_the_three_templates_on_the_embedded_models(name: str) -> No
     study = read_study(name)
     cells = make_cells(study, seeds=(10,))
     assert [cell.condition for cell in cells[:: len(study.arms)]] == ["template 1", "template 2", "template 3"]
-    assert {claim.condition for claim in study.claims} == set(study.conditions)
     for cell in cells:
         number = int(cell.condition[-1])
         assert cell.run.prompts == ("template1-train" if number == 1 else f"emoji-template{number}-train")
@@ -169,7 +183,6 @@ def test_the_ablation_runs_every_arm_under_both_rewards_of_the_paper() -> None:
     rewards = {(cell.condition, cell.run.reward, resolve(cell.run).judge.kind) for cell in cells}
     assert rewards == {("CLIPScore", "clip:emoji", "emoji"), ("BERTScore", "bert:emoji", "emoji")}
     assert len(cells) == 2 * len(study.arms)
-    assert {claim.condition for claim in study.claims} == set(study.conditions)
     large = {(cell.condition, cell.run.reward) for cell in make_cells(study.at_scale("sd14"), seeds=(10,))}
     assert large == {("CLIPScore", "clip"), ("BERTScore", "bert")}
 
@@ -295,14 +308,28 @@ def claim(**changes: object) -> Claim:
 def test_a_claim_is_decided_by_the_paired_interval(ours: Sequence[float], verdict: str) -> None:
     ddpo = (0.7, 0.71, 0.72)
     values = {"ours": [[point(512, x)] for x in ours], "DDPO": [[point(512, x)] for x in ddpo]}
-    assert comparison(make_study(), values).decide(claim()).verdict == verdict
+    assert comparison(make_study(), values).decide(claim())[0].verdict == verdict
+
+
+def test_a_claim_without_a_condition_is_decided_in_each() -> None:
+    study = make_study(conditions={"a": {}, "b": {"objective": {"use": "dpo"}}}, claims=(claim(),), seeds=(0,))
+    cells = make_cells(study)
+    accuracies = {("a", "ours"): 0.8, ("a", "DDPO"): 0.7, ("b", "ours"): 0.6, ("b", "DDPO"): 0.7}
+    results = {cell.key: result(cell, point(512, accuracies[cell.condition, cell.arm])) for cell in cells}
+    decided = StudyResults(cells, results)
+    differences = [decision.interval.mean for decision in decided.decide(claim()) if decision.interval]
+    assert differences == pytest.approx([0.1, -0.1])
+    assert [decision.claim.condition for decision in decided.decide(claim(condition="b"))] == ["b"]
+    text = study_text(study, decided, command="b2diffurl study x")
+    assert "| a: better (" in text
+    assert "| b: better (" in text
 
 
 def test_seeds_that_one_arm_lacks_do_not_count() -> None:
     values = {"ours": [[point(512, 0.8)], [point(512, 0.9)]], "DDPO": [[point(512, 0.7)]]}
-    decision = comparison(make_study(), values).decide(claim())
+    [decision] = comparison(make_study(), values).decide(claim())
     assert (decision.num_seeds, decision.verdict) == (1, "not decided")
-    assert comparison(make_study(), {"ours": [], "DDPO": []}).decide(claim()).verdict == "no data"
+    assert comparison(make_study(), {"ours": [], "DDPO": []}).decide(claim())[0].verdict == "no data"
 
 
 def test_gains_are_measured_from_the_images_before_training() -> None:
@@ -311,7 +338,7 @@ def test_gains_are_measured_from_the_images_before_training() -> None:
         "DDPO": [[point(512, 0.7)] for _ in range(3)],
     }
     shown = comparison(make_study(), values)
-    decision = shown.decide(claim(against="base", at_least=0.29))
+    [decision] = shown.decide(claim(against="base", at_least=0.29))
     assert decision.verdict == "holds"
     assert decision.interval is not None
     assert decision.interval.mean == pytest.approx(0.3)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from b2diffurl.analysis.study.results import CellResult, Point
@@ -18,7 +18,7 @@ class Decision:
     """What the data say about a claim.
 
     Attributes:
-        claim: the claim.
+        claim: the claim, of one condition.
         verdict: whether the interval lies on the right side of the bound, on the wrong one, or on both.
         interval: mean over seeds of the differences or ratios, with the 95 % interval; None without data.
         num_seeds: number of seeds that both arms have.
@@ -76,8 +76,12 @@ class StudyResults:
         )
         return list(dict.fromkeys(names))
 
-    def decide(self, claim: Claim) -> Decision:
-        """Decide a claim."""
+    def decide(self, claim: Claim) -> list[Decision]:
+        """Decide a claim in its condition, or in each condition if it names none."""
+        conditions = [claim.condition] if claim.condition else self.conditions
+        return [self._decide(replace(claim, condition=condition)) for condition in conditions]
+
+    def _decide(self, claim: Claim) -> Decision:
         values = self.paired(claim.arm, claim.against, condition=claim.condition, metric=claim.metric, at=claim.at)
         if not values:
             return Decision(claim=claim, verdict="no data", interval=None, num_seeds=0)

@@ -45,7 +45,7 @@ class Claim:
         kind: whether arm - against or arm / against is compared with the bound.
         at_least: the claim holds if the whole interval is at or above this.
         at_most: the claim holds if the whole interval is at or below this.
-        condition: the condition; "" for the only one.
+        condition: the condition; "" for each of them.
         at: metric and value, such as {scene_accuracy = 0.8}: both arms are compared where they first reach it, by
             linear interpolation between evaluations; at the end if it is not given.
     """
@@ -124,8 +124,8 @@ class StudyFile:
 
     Settings of arms and conditions are those of a run.toml; a table with another `use` replaces the recipe's, any other
     is merged with it. A condition's settings precede those of the arms; it may have `evaluation_images` and
-    `evaluate_every_images` of its own. Runs of several studies are shared if they have the same settings, evaluations
-    included.
+    `evaluate_every_images` of its own, and an arm may have `seeds` of its own. Runs of several studies are shared if
+    they have the same settings, evaluations included.
 
     Attributes:
         title: the study's title.
@@ -135,7 +135,7 @@ class StudyFile:
         evaluation_images: images of the evaluations before and after training.
         interim_images: images of the evaluations during training.
         evaluate_every_images: scored images between evaluations during training; 0 for none.
-        seeds: seeds of every arm.
+        seeds: seeds of the arms that give none.
         arms: settings by arm.
         conditions: settings by condition, such as a prompt template; empty for one condition.
         grid: values by setting, such as "optimization.learning_rate"; every arm is trained with each combination.
@@ -250,9 +250,13 @@ def make_cells(study: StudyFile, seeds: Sequence[int] = ()) -> list[Cell]:
     cells: list[Cell] = []
     starts: set[str] = set()
     arms = list(_arms(study))
-    for seed in seeds or study.seeds:
+    own_seeds = {arm: _own_seeds(tables, study.seeds, arm=arm) for arm, tables in arms}
+    seeds_of = dict.fromkeys(own_seeds, seeds) if seeds else own_seeds
+    for seed in dict.fromkeys(seed for own in seeds_of.values() for seed in own):
         for condition, condition_tables in (study.conditions or {"": {}}).items():
             for arm, tables in arms:
+                if seed not in seeds_of[arm]:
+                    continue
                 run = _make_run(study, [condition_tables, tables], where=f"{condition} {arm}".strip(), seed=seed)
                 cell = Cell(condition=condition, arm=arm, run=run)
                 is_first = cell.start not in starts
@@ -261,11 +265,19 @@ def make_cells(study: StudyFile, seeds: Sequence[int] = ()) -> list[Cell]:
     return cells
 
 
+def _own_seeds(tables: Tables, default: Sequence[int], *, arm: str) -> Sequence[int]:
+    """Remove an arm's own seeds from its tables and return them, or the default."""
+    own = tables.pop("seeds", default)
+    if not own or not all(isinstance(seed, int) and seed >= 0 for seed in own):
+        raise UserError(f"arm {arm!r}: seeds is {own!r}; give integers, 0 or more.")
+    return own
+
+
 def _arms(study: StudyFile) -> Iterator[tuple[str, Tables]]:
     """Yield every arm with every combination of the grid's values."""
     for arm, tables in study.arms.items():
         for values in product(*study.grid.values()):
-            merged, name = tables, arm
+            merged, name = copy.deepcopy(tables), arm
             for path, value in zip(study.grid, values, strict=True):
                 merged = merge(merged, _nested(path.split("."), value))
                 name += f", {path.split('.')[-1]} {value}"

@@ -60,7 +60,8 @@ def study_text(study: StudyFile, comparison: StudyResults, *, command: str) -> s
     stopped = [(key, result) for key, result in comparison.results.items() if result.stopped]
     lines += [f"- stopped: {' '.join(map(str, key)).strip()}, {result.stopped}" for key, result in stopped]
     if study.claims:
-        lines += ["", "## Claims", "", *claims_table([comparison.decide(claim) for claim in study.claims]), ""]
+        decisions = [decision for claim in study.claims for decision in comparison.decide(claim)]
+        lines += ["", "## Claims", "", *claims_table(decisions), ""]
     if study.published:
         rows = [[item.condition, item.arm, item.metric, f"{item.value:g}", item.source] for item in study.published]
         lines += ["## Published values", "", *_markdown([["", "arm", "metric", "value", "source"], *rows]), ""]
@@ -109,7 +110,8 @@ def claims_table(decisions: Sequence[Decision]) -> list[str]:
         bound = f"at least {claim.at_least:g}" if claim.at_least > float("-inf") else f"at most {claim.at_most:g}"
         what = f"{claim.metric}{place}: {claim.arm} {sign} {claim.against}"
         measured, verdict = _interval(decision.interval), f"**{decision.verdict}**"
-        rows.append([f"{claim.text} ({what})", measured, bound, str(decision.num_seeds), verdict])
+        text = f"{claim.condition}: {claim.text}" if claim.condition else claim.text
+        rows.append([f"{text} ({what})", measured, bound, str(decision.num_seeds), verdict])
     lines = _markdown(rows) if len(rows) > 1 else []
     if num_without:
         lines += ["", f"Claims without data, because runs are missing or do not reach the value: {num_without}."]
