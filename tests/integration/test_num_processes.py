@@ -35,6 +35,13 @@ def redness(images, prompts):
     return images[:, 0].mean(dim=(1, 2)) - images[:, 2].mean(dim=(1, 2))
 
 
+def aborts(images, prompts):
+    if os.environ.get("RANK") == "1":
+        atexit.register(os.abort)
+        raise UserError("the reward has no key; set KEY.")
+    return redness(images, prompts)
+
+
 def without_key(images, prompts):
     file = Path(__file__).parent / f"connected{os.environ['RANK']}"
     atexit.register(lambda: file.write_text(str(distributed.is_initialized())))
@@ -108,6 +115,14 @@ def test_an_error_appears_once(settings: Path) -> None:
     assert (command.returncode, error) == (2, "b2diffurl: the reward has no key; set KEY.\n")
     # gloo's threads abort about one exiting process of a hundred if they are still there
     assert [settings.with_name(f"connected{rank}").read_text() for rank in (0, 1)] == ["False", "False"]
+
+
+@pytest.mark.slow
+def test_an_error_appears_even_if_its_process_aborts_as_it_exits(settings: Path) -> None:
+    command = start(settings, "aborts")
+    _, error = command.communicate(timeout=TIMEOUT_SECONDS)
+    assert command.returncode == 2
+    assert error.endswith("b2diffurl: the reward has no key; set KEY.\n")  # after what faulthandler prints
 
 
 @pytest.mark.slow

@@ -175,7 +175,8 @@ def _interrupts_wait() -> Generator[None]:
 def _first_error(error: ChildFailedError, folder: Path) -> tuple[int, str]:
     """Return the exit code and the message of the rank that failed first; the others fail because it has."""
     rank, failure = error.get_first_failure()
-    if failure.exitcode < 0:
+    own = folder / f"rank{rank}.txt"  # if it is there, the signal came as Python exited, after the error
+    if failure.exitcode < 0 and not own.is_file():
         name = signal.Signals(-failure.exitcode).name
         return 1, f"b2diffurl: process {rank} of this run was ended by {name}; continue with --resume."
     files = sorted(folder.glob("rank*.txt"), key=lambda path: path.stat().st_mtime_ns)
