@@ -290,6 +290,19 @@ def test_a_metric_is_read_where_another_first_reaches_a_value() -> None:
     assert value_at(points, "style_entropy", where="scene_accuracy", reaches=0.95) is None
 
 
+def test_an_arm_is_read_where_it_reaches_what_the_other_has_at_its_end() -> None:
+    values = {
+        "ours": [[point(256, 0.6), point(512, 0.8)], [point(256, 0.6), point(512, 0.65)]],
+        "DDPO": [[point(256, 0.9), point(512, 0.7)], [point(256, 0.5), point(512, 0.7)]],
+    }
+    cost = claim(metric="network_evaluations", kind="ratio", reaches="scene_accuracy", at_least=-math.inf, at_most=0.9)
+    [decision] = comparison(make_study(), values).decide(cost)
+    assert decision.interval is not None
+    assert (decision.num_seeds, decision.interval.mean) == (1, pytest.approx(384 / 512))
+    with pytest.raises(UserError, match="several metrics"):
+        claim(reaches="scene_accuracy", at={"scene_accuracy": 0.5})
+
+
 def test_ratios_have_the_interval_of_their_logarithms() -> None:
     interval = ratio_interval([1.0, 2.0, 4.0], [2.0, 4.0, 4.0])
     assert interval.mean == pytest.approx(math.exp((2 * math.log(0.5) + 0) / 3))

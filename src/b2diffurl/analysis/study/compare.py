@@ -82,7 +82,8 @@ class StudyResults:
         return [self._decide(replace(claim, condition=condition)) for condition in conditions]
 
     def _decide(self, claim: Claim) -> Decision:
-        values = self.paired(claim.arm, claim.against, condition=claim.condition, metric=claim.metric, at=claim.at)
+        read = [_read(claim, *pair) for pair in self.pairs(claim.condition, claim.arm, claim.against)]
+        values = [(ours, other) for ours, other in read if ours is not None and other is not None]
         if not values:
             return Decision(claim=claim, verdict="no data", interval=None, num_seeds=0)
         ours, others = [ours for ours, _ in values], [other for _, other in values]
@@ -90,24 +91,25 @@ class StudyResults:
         interval = estimate(ours, others)
         return Decision(claim=claim, verdict=_verdict(claim, interval), interval=interval, num_seeds=len(values))
 
-    def paired(
-        self, arm: str, against: str, *, condition: str, metric: str, at: Mapping[str, float]
-    ) -> list[tuple[float, float]]:
-        """Return a metric of two arms for every seed that both have."""
+    def pairs(self, condition: str, arm: str, against: str) -> list[tuple[list[Point], list[Point]]]:
+        """Return the evaluations of two arms for every seed that both have."""
         first, second = self.seeds(condition, arm), self.seeds(condition, against)
-        pairs = [(_read(first[seed], metric, at), _read(second[seed], metric, at)) for seed in first if seed in second]
-        return [(ours, other) for ours, other in pairs if ours is not None and other is not None]
+        return [(first[seed], second[seed]) for seed in first if seed in second]
 
 
 def _lacks_start(result: CellResult) -> bool:
     return result.points[0].reward_queries > 0
 
 
-def _read(points: Sequence[Point], metric: str, at: Mapping[str, float]) -> float | None:
-    """Return a metric at the end, or where another one first reaches a value."""
-    for name, value in at.items():
-        return value_at(points, metric, where=name, reaches=value)
-    return points[-1].value(metric)
+def _read(claim: Claim, ours: Sequence[Point], others: Sequence[Point]) -> tuple[float | None, float | None]:
+    """Return the metric of a claim of both arms, read where the claim says."""
+    metric, end = claim.metric, others[-1]
+    for name, value in claim.at.items():
+        return value_at(ours, metric, where=name, reaches=value), value_at(others, metric, where=name, reaches=value)
+    if not claim.reaches:
+        return ours[-1].value(metric), end.value(metric)
+    value = end.value(claim.reaches)
+    return None if value is None else value_at(ours, metric, where=claim.reaches, reaches=value), end.value(metric)
 
 
 def value_at(points: Sequence[Point], metric: str, *, where: str, reaches: float) -> float | None:

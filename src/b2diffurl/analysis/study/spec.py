@@ -48,6 +48,7 @@ class Claim:
         condition: the condition; "" for each of them.
         at: metric and value, such as {scene_accuracy = 0.8}: both arms are compared where they first reach it, by
             linear interpolation between evaluations; at the end if it is not given.
+        reaches: metric of which arm reaches what against has at its end: arm is read there, and against at its end.
     """
 
     text: str
@@ -59,12 +60,13 @@ class Claim:
     at_most: float = math.inf
     condition: str = ""
     at: dict[str, float] = field(default_factory=dict[str, float])
+    reaches: str = ""
 
     def __post_init__(self) -> None:
         if (self.at_least > -math.inf) == (self.at_most < math.inf):
             raise UserError(f"claims: {self.text!r} needs at_least or at_most; give one of them.")
-        if len(self.at) > 1:
-            raise UserError(f"claims: {self.text!r} has several metrics in at; give one.")
+        if len(self.at) + bool(self.reaches) > 1:
+            raise UserError(f"claims: {self.text!r} has several metrics in at and reaches; give one.")
 
 
 @settings

@@ -87,13 +87,13 @@ def _differences(study: StudyFile, comparison: StudyResults, condition: str) -> 
     rows = [[f"minus {baseline}, paired by seed", "seeds", *metrics]]
     for arm in comparison.arms:
         cells: list[str] = []
-        count = 0
+        pairs = comparison.pairs(condition, arm, baseline)
         for metric in metrics:
-            pairs = comparison.paired(arm, baseline, condition=condition, metric=metric, at={})
-            count = len(pairs)
-            cells.append(_interval(paired_difference([a for a, _ in pairs], [b for _, b in pairs])) if pairs else "-")
-        if arm != baseline and count:
-            rows.append([arm, str(count), *cells])
+            ends = [(ours[-1].value(metric), other[-1].value(metric)) for ours, other in pairs]
+            known = [(ours, other) for ours, other in ends if ours is not None and other is not None]
+            cells.append(_interval(paired_difference([a for a, _ in known], [b for _, b in known])) if known else "-")
+        if arm != baseline and pairs:
+            rows.append([arm, str(len(pairs)), *cells])
     return _markdown(rows) if len(rows) > 1 else []
 
 
@@ -106,6 +106,7 @@ def claims_table(decisions: Sequence[Decision]) -> list[str]:
             continue
         claim = decision.claim
         place = "".join(f" at {name} {value:g}" for name, value in claim.at.items())
+        place += f" at the final {claim.reaches} of {claim.against}" if claim.reaches else ""
         sign = "-" if claim.kind == "difference" else "/"
         bound = f"at least {claim.at_least:g}" if claim.at_least > float("-inf") else f"at most {claim.at_most:g}"
         what = f"{claim.metric}{place}: {claim.arm} {sign} {claim.against}"
