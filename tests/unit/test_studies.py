@@ -67,6 +67,12 @@ def comparison(study: StudyFile, values: Mapping[str, Sequence[Sequence[Point]]]
     return StudyResults(cells, results)
 
 
+def claimed_conditions(study: StudyFile) -> set[str]:
+    """The conditions in which the claims of a study are decided."""
+    results = StudyResults(make_cells(study), {})
+    return {decision.claim.condition for each in study.claims for decision in results.decide(each)}
+
+
 def test_arms_are_a_recipe_with_changes_and_seeds_alternate_them() -> None:
     cells = make_cells(make_study())
     assert [(cell.seed, cell.arm) for cell in cells[:3]] == [(0, "ours"), (0, "DDPO"), (1, "ours")]
@@ -145,6 +151,7 @@ def test_a_study_has_the_three_templates_on_the_embedded_models(name: str) -> No
     study = read_study(name)
     cells = make_cells(study, seeds=(10,))
     assert [cell.condition for cell in cells[:: len(study.arms)]] == ["template 1", "template 2", "template 3"]
+    assert claimed_conditions(study) == set(study.conditions)
     for cell in cells:
         number = int(cell.condition[-1])
         assert cell.run.prompts == ("template1-train" if number == 1 else f"emoji-template{number}-train")
@@ -183,6 +190,7 @@ def test_the_ablation_runs_every_arm_under_both_rewards_of_the_paper() -> None:
     rewards = {(cell.condition, cell.run.reward, resolve(cell.run).judge.kind) for cell in cells}
     assert rewards == {("CLIPScore", "clip:emoji", "emoji"), ("BERTScore", "bert:emoji", "emoji")}
     assert len(cells) == 2 * len(study.arms)
+    assert claimed_conditions(study) == set(study.conditions)
     large = {(cell.condition, cell.run.reward) for cell in make_cells(study.at_scale("sd14"), seeds=(10,))}
     assert large == {("CLIPScore", "clip"), ("BERTScore", "bert")}
 

@@ -21,7 +21,7 @@ class Decision:
         claim: the claim, of one condition.
         verdict: whether the interval lies on the right side of the bound, on the wrong one, or on both.
         interval: mean over seeds of the differences or ratios, with the 95 % interval; None without data.
-        num_seeds: number of seeds that both arms have.
+        num_seeds: number of seeds in which both arms have the metric where the claim reads it.
     """
 
     claim: Claim

@@ -86,14 +86,15 @@ def _differences(study: StudyFile, comparison: StudyResults, condition: str) -> 
     metrics = comparison.metrics(condition)[:_MAX_DIFFERENCE_METRICS]
     rows = [[f"minus {baseline}, paired by seed", "seeds", *metrics]]
     for arm in comparison.arms:
-        cells: list[str] = []
         pairs = comparison.pairs(condition, arm, baseline)
+        if arm == baseline or not pairs:
+            continue
+        cells: list[str] = []
         for metric in metrics:
             ends = [(ours[-1].value(metric), other[-1].value(metric)) for ours, other in pairs]
             known = [(ours, other) for ours, other in ends if ours is not None and other is not None]
             cells.append(_interval(paired_difference([a for a, _ in known], [b for _, b in known])) if known else "-")
-        if arm != baseline and pairs:
-            rows.append([arm, str(len(pairs)), *cells])
+        rows.append([arm, str(len(pairs)), *cells])
     return _markdown(rows) if len(rows) > 1 else []
 
 
