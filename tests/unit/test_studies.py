@@ -114,10 +114,24 @@ def test_an_arm_may_have_seeds_of_its_own() -> None:
     assert make_cells(study) == cells
 
 
+def test_a_condition_may_limit_the_seeds_of_its_arms() -> None:
+    arms = ARMS | {"DDPO": ARMS["DDPO"] | {"seeds": [0, 1, 3]}}
+    study = make_study(arms=arms, seeds=(0, 1), conditions={"all": {}, "few": {"seeds": [1, 3]}})
+    cells = make_cells(study)
+    assert {(cell.condition, cell.arm, cell.seed) for cell in cells} == {
+        ("all", "ours", 0), ("all", "ours", 1), ("all", "DDPO", 0), ("all", "DDPO", 1), ("all", "DDPO", 3),
+        ("few", "ours", 1), ("few", "DDPO", 1), ("few", "DDPO", 3),
+    }  # fmt: skip
+    assert [cell.seed for cell in make_cells(study, [5])] == [5, 5, 5, 5]
+    assert make_cells(study) == cells
+
+
 @pytest.mark.parametrize("seeds", [[], [-1], ["a"], "12", [0.5]])
-def test_invalid_seeds_of_an_arm_are_named(seeds: object) -> None:
+def test_invalid_seeds_of_an_arm_or_a_condition_are_named(seeds: object) -> None:
     with pytest.raises(UserError, match="arm 'ours': seeds is"):
         make_cells(make_study(arms={"ours": {"seeds": seeds}}))
+    with pytest.raises(UserError, match="condition 'few': seeds is"):
+        make_cells(make_study(conditions={"few": {"seeds": seeds}}))
 
 
 def test_a_grid_multiplies_the_arms() -> None:
@@ -170,7 +184,7 @@ def test_the_shipped_studies_share_their_runs() -> None:
         assert keys(name, "template 1") < keys("evidence")
         assert keys(name, "template 2") | keys(name, "template 3") < keys("generalization")
     assert keys("samples") < keys("evidence")
-    assert len(keys("ablation", "CLIPScore") & keys("evidence")) == 12
+    assert len(keys("ablation", "CLIPScore") & keys("evidence")) == 40
     assert not keys("ablation", "BERTScore") & keys("evidence")
     assert len(keys("compatibility") & keys("evidence")) == 9
 
@@ -181,7 +195,7 @@ def test_the_ablation_finds_the_runs_of_the_evidence_under_its_condition_clipsco
     cells = make_cells(read_study("ablation"))
     stored = [cell for cell in cells if read_result(result_file(RESULTS, cell), cell)]
     found = {(cell.condition, cell.arm, cell.seed) for cell in stored}
-    assert {("CLIPScore", arm, seed) for arm in shared for seed in (10, 11, 12)} <= found
+    assert {("CLIPScore", arm, seed) for arm in shared for seed in range(10, 13)} <= found
 
 
 def test_the_ablation_runs_every_arm_under_both_rewards_of_the_paper() -> None:
@@ -191,8 +205,9 @@ def test_the_ablation_runs_every_arm_under_both_rewards_of_the_paper() -> None:
     assert rewards == {("CLIPScore", "clip:emoji", "emoji"), ("BERTScore", "bert:emoji", "emoji")}
     assert len(cells) == 2 * len(study.arms)
     assert claimed_conditions(study) == set(study.conditions)
-    large = {(cell.condition, cell.run.reward) for cell in make_cells(study.at_scale("sd14"), seeds=(10,))}
-    assert large == {("CLIPScore", "clip"), ("BERTScore", "bert")}
+    large = make_cells(study.at_scale("sd14"))
+    assert {(cell.condition, cell.run.reward) for cell in large} == {("CLIPScore", "clip"), ("BERTScore", "bert")}
+    assert {cell.seed for cell in large} == set(study.seeds) < {cell.seed for cell in make_cells(study)}
 
 
 def test_a_condition_may_have_evaluations_of_its_own() -> None:

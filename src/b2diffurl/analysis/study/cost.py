@@ -61,7 +61,10 @@ def _duration(run: Run, seconds_each: float | None) -> str:
 
 
 def _seconds_per_evaluation(run: Run) -> float:
-    """Measure the seconds of a network evaluation of one latent, on one thread, in a batch of 32."""
+    """Measure the CPU time of a network evaluation of one latent in seconds, on one thread, in a batch of 32.
+
+    CPU time, because other processes on the machine lengthen the wall time.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -70,8 +73,8 @@ def _seconds_per_evaluation(run: Run) -> float:
         policy = bind_policy(model, run)
         prompts, noise = read_prompts(run.prompts), NoiseKey(seed=0, stream=EVALUATION_STREAM)
         generate_images(policy, prompts, num_images=1, noise=noise)
-        started = time.perf_counter()
+        started = time.process_time()
         generate_images(policy, prompts, num_images=_IMAGES, noise=noise)
-        return (time.perf_counter() - started) / (_IMAGES * run.sampler.num_inference_steps)
+        return (time.process_time() - started) / (_IMAGES * run.sampler.num_inference_steps)
     finally:
         torch.set_num_threads(threads)

@@ -90,7 +90,7 @@ class Published:
 
 @settings
 class Scale:
-    """Another size of the same study, such as Stable Diffusion on a GPU.
+    """Another size of the same study, such as Stable Diffusion on a GPU, with the study's seeds for every arm.
 
     Attributes:
         recipe: recipe of every arm, instead of the study's and of the arms' own.
@@ -126,8 +126,8 @@ class StudyFile:
 
     Settings of arms and conditions are those of a run.toml; a table with another `use` replaces the recipe's, any other
     is merged with it. A condition's settings precede those of the arms; it may have `evaluation_images` and
-    `evaluate_every_images` of its own, and an arm may have `seeds` of its own. Runs of several studies are shared if
-    they have the same settings, evaluations included.
+    `evaluate_every_images` of its own. An arm may have `seeds` of its own, and a condition `seeds` to which it limits
+    those of its arms. Runs of several studies are shared if they have the same settings, evaluations included.
 
     Attributes:
         title: the study's title.
@@ -176,7 +176,8 @@ class StudyFile:
         if name not in self.scales:
             raise UserError(f"scale is {name!r}; give one of: {', '.join(self.scales) or 'none, this study has no'}.")
         scale = self.scales[name]
-        without = {arm: {key: v for key, v in tables.items() if key != "recipe"} for arm, tables in self.arms.items()}
+        own = ("recipe", "seeds")
+        without = {arm: {key: v for key, v in tables.items() if key not in own} for arm, tables in self.arms.items()}
         return replace(
             self, recipe=scale.recipe, num_images=scale.num_images, arms=without, grid={},
             evaluate_every_images=scale.evaluate_every_images, conditions=scale.conditions or self.conditions,
@@ -251,13 +252,15 @@ def make_cells(study: StudyFile, seeds: Sequence[int] = ()) -> list[Cell]:
     """
     cells: list[Cell] = []
     starts: set[str] = set()
-    arms = list(_arms(study))
-    own_seeds = {arm: _own_seeds(tables, study.seeds, arm=arm) for arm, tables in arms}
-    seeds_of = dict.fromkeys(own_seeds, seeds) if seeds else own_seeds
-    for seed in dict.fromkeys(seed for own in seeds_of.values() for seed in own):
-        for condition, condition_tables in (study.conditions or {"": {}}).items():
-            for arm, tables in arms:
-                if seed not in seeds_of[arm]:
+    arms = [(arm, *_pop_seeds(tables, where=f"arm {arm!r}")) for arm, tables in _arms(study)]
+    conditions = [
+        (name, *_pop_seeds(dict(tables), where=f"condition {name!r}"))
+        for name, tables in (study.conditions or {"": {}}).items()
+    ]
+    for seed in dict.fromkeys(seeds or [seed for _, _, own in arms for seed in own or study.seeds]):
+        for condition, condition_tables, limit in conditions:
+            for arm, tables, own in arms:
+                if not seeds and (seed not in (own or study.seeds) or (limit and seed not in limit)):
                     continue
                 run = _make_run(study, [condition_tables, tables], where=f"{condition} {arm}".strip(), seed=seed)
                 cell = Cell(condition=condition, arm=arm, run=run)
@@ -267,12 +270,14 @@ def make_cells(study: StudyFile, seeds: Sequence[int] = ()) -> list[Cell]:
     return cells
 
 
-def _own_seeds(tables: Tables, default: Sequence[int], *, arm: str) -> Sequence[int]:
-    """Remove an arm's own seeds from its tables and return them, or the default."""
-    own = tables.pop("seeds", default)
+def _pop_seeds(tables: Tables, *, where: str) -> tuple[Tables, Sequence[int]]:
+    """Return the tables of an arm or a condition without its seeds, and these; empty if it gives none."""
+    if "seeds" not in tables:
+        return tables, ()
+    own = tables.pop("seeds")
     if not own or not all(isinstance(seed, int) and seed >= 0 for seed in own):
-        raise UserError(f"arm {arm!r}: seeds is {own!r}; give integers, 0 or more.")
-    return own
+        raise UserError(f"{where}: seeds is {own!r}; give integers, 0 or more.")
+    return tables, own
 
 
 def _arms(study: StudyFile) -> Iterator[tuple[str, Tables]]:
