@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from b2diffurl.algorithm.advantage import Batch, Branch, PromptHistory
+from b2diffurl.algorithm.extremes import Extremes
 from b2diffurl.algorithm.gap import Gap
 from b2diffurl.algorithm.interfaces import Normalizer, Selector
 from b2diffurl.algorithm.power import Power
@@ -19,7 +20,7 @@ from b2diffurl.run.recipes import emoji_b2_paper
 from b2diffurl.run.settings import Run
 
 NORMALIZERS: tuple[AnyAdvantage, ...] = (PromptHistory(), Batch(), Branch(), Shrunk())
-SELECTORS: tuple[AnySelection, ...] = (BestWorst(), All(), Gap(), Power())
+SELECTORS: tuple[AnySelection, ...] = (BestWorst(), All(), Gap(), Power(), Extremes())
 PROMPTS = ["a cat", "a cat", "a dog"]
 
 

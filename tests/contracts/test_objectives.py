@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from b2diffurl.algorithm.interfaces import Needs, Objective
-from b2diffurl.algorithm.objectives import DDPO, DPO, DPOK, CustomObjective, PolicyGradient
+from b2diffurl.algorithm.objectives import DDPO, DPO, DPOK, CustomObjective, DDPOKl, PolicyGradient
 from b2diffurl.algorithm.policy import DenoisingPolicy
 from b2diffurl.algorithm.randomness import NoiseKey
 from b2diffurl.algorithm.records import SelectedTrajectories, StepBatch
@@ -96,6 +96,7 @@ class ForgetsLoss(Objective):
 
 BUILT_IN: dict[str, Objective] = {
     "ddpo": DDPO(),
+    "ddpo-kl": DDPOKl(),
     "policy-gradient": PolicyGradient(),
     "dpok": DPOK(),
     "dpo": DPO(),

@@ -76,6 +76,25 @@ def gap(advantages: Sequence[float], *, num_branches: int, delta: float) -> tupl
     return sorted(index), pairs
 
 
+def extremes(advantages: Sequence[float], *, fraction: float) -> list[int]:
+    """Take the lowest and the highest that are left in turn, until the fraction is reached; at least one of each."""
+    left = list(range(len(advantages)))
+    wanted = round(fraction * len(advantages) / 2)
+    taken: list[int] = []
+    while len(left) >= 2 and (not taken or len(taken) < 2 * wanted):
+        lowest, highest = left[0], left[0]
+        for i in left:
+            if advantages[i] < advantages[lowest]:
+                lowest = i
+            if advantages[i] >= advantages[highest]:
+                highest = i
+        if lowest == highest:  # all that are left are equal
+            lowest, highest = left[0], left[-1]
+        taken += [lowest, highest]
+        left = [i for i in left if i not in (lowest, highest)]
+    return sorted(taken)
+
+
 def power_weights(advantages: Sequence[float], *, exponent: float) -> list[float]:
     """|A|^p over its mean; all 1 if all are 0."""
     powers = [abs(value) ** exponent for value in advantages]

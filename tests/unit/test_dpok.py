@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.distributions import Independent, Normal, kl_divergence
 
-from b2diffurl.algorithm.objectives import DPOK
+from b2diffurl.algorithm.objectives import DDPO, DPOK, DDPOKl
 from b2diffurl.algorithm.records import StepBatch
 from b2diffurl.diffusion.gaussian import Gaussian
 from b2diffurl.errors import UserError
@@ -80,3 +80,23 @@ def test_a_bad_beta_is_refused_in_one_sentence(value: float) -> None:
 
 def test_without_beta_it_is_the_policy_gradient() -> None:
     assert DPOK(beta=0.0).beta == 0
+
+
+def test_ddpo_with_a_kl_term_is_the_sum_of_both() -> None:
+    zero, steps = torch.zeros(2), torch.tensor([0.3, -0.3])
+    batch = StepBatch(
+        log_prob=steps, old_log_prob=zero, advantage=torch.tensor([1.0, 2.0]), reference_log_prob=zero,
+        kl_to_reference=torch.tensor([0.5, 0.25]),
+    )  # fmt: skip
+    ddpo, both = DDPO(clip_range=0.2), DDPOKl(clip_range=0.2, beta=0.4)
+    assert both.loss(batch).tolist() == pytest.approx((ddpo.loss(batch) + torch.tensor([0.2, 0.1])).tolist())
+    assert {name: values.tolist() for name, values in both.metrics(batch).items()} == {
+        "clip_fraction": [1.0, 0.0], "kl_term": pytest.approx([0.2, 0.1]),
+    }  # fmt: skip
+
+
+def test_ddpo_with_a_kl_term_refuses_what_its_parts_refuse() -> None:
+    with pytest.raises(UserError, match=r"^objective\.beta is -1"):
+        DDPOKl(beta=-1.0)
+    with pytest.raises(UserError, match=r"^objective\.clip_range is 0"):
+        DDPOKl(clip_range=0.0)

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from b2diffurl.algorithm.extremes import Extremes
 from b2diffurl.algorithm.gap import Gap
 from b2diffurl.algorithm.interfaces import Selector
 from b2diffurl.algorithm.power import Power
@@ -73,7 +74,7 @@ def test_all_is_every_trajectory_whatever_its_advantage() -> None:
     assert selection.pairs.shape == (0, 2)
 
 
-@pytest.mark.parametrize("selector", [BestWorst(), All(), Gap(), Power()])
+@pytest.mark.parametrize("selector", [BestWorst(), All(), Gap(), Power(), Extremes()])
 def test_is_a_selector(selector: object) -> None:
     assert isinstance(selector, Selector)
 
@@ -173,3 +174,36 @@ def test_a_large_power_neither_overflows_nor_vanishes() -> None:
     weights = Power(exponent=1000.0).select(torch.tensor([[5.0, 1e-3, -5.0, 0.0]]), ["a cat"]).weights
     assert weights is not None
     assert weights.tolist() == [2.0, 0.0, 2.0, 0.0]
+
+
+# Extremes
+
+
+@given(
+    advantages=st.lists(st.sampled_from([-2.0, -0.5, 0.0, 0.5, 3.0]), min_size=0, max_size=13),
+    fraction=st.sampled_from([0.01, 0.3, 0.5, 0.8, 1.0]),
+)
+def test_extremes_equal_the_twin(advantages: list[float], fraction: float) -> None:
+    prompts = ["a cat"] * len(advantages)
+    got = choose_by(Extremes(fraction=fraction), torch.tensor(advantages), prompts, num_branches=1)
+    assert got.index.tolist() == twin.extremes(advantages, fraction=fraction)
+
+
+def test_extremes_are_of_the_round_and_not_of_a_group() -> None:
+    advantages = torch.tensor([3.0, 2.0, 0.1, -0.1, -2.0, -3.0])
+    selection = choose_by(Extremes(fraction=2 / 3), advantages, ["a cat"] * 6, num_branches=2)
+    assert selection.index.tolist() == [0, 1, 4, 5]
+    assert selection.pairs.tolist() == [[0, 1], [4, 5]]
+
+
+def test_pairs_of_extremes_have_both_members_selected() -> None:
+    prompts = ["a cat", "a cat", "a dog", "a dog"]
+    selection = choose_by(Extremes(fraction=0.5), torch.tensor([3.0, 0.0, 1.0, -2.0]), prompts, num_branches=1)
+    assert selection.index.tolist() == [0, 3]
+    assert selection.pairs.shape == (0, 2)
+
+
+@pytest.mark.parametrize("value", [0.0, 1.5, float("nan")])
+def test_a_fraction_outside_its_range_is_refused(value: float) -> None:
+    with pytest.raises(UserError, match=r"^selection\.fraction is"):
+        Extremes(fraction=value)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from b2diffurl.algorithm.interfaces import Objective
-from b2diffurl.algorithm.objectives import DDPO, DPO, DPOK, PolicyGradient
+from b2diffurl.algorithm.objectives import DDPO, DPO, DPOK, DDPOKl, PolicyGradient
 from b2diffurl.algorithm.selection import All, BestWorst
 from b2diffurl.diffusion.gaussian import LogProbReduction
 from tests.reference import ddpo as ddpo_twin
@@ -95,6 +95,13 @@ def ddpo(unit: Sequence[TwinStep], advantage: float, clip_range: float) -> Told:
     return ddpo_twin.loss(*numbers, clip_range=clip_range), slope * step.log_prob_slope
 
 
+def ddpo_kl(unit: Sequence[TwinStep], advantage: float, beta: float) -> Told:
+    """DDPO's twin with the KL of DPOK's; the clip range of the case is 0.01."""
+    (step,) = unit
+    loss, slope = ddpo(unit, advantage, 0.01)
+    return loss + dpok_twin.loss(0.0, 0.0, step.kl, beta=beta), slope + beta * step.kl_slope
+
+
 def policy_gradient(unit: Sequence[TwinStep], advantage: float, _: float) -> Told:
     (step,) = unit
     slope = policy_gradient_twin.gradient(advantage)
@@ -126,6 +133,7 @@ class Case:
 
 CASES = {
     "ddpo": Case(objective=DDPO(clip_range=0.01), twin=ddpo, number=0.01),
+    "ddpo-kl": Case(objective=DDPOKl(clip_range=0.01, beta=0.05), twin=ddpo_kl, number=0.05),
     "policy-gradient": Case(objective=PolicyGradient(), twin=policy_gradient),
     "dpok": Case(objective=DPOK(beta=0.05), twin=dpok, number=0.05),
     "dpo": Case(objective=DPO(beta=0.1), twin=dpo, number=0.1),

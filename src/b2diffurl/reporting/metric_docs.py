@@ -62,7 +62,7 @@ METRIC_NOTES: dict[str, str] = {
         "range. If it is always 0, clipping has no effect; near 1, the updates are too large."
     ),
     "objective/kl_term": (
-        "KL term of the DPOK loss, beta times KL(policy || reference), in the unit of the log-probs. 0 at the start. "
+        "KL term of the loss, beta times KL(policy || reference), in the unit of the log-probs. 0 at the start. "
         "If it is as large as the rest of the loss, the policy no longer changes."
     ),
     "objective/margin": (

@@ -74,7 +74,7 @@ class Logging:
         num_interim_images: number of images of an evaluation during training, at most num_evaluation_images; 0 for as
             many as those.
         kl_to_reference: log the exact KL to the reference under every objective: one more forward pass per step,
-            without gradient. DPOK and DPO need that pass anyway and always log it.
+            without gradient. DPOK, DPO and DDPO with a KL term need that pass anyway and always log it.
     """
 
     checkpoint_every_rounds: PositiveInt = 1
