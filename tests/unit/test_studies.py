@@ -30,6 +30,7 @@ from b2diffurl.analysis.study.spec import (
     merge,
     read_study,
     settings_hash,
+    study_names,
 )
 from b2diffurl.analysis.study.tables import study_text, write_tables
 from b2diffurl.config import from_tables, to_tables, to_toml
@@ -98,7 +99,7 @@ def test_a_condition_has_the_images_before_training_of_another_one_only_if_they_
     first = [point(0, 0.5), point(512, 0.8)]
     results = {cell.key: result(cell, *(first if cell is cells[0] else [point(512, 0.7)])) for cell in cells}
     comparison = StudyResults(cells, results)
-    assert comparison.seeds("a", "ours") == {0: first}
+    assert comparison.seeds("a", "ours") == {0: [replace(each, images_per_trunk=4) for each in first]}
     assert comparison.seeds("same", "base") == {0: first[:1]}
     assert comparison.seeds("same", "DDPO") == {0: [first[0], point(512, 0.7)]}
     assert comparison.seeds("other", "base") == {}
@@ -207,7 +208,7 @@ def test_the_ablation_runs_every_arm_under_both_rewards_of_the_paper() -> None:
     assert claimed_conditions(study) == set(study.conditions)
     large = make_cells(study.at_scale("sd14"))
     assert {(cell.condition, cell.run.reward) for cell in large} == {("CLIPScore", "clip"), ("BERTScore", "bert")}
-    assert {cell.seed for cell in large} == set(study.seeds) < {cell.seed for cell in make_cells(study)}
+    assert {cell.seed for cell in large} < {cell.seed for cell in make_cells(study)}
 
 
 def test_a_condition_may_have_evaluations_of_its_own() -> None:
@@ -233,6 +234,36 @@ def test_merging_replaces_a_component_and_merges_a_table() -> None:
     assert merged["schedule"] == {"use": "full"}
     assert merged["optimization"] == tables["optimization"] | {"learning_rate": 0.5}
     assert tables["schedule"]["use"] == "backward"
+
+
+@pytest.mark.parametrize("name", sorted({*study_names()} - {"quickstart", "sweep", "variants"}))
+def test_every_study_of_the_paper_runs_on_stable_diffusion_too(name: str) -> None:
+    """The others are about the embedded model."""
+    small, large = read_study(name), read_study(name).at_scale("sd14")
+    cells = make_cells(large)
+    assert {cell.run.model for cell in cells} == {"CompVis/stable-diffusion-v1-4"}
+    assert {(cell.condition, cell.arm) for cell in cells} == {(cell.condition, cell.arm) for cell in make_cells(small)}
+    assert {cell.seed for cell in cells} == ({large.samples.seed} if large.samples else {10, 11, 12})
+
+
+def test_a_killed_run_loses_at_most_one_round() -> None:
+    for name in study_names():
+        assert {cell.run.logging.checkpoint_every_rounds for cell in make_cells(read_study(name))} == {1}
+
+
+def test_settings_are_chosen_on_seeds_that_no_comparison_uses() -> None:
+    """The protocol of docs/method.md: choices on seeds 0 to 2, results from 10. The quickstart compares nothing."""
+    assert set(read_study("sweep").seeds) <= {0, 1, 2}
+    for name in set(study_names()) - {"sweep", "quickstart"}:
+        assert min(cell.seed for cell in make_cells(read_study(name))) >= 10
+
+
+def test_the_sweep_has_the_same_settings_for_every_arm_of_the_evidence() -> None:
+    sweep = read_study("sweep")
+    assert set(read_study("evidence").arms) == set(sweep.arms)
+    for arm, tables in read_study("evidence").arms.items():
+        swept = {key: value for key, value in tables.items() if key != "optimization"}
+        assert swept == sweep.arms[arm], arm
 
 
 def test_an_invalid_arm_is_named() -> None:
@@ -324,6 +355,14 @@ def test_an_arm_is_read_where_it_reaches_what_the_other_has_at_its_end() -> None
     assert (decision.num_seeds, decision.interval.mean) == (1, pytest.approx(384 / 512))
     with pytest.raises(UserError, match="several metrics"):
         claim(reaches="scene_accuracy", at={"scene_accuracy": 0.5})
+
+
+def test_arms_are_compared_at_equally_many_trunks() -> None:
+    """As public code counts: four images of a branch group are one sample, and 512 images 128 of them."""
+    values = {"ours": [[point(0, 0.5), point(512, 0.7)]], "DDPO": [[point(0, 0.5), point(512, 0.9)]]}
+    [decision] = comparison(make_study(), values).decide(claim(at={"trunks": 128}))
+    assert decision.interval is not None
+    assert decision.interval.mean == pytest.approx(0.7 - 0.6)
 
 
 def test_ratios_have_the_interval_of_their_logarithms() -> None:

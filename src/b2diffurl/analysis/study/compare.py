@@ -42,6 +42,7 @@ class StudyResults:
         self.results: dict[tuple[str, str, int], CellResult] = {
             (cell.condition, cell.arm, cell.seed): results[cell.key] for cell in cells if cell.key in results
         }
+        self._images_per_trunk = {(cell.condition, cell.arm): cell.run.rollout.num_branches for cell in cells}
         self._starts = {(cell.condition, cell.arm, cell.seed): cell.start for cell in cells}
         self._bases: dict[str, list[Point]] = {}
         for of, result in self.results.items():
@@ -59,8 +60,12 @@ class StudyResults:
         bases = {of: self._bases.get(start, []) for of, start in self._starts.items() if of[0] == condition}
         if arm == BASE:
             return {seed: base for (_, _, seed), base in reversed(bases.items()) if base}  # that of the first arm
+        k = self._images_per_trunk.get((condition, arm), 1)
         return {
-            result.seed: [*(bases[of] if _lacks_start(result) else []), *result.points]
+            result.seed: [
+                replace(point, images_per_trunk=k)
+                for point in (*(bases[of] if _lacks_start(result) else []), *result.points)
+            ]
             for of, result in self.results.items()
             if of[:2] == (condition, arm) and result.points and not result.stopped
         }

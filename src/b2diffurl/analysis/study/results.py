@@ -33,6 +33,7 @@ class Point:
         seconds: time spent sampling, scoring and updating so far, without evaluation.
         num_images: images of this evaluation; None if it is not recorded.
         scores: evaluation metrics by name.
+        images_per_trunk: K of the run, which its settings have; not stored with the point.
     """
 
     reward_queries: int
@@ -40,11 +41,13 @@ class Point:
     seconds: float
     num_images: int | None
     scores: dict[str, float]
+    images_per_trunk: int = 1
 
     def value(self, metric: str) -> float | None:
         """Return a metric, which may be a cost, or None if it was not evaluated."""
         costs = {
             "reward_queries": float(self.reward_queries),
+            "trunks": self.reward_queries / self.images_per_trunk,
             "network_evaluations": float(self.network_evaluations),
             "seconds": self.seconds,
         }
@@ -150,7 +153,9 @@ def result_file(folder: Path, cell: Cell) -> Path:
 def write_result(file: Path, result: CellResult) -> None:
     """Write a result, whole or not at all."""
     files.make_directory(file.parent)
-    content = {"format": FORMAT} | asdict(result)
+    content: Json = {"format": FORMAT} | asdict(result)
+    for point in content["points"]:
+        del point["images_per_trunk"]
     files.write_text(file, json.dumps(_rounded(content), indent=1, ensure_ascii=False) + "\n")
 
 

@@ -41,7 +41,7 @@ class Claim:
         text: the sentence.
         arm: the arm that it is about.
         against: the arm that it is compared with; "base" is the model before training.
-        metric: an evaluation metric, or reward_queries, network_evaluations or seconds.
+        metric: an evaluation metric, or reward_queries, trunks, network_evaluations or seconds.
         kind: whether arm - against or arm / against is compared with the bound.
         at_least: the claim holds if the whole interval is at or above this.
         at_most: the claim holds if the whole interval is at or below this.
@@ -90,18 +90,20 @@ class Published:
 
 @settings
 class Scale:
-    """Another size of the same study, such as Stable Diffusion on a GPU, with the study's seeds for every arm.
+    """Another size of the same study, such as Stable Diffusion on a GPU.
 
     Attributes:
         recipe: recipe of every arm, instead of the study's and of the arms' own.
         num_images: images that are scored in a run.
         evaluate_every_images: scored images between evaluations during training; 0 for none.
+        seeds: seeds of every arm, instead of the study's and of the arms' own.
         conditions: replaces the study's conditions if it is not empty.
     """
 
     recipe: str
     num_images: PositiveInt
     evaluate_every_images: NonNegativeInt = 0
+    seeds: tuple[Annotated[int, Ge(0)], ...] = (10, 11, 12)
     conditions: dict[str, Tables] = field(default_factory=dict[str, Tables])
 
 
@@ -180,7 +182,8 @@ class StudyFile:
         without = {arm: {key: v for key, v in tables.items() if key not in own} for arm, tables in self.arms.items()}
         return replace(
             self, recipe=scale.recipe, num_images=scale.num_images, arms=without, grid={},
-            evaluate_every_images=scale.evaluate_every_images, conditions=scale.conditions or self.conditions,
+            evaluate_every_images=scale.evaluate_every_images, seeds=scale.seeds,
+            conditions=scale.conditions or self.conditions,
         )  # fmt: skip
 
 
@@ -339,6 +342,7 @@ def _make_run(study: StudyFile, changes: Sequence[Tables], *, where: str, seed: 
         num_interim_images=min(study.interim_images, num_evaluation_images) if every else 0,
         evaluate_every_rounds=every,
         samples_every_rounds=num_rounds,
+        checkpoint_every_rounds=1,
         grid_side=0,
     )
     return replace(run, num_rounds=num_rounds, logging=logging)
