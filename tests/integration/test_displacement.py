@@ -76,6 +76,8 @@ def test_the_command_measures_information_on_the_embedded_model(
     assert main(words.split()) == 0
     printed = capsys.readouterr().out
     assert "DDPO, first 3" in printed
+    assert "of each step alone" in printed
+    assert "equal weights" in printed
     content = json.loads((tmp_path / "out" / "information.json").read_text(encoding="utf-8"))
     assert content["cost"]["num_images"] == 96 + 48 * 4
     sampled = 96 * 4 + 48 * (1 + 1 + 4 * 2)  # branches share the evaluation of their first step

@@ -1,7 +1,7 @@
 """Derivatives along a direction against autograd, and information per query against its closed form."""
 
 import json
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from b2diffurl.algorithm.directional import trajectory_scores
@@ -16,7 +18,7 @@ from b2diffurl.algorithm.randomness import NoiseKey
 from b2diffurl.algorithm.rollout import sample_branches
 from b2diffurl.algorithm.selection import BestWorst
 from b2diffurl.analysis.probe.information import InformationSettings, analyze
-from b2diffurl.analysis.probe.rules import ScoredGroups, branched_rules, unbranched_rules
+from b2diffurl.analysis.probe.rules import PAPER, ScoredGroups, branched_rules, unbranched_rules
 from b2diffurl.analysis.probe.setup import Cost
 from b2diffurl.analysis.probe.show import write_information
 from b2diffurl.analysis.probe.signal import InformationTable, information
@@ -210,8 +212,36 @@ def test_all_of_it(single: ScoredGroups, groups: ScoredGroups, tmp_path: Path) -
     assert result.unit == result.rules[0].value > 0
     assert all(len(values) == NUM_STEPS for values in result.steps.values())
     assert result.comparisons[0].more == "DDPO, first 3"
-    assert {one.step_weights for one in result.comparisons} == {"even"}
+    values = {(row.rule, row.step_weights): row.value for row in result.rules}
+    pairs = {kind: [(one.more, one.less) for one in result.comparisons if one.step_weights == kind] for kind in kinds}
+    assert pairs["even"] == pairs["equal"]
+    assert (f"{PAPER}; last 2 left out", PAPER) in pairs["equal"]
+    for one in result.comparisons:
+        expected = values[one.more, one.step_weights] - values[one.less, one.step_weights]
+        assert one.difference == pytest.approx(expected)
+        assert one.low < one.high
     write_information(result, tmp_path)
     content = json.loads((tmp_path / "information.json").read_text(encoding="utf-8"))
     assert [one["rule"] for one in content["rules"]] == [one.rule for one in result.rules]
+    assert {one["step_weights"] for one in content["comparisons"]} == {"even", "equal"}
     assert (tmp_path / "information.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("own_weights", ["even", "equal"])
+def test_the_figure_has_the_runs_own_step_weights(
+    single: ScoredGroups, groups: ScoredGroups, own_weights: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plotted: list[Axes] = []
+
+    def plot(panels: Sequence[Callable[[Axes], None]], *_: object, **__: object) -> None:
+        plotted.append(Figure().add_subplot())
+        panels[0](plotted[0])
+
+    monkeypatch.setattr("b2diffurl.analysis.probe.show.save_panels", plot)
+    kinds = {"even": torch.ones(5), "equal": torch.tensor([1.0, 1.0, 1.0, 1.0, 9.0])}
+    result = analyze(
+        single, groups, kinds, paper=BestWorst(),
+        own_weights=own_weights, settings=InformationSettings(tau=3, tau_last=2), norm=1.0, cost=Cost(),
+    )  # fmt: skip
+    write_information(result, tmp_path)
+    assert plotted[0].get_xlabel() == f"information per reward query, step weights {own_weights}"

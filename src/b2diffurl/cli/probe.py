@@ -10,7 +10,6 @@ from rich.table import Table
 
 from b2diffurl.analysis.plan import model_shape, round_cost
 from b2diffurl.analysis.probe import (
-    Information,
     InformationSettings,
     Probe,
     ProbeSettings,
@@ -24,13 +23,12 @@ from b2diffurl.analysis.probe import (
 from b2diffurl.analysis.probe.setup import Cost
 from b2diffurl.cli.common import announce_device, check_output, named_run, parse, prepare
 from b2diffurl.cli.generation import progress_bar
+from b2diffurl.cli.information_tables import comparisons_table, rules_table, steps_table
 from b2diffurl.distributed import AUTO, check_device
 from b2diffurl.errors import UserError
 from b2diffurl.models import check_lora
 from b2diffurl.run.resolve import ResolvedRun, resolve
 from b2diffurl.run.settings import Run
-
-_UNIT = "the information of DDPO on all steps with step weights even (of 1 where that is not above 0)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,8 +158,8 @@ def _probe_information(flags: ProbeCommand, resolved: ResolvedRun, console: Cons
         measured = measure_information(resolved, flags.lora, settings, device=flags.device, on_progress=advance)
     if flags.output is not None:
         write_information(measured, flags.output)
-    console.print(_rules_table(measured))
-    console.print(_comparisons_table(measured))
+    for table in (rules_table(measured), steps_table(measured), comparisons_table(measured)):
+        console.print(table)
     console.print(_cost(measured.cost), highlight=False)
     if flags.output is not None:
         console.print(f"image  {flags.output / 'information.png'}", highlight=False)
@@ -193,37 +191,4 @@ def _variance_table(probe: Probe) -> Table:
         cells += [f"{row.pair_fraction[probe.num_branches]:.2f}", f"{row.distance:.3f}"]
         cells += [f"{row.differ['alignment']:.2f}", f"{1 - row.differ['style']:.2f}"] if has_style else []
         out.add_row(str(row.interval_length), *cells)
-    return out
-
-
-def _rules_table(measured: Information) -> Table:
-    """Return a table with one row per rule."""
-    settings, kinds = measured.settings, list(dict.fromkeys(row.step_weights for row in measured.rules))
-    out = Table(
-        "rule", "steps", *kinds,
-        title=f"Information per reward query: {settings.num_trajectories} trajectories, {settings.num_groups} groups "
-        f"of {measured.num_branches} at tau {settings.tau}",
-        caption=f"in units of {_UNIT}, {measured.unit:.4f} per query, with standard errors of the numerator",
-    )  # fmt: skip
-    rules: dict[str, list[str]] = {}
-    for row in measured.rules:
-        cell = f"{row.value / measured.unit:.2f} +- {row.std_error / measured.unit:.2f}"
-        rules.setdefault(row.rule, [str(row.num_trained_steps)]).append(cell)
-    for name, cells in rules.items():
-        out.add_row(name, *cells)
-    return out
-
-
-def _comparisons_table(measured: Information) -> Table:
-    """Return a table of differences with their intervals."""
-    unit = measured.unit
-    out = Table(
-        "more", "less", "difference", "95 % interval", "",
-        title=f"Differences, step weights {measured.comparisons[0].step_weights}",
-        caption=f"in units of {_UNIT}, {unit:.4f} per query",
-    )  # fmt: skip
-    for one in measured.comparisons:
-        low, high, difference = (value / unit for value in (one.low, one.high, one.difference))
-        decided = "decided" if one.is_decided else ""
-        out.add_row(one.more, one.less, f"{difference:+.2f}", f"{low:+.2f} to {high:+.2f}", decided)
     return out

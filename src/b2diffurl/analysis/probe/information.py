@@ -84,7 +84,8 @@ class Information:
     Attributes:
         rules: every rule with every kind of step weights.
         unit: information of DDPO on all steps with the first kind of step weights, "even"; 1 if it is not above 0.
-        comparisons: differences with their intervals, for the run's own step weights.
+        comparisons: differences with their intervals, for every kind of step weights.
+        own_weights: kind of the run's own step weights.
         steps: information per query of each step alone, by name of the rule; 0 where it is not trained.
         steps_error: its standard errors.
         settings: what was measured.
@@ -96,6 +97,7 @@ class Information:
     rules: tuple[RuleInformation, ...]
     unit: float
     comparisons: tuple[Comparison, ...]
+    own_weights: str
     steps: dict[str, tuple[float, ...]]
     steps_error: dict[str, tuple[float, ...]]
     settings: InformationSettings
@@ -246,7 +248,7 @@ def analyze(
         branched: branch groups.
         kinds: weight of each denoising step, by name of the step weights.
         paper: selection of the paper's rule.
-        own_weights: the step weights that rules are compared with.
+        own_weights: kind of the run's own step weights.
         settings: what was measured.
         norm: norm of the displacement.
         cost: what the measurement took.
@@ -264,7 +266,8 @@ def analyze(
     return Information(
         rules=table.rows(),
         unit=unit if (unit := table.rows()[0].value) > 0 else 1.0,
-        comparisons=tuple(table.compare(more, less, own_weights) for more, less in compared),
+        comparisons=tuple(table.compare(more, less, kind) for kind in kinds for more, less in compared),
+        own_weights=own_weights,
         steps={name: tuple(sampled.value.tolist()) for name, sampled in by_step.items()},
         steps_error={name: tuple(sampled.std_error.tolist()) for name, sampled in by_step.items()},
         settings=settings,

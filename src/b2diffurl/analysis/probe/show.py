@@ -111,7 +111,7 @@ def _plot_decided(axes: "Axes", *, probe: Probe) -> None:
 
 
 def _plot_rules(axes: "Axes", *, result: Information) -> None:
-    rows = [row for row in result.rules if row.step_weights == result.comparisons[0].step_weights][::-1]
+    rows = [row for row in result.rules if row.step_weights == result.own_weights][::-1]
     axes.barh(
         [row.rule for row in rows], [row.value for row in rows], xerr=[row.std_error for row in rows], color="0.7",
         error_kw={"linewidth": 1},
