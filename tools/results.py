@@ -3,8 +3,9 @@
     python tools/results.py [--check] [--root DIR]
 
 A block of a page from `<!-- results/NAME/table.md -->` to `<!-- end -->` is the table of a study, without its title and
-with headings one level lower. An image `results-NAME-FILE.png` beside the page is results/NAME/FILE.png. With --check
-nothing is written. Exit code 1 if something differs from the results. Standard library only.
+with headings one level lower. An image `results-NAME-FILE.png` beside the page is results/NAME/FILE.png, where FILE is
+curves, samples or samples-CONDITION. With --check nothing is written. Exit code 1 if something differs from the
+results. Standard library only.
 """
 
 import argparse
@@ -14,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 _BLOCK = re.compile(r"^(<!-- results/([\w.-]+)/table\.md -->\n)(.*?)(?=^<!-- end -->$)", re.MULTILINE | re.DOTALL)
-_IMAGE = re.compile(r"\((results-([\w.-]+)-(curves|samples)\.png)\)")
+_IMAGE = re.compile(r"\((results-([\w.-]+)-(curves|samples(?:-[\w.-]+)?)\.png)\)")
 _HEADING = re.compile(r"^(?=##)", re.MULTILINE)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from PIL import Image
 
 from b2diffurl.cli import main
 
@@ -32,6 +33,13 @@ schedule = { tau_first = 3 }
 [arms.ours]
 schedule = { tau_last = 1 }
 advantage = { use = "branch" }
+
+[samples]
+images_per_prompt = 1
+seed = 0
+
+[samples.prompts]
+"" = ["a bear riding a bike", "a dog riding a bike"]
 """
 
 
@@ -63,6 +71,8 @@ def test_a_killed_study_resumes_to_the_same_table(tmp_path: Path, monkeypatch: p
     assert whole == killed
     assert len(whole) == 1 + 1 + 3 + 3  # header, base, before training, after one round and at the end of each arm
     monkeypatch.chdir(folders[1])
+    width, height = Image.open("results/tiny/samples.png").size
+    assert width > height > 200  # three panels, of two images on top of each other
     tables = [folders[1] / "results" / "tiny" / name for name in ("table.md", "cells.csv")]
     before = [table.read_bytes() for table in tables]
     assert main([*words, "--only-table"]) == 0

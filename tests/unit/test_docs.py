@@ -140,6 +140,13 @@ def test_tables_are_written_anew_where_they_differ(tmp_path: Path, capsys: pytes
     assert (page.parent / "results-some-study-curves.png").read_bytes() == b"image"
 
 
+@pytest.mark.parametrize("file", ["curves", "samples", "samples-template-1"])
+@pytest.mark.parametrize("study", ["samples", "some-study"])
+def test_an_image_of_a_page_is_that_of_its_study_and_condition(study: str, file: str) -> None:
+    [pair] = results.images(f"![text](results-{study}-{file}.png)", Path("docs"), Path("results"))
+    assert pair == (Path("docs", f"results-{study}-{file}.png"), Path("results", study, f"{file}.png"))
+
+
 def test_the_architecture_quotes_the_loop() -> None:
     source = (ROOT / architecture.ROUND).read_text(encoding="utf-8")
     quoted = architecture.quoted_loop(ARCHITECTURE)

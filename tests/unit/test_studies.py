@@ -2,11 +2,14 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from PIL import Image
 
 from b2diffurl.algorithm.advantage import Branch
@@ -21,9 +24,11 @@ from b2diffurl.analysis.study.results import (
     write_result,
 )
 from b2diffurl.analysis.study.runner import Runner
+from b2diffurl.analysis.study.samples import save_samples
 from b2diffurl.analysis.study.spec import (
     Cell,
     Claim,
+    Samples,
     StudyFile,
     changed_settings,
     make_cells,
@@ -35,6 +40,8 @@ from b2diffurl.analysis.study.spec import (
 from b2diffurl.analysis.study.tables import study_text, write_tables
 from b2diffurl.config import from_tables, to_tables, to_toml
 from b2diffurl.errors import UserError
+from b2diffurl.evaluation.generate import GeneratedImages
+from b2diffurl.prompts.lists import load_prompts
 from b2diffurl.run.directory import RunDirectory
 from b2diffurl.run.recipes import RECIPES, recipe
 from b2diffurl.run.resolve import resolve
@@ -184,7 +191,7 @@ def test_the_shipped_studies_share_their_runs() -> None:
     for name in ("alignment", "diversity"):
         assert keys(name, "template 1") < keys("evidence")
         assert keys(name, "template 2") | keys(name, "template 3") < keys("generalization")
-    assert keys("samples") < keys("evidence")
+    assert keys("samples", "template 1") < keys("evidence")
     assert len(keys("ablation", "CLIPScore") & keys("evidence")) == 40
     assert not keys("ablation", "BERTScore") & keys("evidence")
     assert len(keys("compatibility") & keys("evidence")) == 9
@@ -212,7 +219,7 @@ def test_the_ablation_runs_every_arm_under_both_rewards_of_the_paper() -> None:
 
 
 def test_a_condition_may_have_evaluations_of_its_own() -> None:
-    study = replace(read_study("samples"), evaluate_every_images=512, conditions={
+    study = replace(read_study("alignment"), evaluate_every_images=512, conditions={
         "as the study": {}, "few": {"evaluation_images": 24, "evaluate_every_images": 0},
     })  # fmt: skip
     first, second = (cells.run.logging for cells in make_cells(study, seeds=(1,))[:: len(study.arms)])
@@ -220,12 +227,109 @@ def test_a_condition_may_have_evaluations_of_its_own() -> None:
     assert (second.num_evaluation_images, second.evaluate_every_rounds, second.num_interim_images) == (24, 0, 0)
 
 
-@pytest.mark.parametrize("name", ["alignment", "diversity"])
+@pytest.mark.parametrize("name", ["alignment", "diversity", "samples"])
 def test_the_condition_template_1_has_the_hashes_of_a_study_without_conditions(name: str) -> None:
     study = read_study(name)
     cells = make_cells(study, seeds=(10,))[: len(study.arms)]
     without = make_cells(replace(study, conditions={}), seeds=(10,))
     assert [cell.key for cell in cells] == [cell.key for cell in without]
+
+
+def test_the_samples_find_the_runs_of_template_1_that_they_had_without_conditions() -> None:
+    cells = [cell for cell in make_cells(read_study("samples")) if cell.condition == "template 1"]
+    assert [cell.key for cell in cells] == ["d7dfb82cb2d9-seed13", "bcdcfb89cf51-seed13", "8a2f6cd40daa-seed13"]
+    assert all(read_result(result_file(RESULTS, cell), cell) for cell in cells)
+
+
+@pytest.mark.parametrize("scale", ["", "sd14"])
+def test_the_samples_have_trained_and_held_out_prompts_of_every_template(scale: str) -> None:
+    study = read_study("samples").at_scale(scale)
+    cells = make_cells(study)
+    assert study.samples is not None
+    assert list(study.samples.prompts) == list(study.conditions)
+    shared = {name: dict(tables) for name, tables in read_study("generalization").at_scale(scale).conditions.items()}
+    assert study.conditions == {name: tables for name, tables in shared.items() if tables.pop("held_out_prompts")}
+    for number, cell in enumerate(cells[:: len(study.arms)], start=1):
+        prompts = study.samples.prompts[cell.condition]
+        small = "emoji-" if number > 1 else ""  # what the embedded world can show is a part of the paper's list
+        expected = f"{'' if scale else small}template{number}-train"
+        assert (cell.condition, cell.run.prompts, cell.seed) == (f"template {number}", expected, study.samples.seed)
+        held_out = [prompt for prompt in prompts if prompt in load_prompts(f"{small}template{number}-test")]
+        trained = [prompt for prompt in prompts if prompt in load_prompts(f"{small}template{number}-train")]
+        assert len(trained) == 3
+        assert len(held_out) == len(prompts) - 3 > 0
+
+
+def test_samples_of_an_unknown_condition_and_conditions_without_prompts_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    head = 'title = "t"\ntext = "x"\n[arms.ours]\n'
+    file.write_text(head + '[samples.prompts]\n"" = ["a cat"]\n', encoding="utf-8")
+    assert read_study(str(file)).samples == Samples(prompts={"": ("a cat",)})
+    conditions = (
+        '[conditions.few]\n[scales.large]\nrecipe = "sd15"\nnum_images = 8\n[scales.large.conditions]\nmany = {}\n'
+    )
+    file.write_text(head + conditions + '[samples.prompts]\nfew = ["a cat"]\nmany = ["a cat"]\n', encoding="utf-8")
+    assert read_study(str(file)).samples == Samples(prompts={"few": ("a cat",), "many": ("a cat",)})
+    file.write_text(head + conditions + '[samples.prompts]\n"" = ["a cat"]\n', encoding="utf-8")
+    with pytest.raises(UserError, match="'', which is not a condition; give one of: 'few', 'many'"):
+        read_study(str(file))
+    for prompts in ("{}", '{ "" = [] }'):
+        file.write_text(f"{head}[samples]\nprompts = {prompts}\n", encoding="utf-8")
+        with pytest.raises(UserError, match=r"samples\.prompts is empty"):
+            read_study(str(file))
+
+
+def grids_of(
+    study: StudyFile, cells: Sequence[Cell], runner: Runner, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> dict[str, list[tuple[str, list[str]]]]:
+    """By file of a study's grids, the title and the row labels of each panel; every image is black."""
+
+    def black(_model: str, prompts: Sequence[str], **_: object) -> GeneratedImages:
+        return GeneratedImages(images=torch.zeros(len(prompts), 3, 4, 4), prompts=tuple(prompts))
+
+    def read_panels(panels: Sequence[Callable[[Axes], None]], file: Path, **_: object) -> None:
+        for panel in panels:
+            axes = Figure().subplots()
+            panel(axes)
+            title = axes.get_title()
+            shown.setdefault(file.name, []).append((title, [label.get_text() for label in axes.get_yticklabels()]))
+
+    shown: dict[str, list[tuple[str, list[str]]]] = {}
+    monkeypatch.setattr("b2diffurl.analysis.study.samples.sample", black)
+    monkeypatch.setattr("b2diffurl.analysis.study.samples.save_panels", read_panels)
+    save_samples(study, cells, runner, folder)
+    return shown
+
+
+def test_every_condition_with_an_adapter_has_its_grid_of_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    conditions = {"template 1": {}, "no prompts": {"objective": {"use": "dpo"}}, "no runs": {"reward": "bert:emoji"}}
+    rows = ("a bear washing dishes", "a cat riding a bike")  # of template1-train and template1-test
+    samples = Samples(prompts={"template 1": rows, "no runs": rows[:1]}, images_per_prompt=2, seed=1)
+    study = make_study(conditions=conditions, samples=samples)
+    cells, messages = make_cells(study), list[str]()
+    runner = Runner(output=tmp_path / "runs", results=tmp_path, on_message=messages.append)
+    for cell in cells:
+        if cell.condition != "no runs" and cell.seed == 1:
+            runner.directory(cell).lora.mkdir(parents=True)
+    shown = grids_of(study, cells, runner, tmp_path, monkeypatch)
+    labels = ["a\nbear\nwashing dishes", "a\ncat\nriding a bike\n(held out)"]
+    assert shown == {"samples-template-1.png": [("base", labels), ("ours", []), ("DDPO", [])]}
+    assert messages == [
+        f"no grid of images of no runs: no run of seed 1 has its adapter in {tmp_path / 'runs'}",
+    ]
+
+
+def test_a_study_without_conditions_has_one_grid_of_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = make_study(samples=Samples(prompts={"": ("a bear washing dishes",)}, seed=0))
+    cells, messages = make_cells(study), list[str]()
+    runner = Runner(output=tmp_path / "runs", results=tmp_path, on_message=messages.append)
+    assert grids_of(study, cells, runner, tmp_path, monkeypatch) == {}
+    assert messages == [f"no grid of images: no run of seed 0 has its adapter in {tmp_path / 'runs'}"]
+    runner.directory(cells[1]).lora.mkdir(parents=True)
+    shown = grids_of(study, cells, runner, tmp_path, monkeypatch)
+    assert shown == {"samples.png": [("base", ["a\nbear\nwashing dishes"]), ("DDPO", [])]}
 
 
 def test_merging_replaces_a_component_and_merges_a_table() -> None:

@@ -83,7 +83,7 @@ def study(words: list[str]) -> int:
     command = shlex.join(["b2diffurl", "study", *_without_places(words)])
     print(write_tables(spec, comparison, flags.results / name, command=command), end="")
     if spec.samples is not None and not flags.only_table:
-        save_samples(spec, cells, runner, flags.results / name / "samples.png")
+        save_samples(spec, cells, runner, flags.results / name)
     return 0 if not comparison.num_missing or flags.only_table else 1
 
 

@@ -109,17 +109,21 @@ class Scale:
 
 @settings
 class Samples:
-    """A grid of images: a row per prompt and a group of columns per arm, of equal noise.
+    """Grids of images, one per condition: a row per prompt and a group of columns per arm, of equal noise.
 
     Attributes:
-        prompts: the prompts.
+        prompts: prompts by condition; that of a study without conditions is "". Other conditions have no grid.
         images_per_prompt: images of each prompt and arm.
         seed: seed of the noise, and of the runs whose adapters are used.
     """
 
-    prompts: tuple[str, ...]
+    prompts: dict[str, tuple[str, ...]]
     images_per_prompt: PositiveInt = 4
     seed: NonNegativeInt = 10
+
+    def __post_init__(self) -> None:
+        if not self.prompts or not all(self.prompts.values()):
+            raise UserError("samples.prompts is empty or has a condition without prompts; give prompts, or remove it.")
 
 
 @settings
@@ -146,7 +150,7 @@ class StudyFile:
         baseline: the arm that the table compares the others with; the first if it is "".
         claims: sentences to decide.
         published: what the paper reports.
-        samples: a grid of images, or nothing.
+        samples: grids of images, or nothing.
         scales: other sizes by name.
     """
 
@@ -233,14 +237,26 @@ def read_study(name: str) -> StudyFile:
     Raises:
         UserError: there is no such study, or its file is invalid.
     """
+    file = Path(name)
     if not name.endswith(".toml"):
         if name not in study_names():
             raise UserError(
                 f"study is {name!r}{did_you_mean(name, study_names())}; give a TOML file or one of: "
                 f"{', '.join(study_names())}."
             )
-        return read_toml(_STUDIES / f"{name}.toml", StudyFile)
-    return read_toml(Path(name), StudyFile)
+        file = _STUDIES / f"{name}.toml"
+    study = read_toml(file, StudyFile)
+    _check_samples(study)
+    return study
+
+
+def _check_samples(study: StudyFile) -> None:
+    """Refuse sample prompts of a condition that the study has at none of its sizes."""
+    known = [*(study.conditions or [""]), *(name for scale in study.scales.values() for name in scale.conditions)]
+    for name in study.samples.prompts if study.samples else ():
+        if name not in known:
+            names = ", ".join(repr(name) for name in dict.fromkeys(known))
+            raise UserError(f"samples.prompts has {name!r}, which is not a condition; give one of: {names}.")
 
 
 def make_cells(study: StudyFile, seeds: Sequence[int] = ()) -> list[Cell]:
