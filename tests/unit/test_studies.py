@@ -546,6 +546,75 @@ def test_the_page_has_means_intervals_claims_and_what_is_missing(tmp_path: Path)
     assert (tmp_path / "cells.csv").read_text(encoding="utf-8").count("\n") == 6
 
 
+def test_the_first_and_the_last_round_of_a_metric_are_shown_and_plotted(tmp_path: Path) -> None:
+    study = make_study(round_metrics=("image/contrast",))
+    cells = make_cells(study)
+    results = {cell.key: result(cell, point(512, 0.8)) for cell in cells}
+    contrasts = {"ours": ([0.25, 0.5], [0.25, 0.5], [0.25, None]), "DDPO": ([0.5, 0.25], [0.5, 0.5])}
+    for cell in cells:
+        if cell.seed < len(contrasts[cell.arm]):
+            values = list(contrasts[cell.arm][cell.seed])
+            results[cell.key] = replace(results[cell.key], rounds={"image/contrast": values, "reward/mean": [1.0, 2.0]})
+    shown = StudyResults(cells, results)
+    assert shown.rounds("", "ours", "image/contrast")[2] == [(256, 0.25), (512, None)]
+    text = write_tables(study, shown, tmp_path, command="b2diffurl study x")
+    columns = [f"image/contrast, {place}" for place in ("first round", "last round", "last minus first")]
+    head = " | ".join(["| round metrics", "seeds", *columns]) + " |"
+    assert text[text.index(head) :].splitlines()[2:] == [
+        "| ours | 3 | 0.250 ± 0.000 | 0.500 ± 0.000 | +0.250 (+0.250 to +0.250) |",
+        "| DDPO | 2 | 0.500 ± 0.000 | 0.375 ± 1.588 | -0.125 (-1.713 to +1.463) |",
+    ]
+    width = Image.open(tmp_path / "curves.png").width
+    without = write_tables(replace(study, round_metrics=()), shown, tmp_path, command="b2diffurl study x")
+    assert without == text[: text.index(head)].rstrip("\n") + "\n"
+    assert width * 4 == Image.open(tmp_path / "curves.png").width * 5
+
+
+def test_rounds_of_stopped_runs_and_of_results_without_them_do_not_count() -> None:
+    study = make_study(seeds=(0, 1), round_metrics=("image/contrast", "typo"))
+    cells = make_cells(study, [0])
+    results = {cell.key: replace(result(cell, point(512, 0.8)), rounds={"image/contrast": [0.25]}) for cell in cells}
+    results[cells[1].key] = replace(results[cells[1].key], rounds={})
+    lines = study_text(study, StudyResults(cells, results), command="x").splitlines()
+    assert "| ours | 1 | 0.250 | 0.250 | +0.000 | - | - | - |" in lines
+    assert "| DDPO | 0 | - | - | - | - | - | - |" in lines
+    results[cells[0].key] = replace(results[cells[0].key], stopped="round 2: collapse")
+    assert StudyResults(cells, results).rounds("", "ours", "image/contrast") == {}
+
+
+def test_the_plot_of_a_metric_of_rounds_has_the_scored_images_below_and_the_range_of_the_seeds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = make_study(round_metrics=("image/contrast",), seeds=(0, 1))
+    cells = make_cells(study)
+    rounds = {0: [0.25, 0.5, None], 1: [0.5, None, None]}
+    results = {
+        cell.key: replace(result(cell, point(512, 0.8)), rounds={"image/contrast": list(rounds[cell.seed])})
+        for cell in cells
+    }
+
+    def read_last_panel(panels: Sequence[Callable[[Axes], None]], _file: Path, **_: object) -> None:
+        panels[-1](axes)
+
+    axes = Figure().subplots()
+    monkeypatch.setattr("b2diffurl.analysis.study.tables.save_panels", read_last_panel)
+    write_tables(study, StudyResults(cells, results), tmp_path, command="b2diffurl study x")
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("reward queries", "image/contrast")
+    ours = axes.lines[0]
+    assert [ours.get_label(), list(ours.get_xdata()), list(ours.get_ydata())] == ["ours", [256, 512], [0.375, 0.5]]  # pyright: ignore
+    assert axes.collections[0].get_datalim(axes.transData).get_points().tolist() == [[256, 0.25], [512, 0.5]]
+
+
+def test_the_study_of_hacking_shows_the_contrast_of_its_runs() -> None:
+    study = read_study("hacking")
+    cells = make_cells(study)
+    found = {cell.key: stored for cell in cells if (stored := read_result(result_file(RESULTS, cell), cell))}
+    results = StudyResults(cells, found)
+    assert study.round_metrics == ("image/contrast",)
+    for arm in study.arms:
+        assert [len(rounds) for rounds in results.rounds("", arm, "image/contrast").values()] == [12, 12, 12]
+
+
 def test_a_condition_without_results_is_not_drawn(tmp_path: Path) -> None:
     study = make_study(conditions={"first": {}, "second": {"reward": "jpeg-size:compressible"}})
     cells = make_cells(study)

@@ -1,7 +1,7 @@
 """What a study says: means with intervals, paired differences, and whether claims hold."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -11,6 +11,7 @@ from b2diffurl.evaluation.statistics import Interval, paired_difference, t_inter
 
 Verdict = Literal["holds", "does not hold", "not decided", "no data"]
 Seeds = Mapping[int, Sequence[Point]]  # the evaluations of an arm by seed
+Rounds = list[tuple[int, float | None]]  # by round, the images scored so far and the value of a metric
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,12 +43,11 @@ class StudyResults:
         self.results: dict[tuple[str, str, int], CellResult] = {
             (cell.condition, cell.arm, cell.seed): results[cell.key] for cell in cells if cell.key in results
         }
-        self._images_per_trunk = {(cell.condition, cell.arm): cell.run.rollout.num_branches for cell in cells}
-        self._starts = {(cell.condition, cell.arm, cell.seed): cell.start for cell in cells}
+        self._cells = {(cell.condition, cell.arm, cell.seed): cell for cell in cells}
         self._bases: dict[str, list[Point]] = {}
         for of, result in self.results.items():
             if result.points and not _lacks_start(result):
-                self._bases.setdefault(self._starts[of], [result.points[0]])
+                self._bases.setdefault(self._cells[of].start, [result.points[0]])
         self.conditions = list(dict.fromkeys(cell.condition for cell in cells))
         self.arms = list(dict.fromkeys(cell.arm for cell in cells))
         self.num_missing = sum(cell.key not in results for cell in cells)
@@ -57,18 +57,33 @@ class StudyResults:
 
         The arm "base" has one evaluation per seed, that before training.
         """
-        bases = {of: self._bases.get(start, []) for of, start in self._starts.items() if of[0] == condition}
+        bases = {of: self._bases.get(cell.start, []) for of, cell in self._cells.items() if of[0] == condition}
         if arm == BASE:
             return {seed: base for (_, _, seed), base in reversed(bases.items()) if base}  # that of the first arm
-        k = self._images_per_trunk.get((condition, arm), 1)
         return {
             result.seed: [
-                replace(point, images_per_trunk=k)
+                replace(point, images_per_trunk=self._cells[of].run.rollout.num_branches)
                 for point in (*(bases[of] if _lacks_start(result) else []), *result.points)
             ]
-            for of, result in self.results.items()
-            if of[:2] == (condition, arm) and result.points and not result.stopped
+            for of, result in self._ended(condition, arm)
         }
+
+    def rounds(self, condition: str, arm: str, metric: str) -> dict[int, Rounds]:
+        """Return a metric of an arm's rounds by seed; results that lack it, and stopped runs, are left out."""
+        return {
+            result.seed: [
+                (self._cells[of].run.reward_queries_per_round * number, value)
+                for number, value in enumerate(values, start=1)
+            ]
+            for of, result in self._ended(condition, arm)
+            if (values := result.rounds.get(metric))
+        }
+
+    def _ended(self, condition: str, arm: str) -> Iterator[tuple[tuple[str, str, int], CellResult]]:
+        """Yield the results of an arm that have an evaluation at the end."""
+        for of, result in self.results.items():
+            if of[:2] == (condition, arm) and result.points and not result.stopped:
+                yield of, result
 
     def metrics(self, condition: str | None = None) -> list[str]:
         """Return the names of the evaluation metrics of a condition, or of all, in the order of the results."""

@@ -150,6 +150,7 @@ class StudyFile:
         baseline: the arm that the table compares the others with; the first if it is "".
         claims: sentences to decide.
         published: what the paper reports.
+        round_metrics: metrics of rounds that a result keeps, such as image/contrast, to show beside the evaluations.
         samples: grids of images, or nothing.
         scales: other sizes by name.
     """
@@ -168,6 +169,7 @@ class StudyFile:
     baseline: str = ""
     claims: tuple[Claim, ...] = ()
     published: tuple[Published, ...] = ()
+    round_metrics: tuple[str, ...] = ()
     samples: Samples | None = None
     scales: dict[str, Scale] = field(default_factory=dict[str, Scale])
 

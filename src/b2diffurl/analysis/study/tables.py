@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _COSTS = ("reward_queries", "network_evaluations", "seconds")
 _MAX_DIFFERENCE_METRICS = 4
+_Curve = Sequence[tuple[float | None, float | None]]
 
 
 def write_tables(study: StudyFile, comparison: StudyResults, folder: Path, *, command: str) -> str:
@@ -35,7 +36,7 @@ def write_tables(study: StudyFile, comparison: StudyResults, folder: Path, *, co
     files.write_text(folder / "table.md", text)
     files.write_text(folder / "cells.csv", _csv(comparison))
     if comparison.metrics():
-        _save_curves(comparison, folder / "curves.png")
+        _save_curves(study, comparison, folder / "curves.png")
     return text
 
 
@@ -57,6 +58,7 @@ def study_text(study: StudyFile, comparison: StudyResults, *, command: str) -> s
         lines += [f"## {condition}", ""] if condition else []
         lines += [*_arms_table(comparison, condition), ""]
         lines += [*_differences(study, comparison, condition), ""]
+        lines += [*_rounds_table(study, comparison, condition), ""] if study.round_metrics else []
     stopped = [(key, result) for key, result in comparison.results.items() if result.stopped]
     lines += [f"- stopped: {' '.join(map(str, key)).strip()}, {result.stopped}" for key, result in stopped]
     if study.claims:
@@ -76,7 +78,7 @@ def _arms_table(comparison: StudyResults, condition: str) -> list[str]:
         if not seeds:
             continue
         last = [points[-1] for points in seeds.values()]
-        costs = [f"{_mean(last, name):,.0f}" for name in _COSTS]
+        costs = [f"{_mean(_column(last, name)):,.0f}" for name in _COSTS]
         rows.append([arm, str(len(seeds)), *costs, *(summary(_column(last, name), _number) for name in metrics)])
     return _markdown(rows) if len(rows) > 1 else ["No results yet."]
 
@@ -89,12 +91,26 @@ def _differences(study: StudyFile, comparison: StudyResults, condition: str) -> 
         pairs = comparison.pairs(condition, arm, baseline)
         if arm == baseline or not pairs:
             continue
-        cells: list[str] = []
-        for metric in metrics:
-            ends = [(ours[-1].value(metric), other[-1].value(metric)) for ours, other in pairs]
-            known = [(ours, other) for ours, other in ends if ours is not None and other is not None]
-            cells.append(_interval(paired_difference([a for a, _ in known], [b for _, b in known])) if known else "-")
+        ends = [(ours[-1], other[-1]) for ours, other in pairs]
+        cells = [_difference([(ours.value(name), other.value(name)) for ours, other in ends]) for name in metrics]
         rows.append([arm, str(len(pairs)), *cells])
+    return _markdown(rows) if len(rows) > 1 else []
+
+
+def _rounds_table(study: StudyFile, comparison: StudyResults, condition: str) -> list[str]:
+    """Return the metrics of rounds at the first and at the last round, and the difference, paired by seed."""
+    places = ("first round", "last round", "last minus first")
+    rows = [["round metrics", "seeds", *(f"{name}, {place}" for name in study.round_metrics for place in places)]]
+    for arm in comparison.arms:
+        if not comparison.seeds(condition, arm):
+            continue
+        by_metric = [list(comparison.rounds(condition, arm, name).values()) for name in study.round_metrics]
+        cells: list[str] = []
+        for runs in by_metric:
+            ends = [(rounds[0][1], rounds[-1][1]) for rounds in runs]
+            cells += [summary([first for first, _ in ends], _number), summary([last for _, last in ends], _number)]
+            cells.append(_difference([(last, first) for first, last in ends]))
+        rows.append([arm, str(max(map(len, by_metric))), *cells])
     return _markdown(rows) if len(rows) > 1 else []
 
 
@@ -136,8 +152,8 @@ def _csv(comparison: StudyResults) -> str:
     return content.getvalue()
 
 
-def _save_curves(comparison: StudyResults, file: Path) -> None:
-    """Plot metrics over images scored, alignment over network evaluations, then diversity over alignment.
+def _save_curves(study: StudyFile, comparison: StudyResults, file: Path) -> None:
+    """Plot metrics over images scored, alignment over network evaluations, diversity over alignment, metrics of rounds.
 
     A row per condition that has results; the band is the range of the seeds.
     """
@@ -146,30 +162,47 @@ def _save_curves(comparison: StudyResults, file: Path) -> None:
         more = [("network_evaluations", "scene_accuracy"), ("scene_accuracy", "style_entropy")]
     metrics = {name: found for name in comparison.conditions if (found := comparison.metrics(name))}
     length = min(3, *map(len, metrics.values()))  # rows are equally long
-    panels = [
-        partial(_plot, comparison=comparison, condition=condition, x=x, y=y)
-        for condition, names in metrics.items()
-        for x, y in [*(("reward_queries", name) for name in names[:length]), *more]
-    ]
+    panels: list[Callable[[Axes], None]] = []
+    for condition, names in metrics.items():
+        pairs = [*(("reward_queries", name) for name in names[:length]), *more]
+        panels += [partial(_plot, comparison=comparison, condition=condition, x=x, y=y) for x, y in pairs]
+        panels += [
+            partial(_plot_rounds, comparison=comparison, condition=condition, metric=name)
+            for name in study.round_metrics
+        ]
     save_panels(panels, file, panel_inches=(3.6, 3.4), num_rows=len(metrics), shared_legend=True)
 
 
 def _plot(axes: "Axes", *, comparison: StudyResults, condition: str, x: str, y: str) -> None:
+    for number, arm in enumerate(comparison.arms):
+        runs = comparison.seeds(condition, arm).values()
+        curves = [[(point.value(x), point.value(y)) for point in points] for points in runs]
+        _plot_arm(axes, curves, label=arm, color=f"C{number}", has_band=x in _COSTS)
+    _name_axes(axes, x, y, title=condition)
+
+
+def _plot_rounds(axes: "Axes", *, comparison: StudyResults, condition: str, metric: str) -> None:
+    for number, arm in enumerate(comparison.arms):
+        curves = list(comparison.rounds(condition, arm, metric).values())
+        _plot_arm(axes, curves, label=arm, color=f"C{number}", has_band=True)
+    _name_axes(axes, "reward_queries", metric, title=condition)
+
+
+def _plot_arm(axes: "Axes", curves: Sequence[_Curve], *, label: str, color: str, has_band: bool) -> None:
+    """Plot the mean over seeds, up to the end of the shortest curve; an arm has one color in all panels."""
+    by_point = [pairs for pairs in zip(*curves, strict=False) if any(y is not None for _, y in pairs)]
+    xs, ys = [[_mean([pair[axis] for pair in pairs]) for pairs in by_point] for axis in (0, 1)]
+    if xs:
+        axes.plot(xs, ys, marker="o", markersize=3, label=label, color=color)
+    if xs and has_band:
+        known = [[y for _, y in pairs if y is not None] for pairs in by_point]
+        axes.fill_between(xs, [*map(min, known)], [*map(max, known)], color=color, alpha=0.12)
+
+
+def _name_axes(axes: "Axes", x: str, y: str, *, title: str) -> None:
     from matplotlib.ticker import EngFormatter
 
-    for number, arm in enumerate(comparison.arms):
-        curves = list(comparison.seeds(condition, arm).values())
-        if not curves:
-            continue
-        length = min(map(len, curves))
-        by_point = list(zip(*(points[:length] for points in curves), strict=True))
-        xs = [_mean(points, x) for points in by_point]
-        ys = [_mean(points, y) for points in by_point]
-        (line,) = axes.plot(xs, ys, marker="o", markersize=3, label=arm, color=f"C{number}")  # one color in all panels
-        if x in _COSTS:
-            known = [[value for value in _column(points, y) if value is not None] for points in by_point]
-            axes.fill_between(xs, [*map(min, known)], [*map(max, known)], color=line.get_color(), alpha=0.12)
-    axes.set(xlabel=x.replace("_", " "), ylabel=y.replace("_", " "), title=condition)
+    axes.set(xlabel=x.replace("_", " "), ylabel=y.replace("_", " "), title=title)
     if x in _COSTS:
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))  # 50k
 
@@ -178,13 +211,19 @@ def _column(points: Sequence[Point], name: str) -> list[float | None]:
     return [point.value(name) for point in points]
 
 
-def _mean(points: Sequence[Point], name: str) -> float:
-    known = [value for value in _column(points, name) if value is not None]
+def _mean(values: Sequence[float | None]) -> float:
+    known = [value for value in values if value is not None]
     return sum(known) / max(1, len(known))
 
 
 def _number(value: float) -> str:
     return f"{value:.3f}"
+
+
+def _difference(pairs: Sequence[tuple[float | None, float | None]]) -> str:
+    """Return the mean of the differences with its interval, over the pairs that are known, as text."""
+    known = [(a, b) for a, b in pairs if a is not None and b is not None]
+    return _interval(paired_difference([a for a, _ in known], [b for _, b in known])) if known else "-"
 
 
 def _interval(interval: Interval) -> str:
