@@ -538,7 +538,7 @@ def test_the_page_has_means_intervals_claims_and_what_is_missing(tmp_path: Path)
     study = make_study(claims=(claim(),), baseline="DDPO")
     values = {"ours": [[point(512, x)] for x in (0.8, 0.82)], "DDPO": [[point(512, x)] for x in (0.7, 0.71, 0.75)]}
     text = write_tables(study, comparison(study, values), tmp_path, command="b2diffurl study x")
-    assert "| ours | 2 | 512 | 1,024 | 1 | 0.810 ± 0.127 |" in text
+    assert "| ours | 2 | 512 | 128 | 1,024 | 1 | 0.810 ± 0.127 |" in text
     assert "| ours | 2 | +0.105 (+0.041 to +0.169)" in text
     assert "| **holds** |" in text
     assert "1 of the runs have no result" in text
@@ -567,7 +567,7 @@ def test_the_first_and_the_last_round_of_a_metric_are_shown_and_plotted(tmp_path
     width = Image.open(tmp_path / "curves.png").width
     without = write_tables(replace(study, round_metrics=()), shown, tmp_path, command="b2diffurl study x")
     assert without == text[: text.index(head)].rstrip("\n") + "\n"
-    assert width * 4 == Image.open(tmp_path / "curves.png").width * 5
+    assert width * 5 == Image.open(tmp_path / "curves.png").width * 6
 
 
 def test_rounds_of_stopped_runs_and_of_results_without_them_do_not_count() -> None:

@@ -17,7 +17,8 @@ from b2diffurl.run import files
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_COSTS = ("reward_queries", "network_evaluations", "seconds")
+_COSTS = ("reward_queries", "trunks", "network_evaluations", "seconds")
+_LABELS = {"trunks": "trunks, as public code counts"}
 _MAX_DIFFERENCE_METRICS = 4
 _Curve = Sequence[tuple[float | None, float | None]]
 
@@ -45,9 +46,10 @@ def study_text(study: StudyFile, comparison: StudyResults, *, command: str) -> s
     commits = sorted({result.commit for result in comparison.results.values() if result.commit})
     machines = sorted({result.environment.get("processor", "") for result in comparison.results.values()} - {""})
     lines = [f"# {study.title}", "", study.text, "", f"`{command}`", ""]
+    along_the_run = f", {study.interim_images:,} along the run" if study.evaluate_every_images else ""
     lines += [
         "Mean over seeds ± half the width of the 95 % interval (Student's t). "
-        f"{study.evaluation_images:,} images per evaluation before and after training.",
+        f"{study.evaluation_images:,} images per evaluation before and after training{along_the_run}.",
         "",
         f"Commit: {', '.join(commits) or 'unknown'}. Processor: {', '.join(machines) or 'unknown'}.",
         "",
@@ -72,7 +74,7 @@ def study_text(study: StudyFile, comparison: StudyResults, *, command: str) -> s
 
 def _arms_table(comparison: StudyResults, condition: str) -> list[str]:
     metrics = comparison.metrics(condition)
-    rows = [["arm", "seeds", "images", "network evaluations", "seconds", *metrics]]
+    rows = [["arm", "seeds", "images", "trunks", "network evaluations", "seconds", *metrics]]
     for arm in (BASE, *comparison.arms):
         seeds = comparison.seeds(condition, arm)
         if not seeds:
@@ -153,13 +155,15 @@ def _csv(comparison: StudyResults) -> str:
 
 
 def _save_curves(study: StudyFile, comparison: StudyResults, file: Path) -> None:
-    """Plot metrics over images scored, alignment over network evaluations, diversity over alignment, metrics of rounds.
+    """Plot metrics over images scored, alignment over trunks and network evaluations, diversity over alignment.
+
+    Then the metrics of rounds.
 
     A row per condition that has results; the band is the range of the seeds.
     """
     more: list[tuple[str, str]] = []
     if {"scene_accuracy", "style_entropy"} <= set(comparison.metrics()):
-        more = [("network_evaluations", "scene_accuracy"), ("scene_accuracy", "style_entropy")]
+        more = [*((x, "scene_accuracy") for x in _COSTS[1:3]), ("scene_accuracy", "style_entropy")]
     metrics = {name: found for name in comparison.conditions if (found := comparison.metrics(name))}
     length = min(3, *map(len, metrics.values()))  # rows are equally long
     panels: list[Callable[[Axes], None]] = []
@@ -202,7 +206,7 @@ def _plot_arm(axes: "Axes", curves: Sequence[_Curve], *, label: str, color: str,
 def _name_axes(axes: "Axes", x: str, y: str, *, title: str) -> None:
     from matplotlib.ticker import EngFormatter
 
-    axes.set(xlabel=x.replace("_", " "), ylabel=y.replace("_", " "), title=title)
+    axes.set(xlabel=_LABELS.get(x, x.replace("_", " ")), ylabel=y.replace("_", " "), title=title)
     if x in _COSTS:
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))  # 50k
 
