@@ -56,8 +56,8 @@ recipes: emoji-quickstart, emoji-b2-paper, emoji-ddpo, emoji-policy-gradient, em
          emoji-template2, emoji-template3,
          paper-template1-clip, paper-template1-bert, paper-template2-clip, paper-template2-bert,
          paper-template3-clip, paper-template3-bert, sd15, sdxl, sd15-ddpo
-studies: ablation, alignment, compatibility, cost, diversity, evidence, generalization, hacking, quickstart,
-         samples, sweep, variants
+studies: ablation, alignment, baselines, compatibility, cost, diversity, evidence, generalization, hacking,
+         one-rate, quickstart, samples, sweep, variants
 
 Begin with: b2diffurl train emoji-quickstart --output runs/first
 """

@@ -47,7 +47,7 @@ def _recipe(name: str) -> Callable[[C], C]:
 def emoji_quickstart() -> Run:
     """B² with trunk credit on the embedded model: the paper's 45 training prompts, a few minutes on two cores.
 
-    The arm "B², trunk credit, two branches" of `b2diffurl study evidence`: two branches per trunk, the last six steps
+    The arm "B², trunk credit, two branches" of `b2diffurl study one-rate`: two branches per trunk, the last six steps
     left out, every member of a branch group trained on, and the trunk's own steps with the mean of their subtree.
     """
     b2 = emoji_b2_paper()

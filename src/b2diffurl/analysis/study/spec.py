@@ -131,8 +131,8 @@ class StudyFile:
     """A study as its TOML file gives it.
 
     Settings of arms and conditions are those of a run.toml; a table with another `use` replaces the recipe's, any other
-    is merged with it. A condition's settings precede those of the arms; it may have `evaluation_images` and
-    `evaluate_every_images` of its own. An arm may have `seeds` of its own, and a condition `seeds` to which it limits
+    is merged with it. A condition's settings precede those of the arms. Both may have `evaluation_images` and
+    `evaluate_every_images` of their own. An arm may have `seeds` of its own, and a condition `seeds` to which it limits
     those of its arms. Runs of several studies are shared if they have the same settings, evaluations included.
 
     Attributes:
