@@ -16,7 +16,7 @@ from b2diffurl.algorithm.adaptive import Adaptive
 from b2diffurl.algorithm.advantage import PromptHistory, RewardHistory
 from b2diffurl.algorithm.collapse import Collapse, CollapseMonitor
 from b2diffurl.algorithm.interfaces import Objective
-from b2diffurl.algorithm.objectives import DDPO, DPO, DPOK, PolicyGradient
+from b2diffurl.algorithm.objectives import DDPO, DPO, DPOK, DDPOKl, PolicyGradient
 from b2diffurl.algorithm.policy import DenoisingPolicy
 from b2diffurl.algorithm.round import LatentScorer, RoundState, Strategy, run_round
 from b2diffurl.algorithm.schedule import Backward, Full
@@ -88,6 +88,7 @@ OBJECTIVES: dict[str, tuple[Objective, float]] = {
     "policy-gradient": (PolicyGradient(), 0.06),
     "dpok": (DPOK(), 0.06),
     "ddpo": (DDPO(), 0.03),
+    "ddpo-kl": (DDPOKl(), 0.03),
     "dpo": (DPO(beta=1.0), 0.03),
 }
 
