@@ -22,8 +22,7 @@ ROUND = "algorithm.round"
 ENTRY = "run_round"
 STRATEGIES = (
     "algorithm.schedule", "algorithm.adaptive", "algorithm.selection", "algorithm.advantage", "algorithm.objectives",
-    "algorithm.shrunk", "algorithm.gap", "algorithm.power",
-    "algorithm.extremes",
+    "algorithm.shrunk", "algorithm.gap", "algorithm.power", "algorithm.extremes",
 )  # fmt: skip
 # annotated_types holds the ranges of `@settings` fields; it imports nothing.
 CORE_MAY_IMPORT = {"torch", "numpy", "jaxtyping", "annotated_types"} | {

@@ -353,6 +353,18 @@ def test_every_study_of_the_paper_runs_on_stable_diffusion_too(name: str) -> Non
     assert {cell.seed for cell in cells} == ({large.samples.seed} if large.samples else {10, 11, 12})
 
 
+def test_learning_rates_and_evaluations_of_arms_are_those_of_the_embedded_model_only() -> None:
+    """4e-3 is forty times the rate of the paper's recipe."""
+    for name in ("evidence", "baselines"):
+        runs = [cell.run for cell in make_cells(read_study(name).at_scale("sd14"))]
+        assert {run.optimization.learning_rate for run in runs} == {1e-4}
+        assert {run.logging.evaluate_every_rounds for run in runs} == {10}
+    schedules = {
+        cell.arm: cell.run.optimization.lr_schedule for cell in make_cells(read_study("evidence").at_scale("sd14"))
+    }
+    assert (schedules["B²"], schedules["DDPO"]) == ("linear", "constant")
+
+
 def test_a_killed_run_loses_at_most_one_round() -> None:
     for name in study_names():
         assert {cell.run.logging.checkpoint_every_rounds for cell in make_cells(read_study(name))} == {1}

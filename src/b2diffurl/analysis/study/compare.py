@@ -43,11 +43,13 @@ class StudyResults:
         self.results: dict[tuple[str, str, int], CellResult] = {
             (cell.condition, cell.arm, cell.seed): results[cell.key] for cell in cells if cell.key in results
         }
-        self._cells = {(cell.condition, cell.arm, cell.seed): cell for cell in cells}
-        self._bases: dict[str, list[Point]] = {}
+        self._runs = {(cell.condition, cell.arm, cell.seed): cell.run for cell in cells}
+        starts = {(cell.condition, cell.arm, cell.seed): cell.start for cell in cells}
+        bases: dict[str, list[Point]] = {}
         for of, result in self.results.items():
             if result.points and not _lacks_start(result):
-                self._bases.setdefault(self._cells[of].start, [result.points[0]])
+                bases.setdefault(starts[of], [result.points[0]])
+        self._bases = {of: bases.get(start, []) for of, start in starts.items()}
         self.conditions = list(dict.fromkeys(cell.condition for cell in cells))
         self.arms = list(dict.fromkeys(cell.arm for cell in cells))
         self.num_missing = sum(cell.key not in results for cell in cells)
@@ -57,13 +59,13 @@ class StudyResults:
 
         The arm "base" has one evaluation per seed, that before training.
         """
-        bases = {of: self._bases.get(cell.start, []) for of, cell in self._cells.items() if of[0] == condition}
         if arm == BASE:
-            return {seed: base for (_, _, seed), base in reversed(bases.items()) if base}  # that of the first arm
+            bases = reversed(self._bases.items())  # that of the first arm stays
+            return {seed: base for (of_condition, _, seed), base in bases if of_condition == condition and base}
         return {
             result.seed: [
-                replace(point, images_per_trunk=self._cells[of].run.rollout.num_branches)
-                for point in (*(bases[of] if _lacks_start(result) else []), *result.points)
+                replace(point, images_per_trunk=self._runs[of].rollout.num_branches)
+                for point in (*(self._bases[of] if _lacks_start(result) else []), *result.points)
             ]
             for of, result in self._ended(condition, arm)
         }
@@ -72,7 +74,7 @@ class StudyResults:
         """Return a metric of an arm's rounds by seed; results that lack it, and stopped runs, are left out."""
         return {
             result.seed: [
-                (self._cells[of].run.reward_queries_per_round * number, value)
+                (self._runs[of].reward_queries_per_round * number, value)
                 for number, value in enumerate(values, start=1)
             ]
             for of, result in self._ended(condition, arm)

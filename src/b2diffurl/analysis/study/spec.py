@@ -27,6 +27,8 @@ _UNCOUNTED = {  # by table, the settings that change no number, or numbers by ro
     "rollout": ("chunk_size",),
     "optimization": ("micro_batch_size",),
 }  # fmt: skip
+_OF_THE_SIZE = ("recipe", "seeds", "evaluation_images", "evaluate_every_images")  # of an arm; the learning rate, too
+_SEEDS = (10, 11, 12)
 _OF_TRAINING = (  # settings on which the images before training do not depend
     "num_rounds", "reward_queries_per_round", "rollout", "schedule", "advantage", "selection", "objective", "lora",
     "optimization", "trust_region", "collapse",
@@ -92,18 +94,20 @@ class Published:
 class Scale:
     """Another size of the same study, such as Stable Diffusion on a GPU.
 
+    The arms have their settings except those that belong to the size: recipe, seeds, evaluations, learning rate.
+
     Attributes:
-        recipe: recipe of every arm, instead of the study's and of the arms' own.
+        recipe: recipe of every arm.
         num_images: images that are scored in a run.
         evaluate_every_images: scored images between evaluations during training; 0 for none.
-        seeds: seeds of every arm, instead of the study's and of the arms' own.
+        seeds: seeds of every arm.
         conditions: replaces the study's conditions if it is not empty.
     """
 
     recipe: str
     num_images: PositiveInt
     evaluate_every_images: NonNegativeInt = 0
-    seeds: tuple[Annotated[int, Ge(0)], ...] = (10, 11, 12)
+    seeds: tuple[Annotated[int, Ge(0)], ...] = _SEEDS
     conditions: dict[str, Tables] = field(default_factory=dict[str, Tables])
 
 
@@ -162,7 +166,7 @@ class StudyFile:
     evaluation_images: PositiveInt = 1440
     interim_images: PositiveInt = 360
     evaluate_every_images: NonNegativeInt = 0
-    seeds: tuple[Annotated[int, Ge(0)], ...] = (10, 11, 12)
+    seeds: tuple[Annotated[int, Ge(0)], ...] = _SEEDS
     arms: dict[str, Tables]
     conditions: dict[str, Tables] = field(default_factory=dict[str, Tables])
     grid: dict[str, tuple[Any, ...]] = field(default_factory=dict[str, tuple[Any, ...]])
@@ -184,13 +188,21 @@ class StudyFile:
         if name not in self.scales:
             raise UserError(f"scale is {name!r}; give one of: {', '.join(self.scales) or 'none, this study has no'}.")
         scale = self.scales[name]
-        own = ("recipe", "seeds")
-        without = {arm: {key: v for key, v in tables.items() if key not in own} for arm, tables in self.arms.items()}
         return replace(
-            self, recipe=scale.recipe, num_images=scale.num_images, arms=without, grid={},
+            self, recipe=scale.recipe, num_images=scale.num_images, grid={},
+            arms={arm: _without_size(tables) for arm, tables in self.arms.items()},
             evaluate_every_images=scale.evaluate_every_images, seeds=scale.seeds,
             conditions=scale.conditions or self.conditions,
         )  # fmt: skip
+
+
+def _without_size(tables: Tables) -> Tables:
+    """Return the settings of an arm that hold for every model: without evaluations, seeds and the learning rate."""
+    without = {key: value for key, value in tables.items() if key not in _OF_THE_SIZE}
+    if "optimization" in without:
+        kept = {key: value for key, value in without["optimization"].items() if key != "learning_rate"}
+        without["optimization"] = kept
+    return without
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -163,7 +163,10 @@ def _save_curves(study: StudyFile, comparison: StudyResults, file: Path) -> None
     """
     more: list[tuple[str, str]] = []
     if {"scene_accuracy", "style_entropy"} <= set(comparison.metrics()):
-        more = [*((x, "scene_accuracy") for x in _COSTS[1:3]), ("scene_accuracy", "style_entropy")]
+        more = [
+            *((x, "scene_accuracy") for x in ("trunks", "network_evaluations")),
+            ("scene_accuracy", "style_entropy"),
+        ]
     metrics = {name: found for name in comparison.conditions if (found := comparison.metrics(name))}
     length = min(3, *map(len, metrics.values()))  # rows are equally long
     panels: list[Callable[[Axes], None]] = []
