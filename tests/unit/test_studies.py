@@ -480,7 +480,7 @@ def test_an_arm_is_read_where_it_reaches_what_the_other_has_at_its_end() -> None
 def test_arms_are_compared_at_equally_many_trunks() -> None:
     """As public code counts: four images of a branch group are one sample, and 512 images 128 of them."""
     values = {"ours": [[point(0, 0.5), point(512, 0.7)]], "DDPO": [[point(0, 0.5), point(512, 0.9)]]}
-    [decision] = comparison(make_study(), values).decide(claim(at={"trunks": 128}))
+    [decision] = comparison(make_study(), values).decide(claim(at={"trunks": 128.0}))
     assert decision.interval is not None
     assert decision.interval.mean == pytest.approx(0.7 - 0.6)
 

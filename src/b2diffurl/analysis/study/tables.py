@@ -190,7 +190,8 @@ def _plot(axes: "Axes", *, comparison: StudyResults, condition: str, x: str, y: 
 
 def _plot_rounds(axes: "Axes", *, comparison: StudyResults, condition: str, metric: str) -> None:
     for number, arm in enumerate(comparison.arms):
-        curves = list(comparison.rounds(condition, arm, metric).values())
+        runs = comparison.rounds(condition, arm, metric).values()
+        curves = [[(float(queries), value) for queries, value in rounds] for rounds in runs]
         _plot_arm(axes, curves, label=arm, color=f"C{number}", has_band=True)
     _name_axes(axes, "reward_queries", metric, title=condition)
 
