@@ -78,7 +78,7 @@ def comparison(study: StudyFile, values: Mapping[str, Sequence[Sequence[Point]]]
 def claimed_conditions(study: StudyFile) -> set[str]:
     """The conditions in which the claims of a study are decided."""
     results = StudyResults(make_cells(study), {})
-    return {decision.claim.condition for each in study.claims for decision in results.decide(each)}
+    return {decision.condition for each in study.claims for decision in results.decide(each)}
 
 
 def test_arms_are_a_recipe_with_changes_and_seeds_alternate_them() -> None:
@@ -483,6 +483,34 @@ def test_arms_are_compared_at_equally_many_trunks() -> None:
     [decision] = comparison(make_study(), values).decide(claim(at={"trunks": 128.0}))
     assert decision.interval is not None
     assert decision.interval.mean == pytest.approx(0.7 - 0.6)
+
+
+def test_a_claim_about_several_arms_is_decided_for_each_pair() -> None:
+    values = {"ours": [[point(512, 0.7)]], "DDPO": [[point(512, 0.5)]]}
+    results = comparison(make_study(), values)
+    decisions = results.decide(claim(arm=("ours", "DDPO"), against=("DDPO", "ours")))
+    assert [(each.arm, each.against, each.interval and round(each.interval.mean, 9)) for each in decisions] == [
+        ("ours", "DDPO", 0.2), ("ours", "ours", 0.0), ("DDPO", "DDPO", 0.0), ("DDPO", "ours", -0.2),
+    ]  # fmt: skip
+    assert "(scene_accuracy: DDPO - ours) | -0.200" in "\n".join(claims_table(decisions))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ('arm = "our"', r"has 'our', which is not an arm \(did you mean 'ours'\?\); give one of: 'base', 'ours'"),
+        ('against = ["base", "ddpo"]', "'test' has 'ddpo', which is not an arm; give one of: 'base', 'ours'"),
+        ('condition = "long"', "'test' has 'long', which is not a condition"),
+    ],
+)
+def test_claims_about_unknown_arms_and_conditions_are_refused(tmp_path: Path, change: str, message: str) -> None:
+    file = tmp_path / "mine.toml"
+    lines = {"arm": 'arm = ["ours"]', "against": 'against = "base"'}
+    lines[change.split()[0]] = change
+    text = 'title = "t"\ntext = "x"\n[arms.ours]\n[[claims]]\ntext = "test"\nmetric = "clip_score"\nat_least = 0\n'
+    file.write_text(text + "\n".join(lines.values()), encoding="utf-8")
+    with pytest.raises(UserError, match=message):
+        read_study(str(file))
 
 
 def test_ratios_have_the_interval_of_their_logarithms() -> None:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 from b2diffurl.analysis.study.results import CellResult, Point
@@ -16,16 +17,22 @@ Rounds = list[tuple[int, float | None]]  # by round, the images scored so far an
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Decision:
-    """What the data say about a claim.
+    """What the data say about a claim in one condition and for one pair of arms.
 
     Attributes:
-        claim: the claim, of one condition.
+        claim: the claim.
+        condition: the condition.
+        arm: the arm that is compared.
+        against: the arm that it is compared with.
         verdict: whether the interval lies on the right side of the bound, on the wrong one, or on both.
         interval: mean over seeds of the differences or ratios, with the 95 % interval; None without data.
         num_seeds: number of seeds in which both arms have the metric where the claim reads it.
     """
 
     claim: Claim
+    condition: str
+    arm: str
+    against: str
     verdict: Verdict
     interval: Interval | None
     num_seeds: int
@@ -99,19 +106,25 @@ class StudyResults:
         return list(dict.fromkeys(names))
 
     def decide(self, claim: Claim) -> list[Decision]:
-        """Decide a claim in its condition, or in each condition if it names none."""
+        """Decide a claim for all its pairs of arms, in its condition or in each condition if it names none."""
         conditions = [claim.condition] if claim.condition else self.conditions
-        return [self._decide(replace(claim, condition=condition)) for condition in conditions]
+        return [
+            self._decide(claim, condition=condition, arm=arm, against=against)
+            for condition in conditions
+            for arm, against in claim.pairs
+        ]
 
-    def _decide(self, claim: Claim) -> Decision:
-        read = [_read(claim, *pair) for pair in self.pairs(claim.condition, claim.arm, claim.against)]
+    def _decide(self, claim: Claim, *, condition: str, arm: str, against: str) -> Decision:
+        read = [_read(claim, *pair) for pair in self.pairs(condition, arm, against)]
         values = [(ours, other) for ours, other in read if ours is not None and other is not None]
+        decided = partial(
+            Decision, claim=claim, condition=condition, arm=arm, against=against, num_seeds=len(values)
+        )  # fmt: skip
         if not values:
-            return Decision(claim=claim, verdict="no data", interval=None, num_seeds=0)
+            return decided(verdict="no data", interval=None)
         ours, others = [ours for ours, _ in values], [other for _, other in values]
-        estimate = paired_difference if claim.kind == "difference" else ratio_interval
-        interval = estimate(ours, others)
-        return Decision(claim=claim, verdict=_verdict(claim, interval), interval=interval, num_seeds=len(values))
+        interval = (paired_difference if claim.kind == "difference" else ratio_interval)(ours, others)
+        return decided(verdict=_verdict(claim, interval), interval=interval)
 
     def pairs(self, condition: str, arm: str, against: str) -> list[tuple[list[Point], list[Point]]]:
         """Return the evaluations of two arms for every seed that both have."""

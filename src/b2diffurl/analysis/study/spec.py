@@ -39,10 +39,12 @@ _OF_TRAINING = (  # settings on which the images before training do not depend
 class Claim:
     """A sentence that paired differences or ratios over seeds decide: it holds, does not hold, or is not decided.
 
+    It is decided for each condition, each arm and each arm that these are compared with.
+
     Attributes:
         text: the sentence.
-        arm: the arm that it is about.
-        against: the arm that it is compared with; "base" is the model before training.
+        arm: the arm that it is about, or several.
+        against: the arm that it is compared with, or several; "base" is the model before training.
         metric: an evaluation metric, or reward_queries, trunks, network_evaluations or seconds.
         kind: whether arm - against or arm / against is compared with the bound.
         at_least: the claim holds if the whole interval is at or above this.
@@ -54,8 +56,8 @@ class Claim:
     """
 
     text: str
-    arm: str
-    against: str
+    arm: str | tuple[str, ...]
+    against: str | tuple[str, ...]
     metric: str
     kind: Literal["difference", "ratio"] = "difference"
     at_least: float = -math.inf
@@ -69,6 +71,12 @@ class Claim:
             raise UserError(f"claims: {self.text!r} needs at_least or at_most; give one of them.")
         if len(self.at) + bool(self.reaches) > 1:
             raise UserError(f"claims: {self.text!r} has several metrics in at and reaches; give one.")
+
+    @property
+    def pairs(self) -> list[tuple[str, str]]:
+        """Every arm with every arm that it is compared with."""
+        arms, others = [(name,) if isinstance(name, str) else name for name in (self.arm, self.against)]
+        return list(product(arms, others))
 
 
 @settings
@@ -260,17 +268,25 @@ def read_study(name: str) -> StudyFile:
             )
         file = _STUDIES / f"{name}.toml"
     study = read_toml(file, StudyFile)
-    _check_samples(study)
+    _check_names(study)
     return study
 
 
-def _check_samples(study: StudyFile) -> None:
-    """Refuse sample prompts of a condition that the study has at none of its sizes."""
-    known = [*(study.conditions or [""]), *(name for scale in study.scales.values() for name in scale.conditions)]
-    for name in study.samples.prompts if study.samples else ():
+def _check_names(study: StudyFile) -> None:
+    """Refuse arms that the study does not have, and conditions that it has at none of its sizes."""
+    scaled = [name for scale in study.scales.values() for name in scale.conditions]
+    conditions = [*(study.conditions or [""]), *scaled]
+    arms = [BASE, *(arm for arm, _ in _arms(study))]
+    prompts = study.samples.prompts if study.samples else ()
+    named = [("samples.prompts has", name, "a condition", conditions) for name in prompts]
+    for claim in study.claims:
+        where = f"claims: {claim.text!r} has"
+        named += [(where, claim.condition, "a condition", ["", *conditions])]
+        named += [(where, arm, "an arm", arms) for pair in claim.pairs for arm in pair]
+    for where, name, kind, known in named:
         if name not in known:
             names = ", ".join(repr(name) for name in dict.fromkeys(known))
-            raise UserError(f"samples.prompts has {name!r}, which is not a condition; give one of: {names}.")
+            raise UserError(f"{where} {name!r}, which is not {kind}{did_you_mean(name, known)}; give one of: {names}.")
 
 
 def make_cells(study: StudyFile, seeds: Sequence[int] = ()) -> list[Cell]:

@@ -125,12 +125,12 @@ def claims_table(decisions: Sequence[Decision]) -> list[str]:
             continue
         claim = decision.claim
         place = "".join(f" at {name} {value:g}" for name, value in claim.at.items())
-        place += f" at the final {claim.reaches} of {claim.against}" if claim.reaches else ""
+        place += f" at the final {claim.reaches} of {decision.against}" if claim.reaches else ""
         sign = "-" if claim.kind == "difference" else "/"
         bound = f"at least {claim.at_least:g}" if claim.at_least > float("-inf") else f"at most {claim.at_most:g}"
-        what = f"{claim.metric}{place}: {claim.arm} {sign} {claim.against}"
+        what = f"{claim.metric}{place}: {decision.arm} {sign} {decision.against}"
         measured, verdict = _interval(decision.interval), f"**{decision.verdict}**"
-        text = f"{claim.condition}: {claim.text}" if claim.condition else claim.text
+        text = f"{decision.condition}: {claim.text}" if decision.condition else claim.text
         rows.append([f"{text} ({what})", measured, bound, str(decision.num_seeds), verdict])
     lines = _markdown(rows) if len(rows) > 1 else []
     if num_without:
