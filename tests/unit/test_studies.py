@@ -37,7 +37,7 @@ from b2diffurl.analysis.study.spec import (
     settings_hash,
     study_names,
 )
-from b2diffurl.analysis.study.tables import study_text, write_tables
+from b2diffurl.analysis.study.tables import claims_table, study_text, write_tables
 from b2diffurl.config import from_tables, to_tables, to_toml
 from b2diffurl.errors import UserError
 from b2diffurl.evaluation.generate import GeneratedImages
