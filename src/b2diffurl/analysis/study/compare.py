@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Literal
 
 from b2diffurl.analysis.study.results import CellResult, Point
@@ -117,14 +116,12 @@ class StudyResults:
     def _decide(self, claim: Claim, *, condition: str, arm: str, against: str) -> Decision:
         read = [_read(claim, *pair) for pair in self.pairs(condition, arm, against)]
         values = [(ours, other) for ours, other in read if ours is not None and other is not None]
-        decided = partial(
-            Decision, claim=claim, condition=condition, arm=arm, against=against, num_seeds=len(values)
+        estimate = paired_difference if claim.kind == "difference" else ratio_interval
+        interval = estimate([ours for ours, _ in values], [other for _, other in values]) if values else None
+        return Decision(
+            claim=claim, condition=condition, arm=arm, against=against,
+            verdict=_verdict(claim, interval) if interval else "no data", interval=interval, num_seeds=len(values),
         )  # fmt: skip
-        if not values:
-            return decided(verdict="no data", interval=None)
-        ours, others = [ours for ours, _ in values], [other for _, other in values]
-        interval = (paired_difference if claim.kind == "difference" else ratio_interval)(ours, others)
-        return decided(verdict=_verdict(claim, interval), interval=interval)
 
     def pairs(self, condition: str, arm: str, against: str) -> list[tuple[list[Point], list[Point]]]:
         """Return the evaluations of two arms for every seed that both have."""
