@@ -207,3 +207,16 @@ def test_pairs_of_extremes_have_both_members_selected() -> None:
 def test_a_fraction_outside_its_range_is_refused(value: float) -> None:
     with pytest.raises(UserError, match=r"^selection\.fraction is"):
         Extremes(fraction=value)
+
+
+@pytest.mark.parametrize("selector", [BestWorst(), Gap(delta=0.0), All(), Power(), Extremes(), Extremes(fraction=0.3)])
+@given(seed=st.integers(0, 99), num_groups=st.integers(1, 5), num_branches=st.integers(2, 5))
+def test_plan_counts_as_many_trajectories_as_a_selector_selects_at_most(
+    selector: Selector, seed: int, num_groups: int, num_branches: int
+) -> None:
+    most = selector.max_selected(num_groups=num_groups, num_branches=num_branches)
+    advantages = 9 * torch.randn(num_groups, num_branches, generator=torch.Generator().manual_seed(seed))
+    selection = selector.select(advantages, ["a cat"] * num_groups)
+    assert len(selection.index) <= most
+    opposed = torch.linspace(-9, 9, num_branches).repeat(num_groups, 1)  # every best is good, every worst bad
+    assert len(selector.select(opposed, ["a cat"] * num_groups).index) == most

@@ -23,6 +23,7 @@ _OPTIONAL = (
     "can_change_num_rounds",
     "check",
     "clip",
+    "max_selected",
     "metrics",
     "needs",
     "normalize_trunks",

@@ -34,14 +34,14 @@ class Extremes(Selector):
     use: Literal["extremes"] = "extremes"
     fraction: Annotated[float, Gt(0), Le(1)] = 0.5
 
-    def num_each(self, size: int) -> int:
-        """Return n, the number of best and of worst trajectories of a round of `size`."""
-        return min(size // 2, max(1, round(self.fraction * size / 2)))
+    def max_selected(self, *, num_groups: int, num_branches: int) -> int:
+        """Return 2 n."""
+        return 2 * self._num_each(num_groups * num_branches)
 
     def select(self, advantages: Float[Tensor, "G K"], prompts: Sequence[str]) -> Selection:
         """Select the extremes."""
         size, num_branches = advantages.numel(), advantages.shape[1]
-        num_each = self.num_each(size)
+        num_each = self._num_each(size)
         ascending = advantages.flatten().argsort(stable=True)
         chosen = torch.zeros(size, dtype=torch.bool)
         chosen[ascending[:num_each]] = True
@@ -49,3 +49,7 @@ class Extremes(Selector):
         every = select_all(advantages, prompts)
         members = chosen[every.pairs[..., 0] * num_branches + every.pairs[..., 1]]
         return Selection(index=every.index[chosen], pairs=every.pairs[members.all(dim=1)])
+
+    def _num_each(self, size: int) -> int:
+        """Return n, the number of best and of worst trajectories of a round of `size`."""
+        return min(size // 2, max(1, round(self.fraction * size / 2)))

@@ -36,6 +36,10 @@ class Gap(Selector):
         """Raise UserError for groups of one, which have no differences."""
         check_groups("selection gap", num_branches=num_branches, instead="selection:all")
 
+    def max_selected(self, *, num_groups: int, num_branches: int) -> int:  # noqa: ARG002
+        """Return two per group."""
+        return 2 * num_groups
+
     def select(self, advantages: Float[Tensor, "G K"], prompts: Sequence[str]) -> Selection:  # noqa: ARG002
         """Select best and worst of the groups that differ enough."""
         best, worst = advantages.max(dim=1), advantages.min(dim=1)

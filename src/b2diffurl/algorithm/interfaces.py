@@ -123,6 +123,10 @@ class Selector(Protocol):
     def check(self, *, num_branches: int) -> None:
         """Raise UserError if the selector cannot be used with this number of branches."""
 
+    def max_selected(self, *, num_groups: int, num_branches: int) -> int:
+        """Return how many trajectories of a round it selects at most, from which `plan` computes costs; here all."""
+        return num_groups * num_branches
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Needs:

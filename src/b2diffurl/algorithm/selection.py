@@ -37,6 +37,10 @@ class BestWorst(Selector):
         """Raise UserError for groups of one, whose best and worst are the same trajectory."""
         check_groups("selection best-worst", num_branches=num_branches, instead="selection:all")
 
+    def max_selected(self, *, num_groups: int, num_branches: int) -> int:  # noqa: ARG002
+        """Return two per group."""
+        return 2 * num_groups
+
     def select(self, advantages: Float[Tensor, "G K"], prompts: Sequence[str]) -> Selection:  # noqa: ARG002
         """Select best and worst of every group; the first of equal ones."""
         best, worst = advantages.max(dim=1), advantages.min(dim=1)

@@ -13,10 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from b2diffurl.algorithm.extremes import Extremes
-from b2diffurl.algorithm.gap import Gap
 from b2diffurl.algorithm.records import StepInterval
-from b2diffurl.algorithm.selection import BestWorst
 from b2diffurl.emoji import is_embedded
 from b2diffurl.errors import UserError
 from b2diffurl.models import ModelSource
@@ -230,11 +227,7 @@ class _Trained:
 
 def _trained(run: Run, interval: StepInterval) -> _Trained:
     num_trunks = run.num_trunks
-    selected = run.reward_queries_per_round
-    if isinstance(run.selection, BestWorst | Gap):
-        selected = 2 * num_trunks
-    elif isinstance(run.selection, Extremes):
-        selected = 2 * run.selection.num_each(selected)
+    selected = run.selection.max_selected(num_groups=num_trunks, num_branches=run.rollout.num_branches)
     if run.objective.needs.pairs:
         selected = 2 * (selected // 2)
     num_trunk_steps = run.sampler.num_inference_steps - interval.length if run.rollout.train_trunk else 0
