@@ -29,6 +29,7 @@ from b2diffurl.analysis.study.spec import (
     Cell,
     Claim,
     Samples,
+    Scale,
     StudyFile,
     changed_settings,
     make_cells,
@@ -352,8 +353,21 @@ def test_every_study_of_the_paper_runs_on_stable_diffusion_too(name: str) -> Non
     small, large = read_study(name), read_study(name).at_scale("sd14")
     cells = make_cells(large)
     assert {cell.run.model for cell in cells} == {"CompVis/stable-diffusion-v1-4"}
-    assert {(cell.condition, cell.arm) for cell in cells} == {(cell.condition, cell.arm) for cell in make_cells(small)}
+    arms = {(cell.condition, cell.arm) for cell in make_cells(small)}
+    rates = {(condition, arm) for condition, arm in arms if arm.endswith("2e-3")}  # arms of the embedded model only
+    assert {(cell.condition, cell.arm) for cell in cells} == arms - rates
     assert {cell.seed for cell in cells} == ({large.samples.seed} if large.samples else {10, 11, 12})
+
+
+def test_arms_that_differ_in_the_size_only_are_one_arm_at_another_scale() -> None:
+    arms: dict[str, dict[str, object]] = {
+        "a": {"optimization": {"learning_rate": 1e-3}},
+        "same": {"seeds": [1]},
+        "other": {"optimization": {"learning_rate": 1e-3, "lr_schedule": "linear"}},
+    }
+    study = make_study(arms=arms, scales={"large": Scale(recipe="sd15", num_images=256)})
+    assert study.at_scale("large").arms == {"a": {}, "other": {"optimization": {"lr_schedule": "linear"}}}
+    assert study.at_scale("").arms == arms
 
 
 def test_learning_rates_and_evaluations_of_arms_are_those_of_the_embedded_model_only() -> None:

@@ -57,7 +57,7 @@ recipes: emoji-quickstart, emoji-b2-paper, emoji-ddpo, emoji-policy-gradient, em
          paper-template1-clip, paper-template1-bert, paper-template2-clip, paper-template2-bert,
          paper-template3-clip, paper-template3-bert, sd15, sdxl, sd15-ddpo
 studies: ablation, alignment, baselines, compatibility, cost, diversity, evidence, generalization, hacking,
-         one-rate, quickstart, samples, sweep, variants
+         one-rate, quickstart, samples, sweep, trust-region, variants
 
 Begin with: b2diffurl train emoji-quickstart --output runs/first
 """

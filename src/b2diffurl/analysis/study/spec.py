@@ -102,7 +102,8 @@ class Published:
 class Scale:
     """Another size of the same study, such as Stable Diffusion on a GPU.
 
-    The arms have their settings except those that belong to the size: recipe, seeds, evaluations, learning rate.
+    The arms have their settings except those that belong to the size: recipe, seeds, evaluations, learning rate. Arms
+    that differ only in these are one arm, the first.
 
     Attributes:
         recipe: recipe of every arm.
@@ -196,9 +197,12 @@ class StudyFile:
         if name not in self.scales:
             raise UserError(f"scale is {name!r}; give one of: {', '.join(self.scales) or 'none, this study has no'}.")
         scale = self.scales[name]
+        arms: dict[str, Tables] = {}
+        for arm, tables in self.arms.items():
+            if (settings := _without_size(tables)) not in arms.values():
+                arms[arm] = settings
         return replace(
-            self, recipe=scale.recipe, num_images=scale.num_images, grid={},
-            arms={arm: _without_size(tables) for arm, tables in self.arms.items()},
+            self, recipe=scale.recipe, num_images=scale.num_images, grid={}, arms=arms,
             evaluate_every_images=scale.evaluate_every_images, seeds=scale.seeds,
             conditions=scale.conditions or self.conditions,
         )  # fmt: skip
@@ -207,10 +211,8 @@ class StudyFile:
 def _without_size(tables: Tables) -> Tables:
     """Return the settings of an arm that hold for every model: without evaluations, seeds and the learning rate."""
     without = {key: value for key, value in tables.items() if key not in _OF_THE_SIZE}
-    if "optimization" in without:
-        kept = {key: value for key, value in without["optimization"].items() if key != "learning_rate"}
-        without["optimization"] = kept
-    return without
+    kept = {key: value for key, value in without.pop("optimization", {}).items() if key != "learning_rate"}
+    return without | ({"optimization": kept} if kept else {})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
