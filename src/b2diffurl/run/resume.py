@@ -124,7 +124,7 @@ def _check_settings(directory: RunDirectory, recorded: Run, run: Run, checkpoint
 
 
 def _other_settings(directory: RunDirectory, recorded: Run, run: Run) -> UserError:
-    before, now = flat_settings(recorded), flat_settings(run)
+    before, now = flat_settings(replace(recorded, num_rounds=run.num_rounds)), flat_settings(run)  # that may differ
     name = next((name for name in before | now if before.get(name) != now.get(name)), "run")
     return UserError(
         f"output {directory.path} holds a run with other settings ({name} is {before.get(name)!r} there and "
