@@ -100,8 +100,9 @@ def _check_checkpoint(
 
 def _check_settings(directory: RunDirectory, recorded: Run, run: Run, checkpoint: Checkpoint | None) -> None:
     """Refuse other settings; of the number of rounds, one that would have changed a round or is too small."""
-    if replace(recorded, num_rounds=run.num_rounds) != run:
-        raise _other_settings(directory, recorded, run)
+    otherwise_same = replace(recorded, num_rounds=run.num_rounds)
+    if otherwise_same != run:
+        raise _other_settings(directory, otherwise_same, run)
     past = [PastRound(**done) for done in checkpoint.state.get("past", [])] if checkpoint else []
     if run.num_rounds == recorded.num_rounds or not past:
         return
@@ -124,7 +125,7 @@ def _check_settings(directory: RunDirectory, recorded: Run, run: Run, checkpoint
 
 
 def _other_settings(directory: RunDirectory, recorded: Run, run: Run) -> UserError:
-    before, now = flat_settings(replace(recorded, num_rounds=run.num_rounds)), flat_settings(run)  # that may differ
+    before, now = flat_settings(recorded), flat_settings(run)
     name = next((name for name in before | now if before.get(name) != now.get(name)), "run")
     return UserError(
         f"output {directory.path} holds a run with other settings ({name} is {before.get(name)!r} there and "
