@@ -532,6 +532,28 @@ def test_claims_about_unknown_arms_and_conditions_are_refused(tmp_path: Path, ch
         read_study(str(file))
 
 
+def test_claims_of_another_study_are_limited_to_the_arms_of_this_one(tmp_path: Path) -> None:
+    arms = 'title = "t"\ntext = "x"\n[arms.ours]\n[arms.DDPO]\n'
+    claims = [
+        'text = "both"\narm = ["ours", "theirs"]\nagainst = ["DDPO", "base"]\n',
+        'text = "an arm that is not here"\narm = "theirs"\nagainst = "DDPO"\n',
+        'text = "a condition that is not here"\narm = "ours"\nagainst = "DDPO"\ncondition = "long"\n',
+    ]
+    bound = 'metric = "clip_score"\nat_least = 0\n'
+    other, file = tmp_path / "other.toml", tmp_path / "mine.toml"
+    tables = "".join(f"[[claims]]\n{text}{bound}" for text in claims)
+    other.write_text(f"{arms}[arms.theirs]\n[conditions.long]\n{tables}", encoding="utf-8")
+    own = f'[[claims]]\ntext = "own"\narm = "DDPO"\nagainst = "base"\n{bound}'
+    file.write_text(f'claims_of = "{other}"\n{arms}{own}', encoding="utf-8")
+    assert [(each.text, each.pairs) for each in read_study(str(file)).claims] == [
+        ("both", [("ours", "DDPO"), ("ours", "base")]),
+        ("own", [("DDPO", "base")]),
+    ]
+    file.write_text(f'claims_of = "evidenc"\n{arms}', encoding="utf-8")
+    with pytest.raises(UserError, match=r"claims_of is 'evidenc' \(did you mean 'evidence'\?\)"):
+        read_study(str(file))
+
+
 def test_ratios_have_the_interval_of_their_logarithms() -> None:
     interval = ratio_interval([1.0, 2.0, 4.0], [2.0, 4.0, 4.0])
     assert interval.mean == pytest.approx(math.exp((2 * math.log(0.5) + 0) / 3))

@@ -73,9 +73,14 @@ class Claim:
             raise UserError(f"claims: {self.text!r} has several metrics in at and reaches; give one.")
 
     @property
+    def sides(self) -> list[tuple[str, ...]]:
+        """The arms, and those that they are compared with."""
+        return [(name,) if isinstance(name, str) else name for name in (self.arm, self.against)]
+
+    @property
     def pairs(self) -> list[tuple[str, str]]:
         """Every arm with every arm that it is compared with."""
-        arms, others = [(name,) if isinstance(name, str) else name for name in (self.arm, self.against)]
+        arms, others = self.sides
         return list(product(arms, others))
 
 
@@ -162,6 +167,8 @@ class StudyFile:
         grid: values by setting, such as "optimization.learning_rate"; every arm is trained with each combination.
         baseline: the arm that the table compares the others with; the first if it is "".
         claims: sentences to decide.
+        claims_of: another study, by name or path: those of its own claims that are about arms and conditions of this
+            one are decided here, too.
         published: what the paper reports.
         round_metrics: metrics of rounds that a result keeps, such as image/contrast, to show beside the evaluations.
         samples: grids of images, or nothing.
@@ -181,6 +188,7 @@ class StudyFile:
     grid: dict[str, tuple[Any, ...]] = field(default_factory=dict[str, tuple[Any, ...]])
     baseline: str = ""
     claims: tuple[Claim, ...] = ()
+    claims_of: str = ""
     published: tuple[Published, ...] = ()
     round_metrics: tuple[str, ...] = ()
     samples: Samples | None = None
@@ -256,29 +264,53 @@ def study_names() -> tuple[str, ...]:
 
 
 def read_study(name: str) -> StudyFile:
-    """Read a study by name or path.
+    """Read a study by name or path, with the claims that it takes from another one.
 
     Raises:
         UserError: there is no such study, or its file is invalid.
     """
-    file = Path(name)
-    if not name.endswith(".toml"):
-        if name not in study_names():
-            raise UserError(
-                f"study is {name!r}{did_you_mean(name, study_names())}; give a TOML file or one of: "
-                f"{', '.join(study_names())}."
-            )
-        file = _STUDIES / f"{name}.toml"
-    study = read_toml(file, StudyFile)
+    study = _read_file(name)
+    if study.claims_of:
+        others = _read_file(study.claims_of, setting="claims_of").claims
+        study = replace(study, claims=(*_claims_about(study, others), *study.claims))
     _check_names(study)
     return study
 
 
+def _read_file(name: str, *, setting: str = "study") -> StudyFile:
+    file = Path(name)
+    if not name.endswith(".toml"):
+        if name not in study_names():
+            raise UserError(
+                f"{setting} is {name!r}{did_you_mean(name, study_names())}; give a TOML file or one of: "
+                f"{', '.join(study_names())}."
+            )
+        file = _STUDIES / f"{name}.toml"
+    return read_toml(file, StudyFile)
+
+
+def _known_arms(study: StudyFile) -> list[str]:
+    """Return the names that a claim may compare."""
+    return [BASE, *(arm for arm, _ in _arms(study))]
+
+
+def _known_conditions(study: StudyFile) -> list[str]:
+    """Return the conditions that the study has at any of its sizes."""
+    return [*(study.conditions or [""]), *(name for scale in study.scales.values() for name in scale.conditions)]
+
+
+def _claims_about(study: StudyFile, claims: Sequence[Claim]) -> Iterator[Claim]:
+    """Yield claims, limited to the arms and conditions of a study."""
+    arms, conditions = _known_arms(study), ["", *_known_conditions(study)]
+    for claim in claims:
+        kept, others = [tuple(arm for arm in side if arm in arms) for side in claim.sides]
+        if kept and others and claim.condition in conditions:
+            yield replace(claim, arm=kept, against=others)
+
+
 def _check_names(study: StudyFile) -> None:
     """Refuse arms that the study does not have, and conditions that it has at none of its sizes."""
-    scaled = [name for scale in study.scales.values() for name in scale.conditions]
-    conditions = [*(study.conditions or [""]), *scaled]
-    arms = [BASE, *(arm for arm, _ in _arms(study))]
+    conditions, arms = _known_conditions(study), _known_arms(study)
     prompts = study.samples.prompts if study.samples else ()
     named = [("samples.prompts has", name, "a condition", conditions) for name in prompts]
     for claim in study.claims:
