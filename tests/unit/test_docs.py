@@ -119,6 +119,53 @@ def test_the_pages_have_the_tables_and_images_of_the_results() -> None:
     assert results.main(["--check"]) == 0, "run python tools/results.py"
 
 
+_NUMBER = r"[+-]?\d*\.\d+"
+_INTERVAL = re.compile(rf"({_NUMBER}) \(({_NUMBER}) to ({_NUMBER})\)")
+_DERIVED = {  # intervals in the text that no table has, and what they are
+    (".29", ".40"): "ratio of evaluations of study evidence times the seconds per evaluation of study cost",
+    (".047", ".182"): "study one-rate, 3,072 images, --seeds 13 14 15 16 17 18 19, minus the best DDPO",
+    (".037", ".199"): "the same, minus plain DDPO",
+}
+
+
+def unknown_intervals(text: str, tables: str) -> list[str]:
+    """Intervals of a text, as `.1 (.05 to .15)` or `.1, .05 to .15`, that no table has, rounded, with their mean.
+
+    The mean may stand up to 200 characters before, and a difference may be quoted with the other sign.
+    """
+    known = {tuple(map(float, each)) for each in _INTERVAL.findall(tables)}
+    known |= {(-mean, -high, -low) for mean, low, high in known}
+    unknown: list[str] = []
+    for found in re.finditer(rf"(?:\(|, )({_NUMBER})\s+to\s+({_NUMBER})", text):
+        before = text[max(0, found.start() - 200) : found.start()]
+        means = [each.lstrip("+-") for each in re.findall(rf"{_NUMBER}|\b\d+\b", before)]
+        if found.groups() not in _DERIVED and not any(
+            rounds_to(low, found[1]) and rounds_to(high, found[2]) and any(rounds_to(abs(mean), each) for each in means)
+            for mean, low, high in known
+        ):
+            unknown.append(f"{before[-40:]}{found[0]}")
+    return unknown
+
+
+def rounds_to(value: float, text: str) -> bool:
+    """Whether a value is what the text says, to the digits that it gives."""
+    return abs(value - float(text)) <= 0.5 * 10.0 ** -len(text.partition(".")[2]) + 1e-9
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/results.md"])
+def test_intervals_in_the_text_are_those_of_the_tables(page: str) -> None:
+    tables = "".join(file.read_text(encoding="utf-8") for file in sorted((ROOT / "results").glob("*/table.md")))
+    assert not unknown_intervals((ROOT / page).read_text(encoding="utf-8"), tables)
+
+
+def test_an_interval_that_no_table_has_is_found() -> None:
+    tables = "| -0.019 (-0.050 to +0.012) |"
+    for text in ("it is -.019 (-.050 to .012)", "behind by .02 (-.012 to .050)", "(-.019, -.050 to .012; margin .03)"):
+        assert not unknown_intervals(text, tables), text
+    for text in ("it is -.019 (-.050 to .013)", "it is -.018 (-.050 to .012)"):
+        assert unknown_intervals(text, tables), text
+
+
 def test_tables_are_written_anew_where_they_differ(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     page, study = tmp_path / "docs" / "page.md", tmp_path / "results" / "some-study"
     page.parent.mkdir()
