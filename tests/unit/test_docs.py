@@ -136,7 +136,7 @@ def unknown_intervals(text: str, tables: str) -> list[str]:
     known = {tuple(map(float, each)) for each in _INTERVAL.findall(tables)}
     known |= {(-mean, -high, -low) for mean, low, high in known}
     unknown: list[str] = []
-    for found in re.finditer(rf"(?:\(|, )({_NUMBER})\s+to\s+({_NUMBER})", text):
+    for found in re.finditer(rf"(?:\(|,\s+)({_NUMBER})\s+to\s+({_NUMBER})", text):
         before = text[max(0, found.start() - 200) : found.start()]
         means = [each.lstrip("+-") for each in re.findall(rf"{_NUMBER}|\b\d+\b", before)]
         if found.groups() not in _DERIVED and not any(
@@ -156,6 +156,16 @@ def rounds_to(value: float, text: str) -> bool:
 def test_intervals_in_the_text_are_those_of_the_tables(page: str) -> None:
     tables = "".join(file.read_text(encoding="utf-8") for file in sorted((ROOT / "results").glob("*/table.md")))
     assert not unknown_intervals((ROOT / page).read_text(encoding="utf-8"), tables)
+
+
+def test_rows_with_half_widths_are_rows_of_the_tables() -> None:
+    """README shows some columns of a row, some under another name."""
+    tables = [file.read_text(encoding="utf-8").splitlines() for file in (ROOT / "results").glob("*/table.md")]
+    rows = [set(row.strip("| ").split(" | ")) for table in tables for row in table]
+    for row in (ROOT / "README.md").read_text(encoding="utf-8").splitlines():
+        if row.startswith("|") and " ± " in row:
+            cells = row.strip("| ").split(" | ")[1:]
+            assert any(each.issuperset(cells) for each in rows), row
 
 
 def test_an_interval_that_no_table_has_is_found() -> None:
