@@ -395,6 +395,14 @@ def test_settings_are_chosen_on_seeds_that_no_comparison_uses() -> None:
         assert min(cell.seed for cell in make_cells(read_study(name))) >= 10
 
 
+def test_every_committed_result_belongs_to_a_study() -> None:
+    studies = [read_study(name) for name in study_names()]
+    sized = [replace(study, num_images=size) for study in studies for size in {study.num_images, 3072}]
+    known = {cell.key.partition("-")[0] for study in sized for cell in make_cells(study)}
+    folder = Path(__file__).parents[2] / "results" / "runs"
+    assert not [file.name for file in folder.glob("*.json") if file.name.partition("-")[0] not in known]
+
+
 def test_the_sweep_has_the_same_settings_for_every_arm_of_the_evidence() -> None:
     sweep = read_study("sweep")
     evidence = [(arm.removesuffix(", 2e-3"), tables) for arm, tables in read_study("evidence").arms.items()]
