@@ -196,7 +196,7 @@ def test_the_shipped_studies_share_their_runs() -> None:
     assert len(keys("ablation", "CLIPScore") & keys("one-rate")) == 40
     assert not keys("ablation", "BERTScore") & keys("one-rate")
     assert len(keys("compatibility") & keys("one-rate")) == 9
-    assert len(keys("evidence") & keys("one-rate")) == 40  # the arms at 2e-3
+    assert len(keys("evidence") & keys("one-rate")) == 50  # the arms at 2e-3
 
 
 def test_the_ablation_finds_the_runs_of_the_evidence_under_its_condition_clipscore() -> None:
