@@ -399,8 +399,8 @@ def test_every_committed_result_belongs_to_a_study() -> None:
     studies = [read_study(name) for name in study_names()]
     sized = [replace(study, num_images=size) for study in studies for size in {study.num_images, 3072}]
     known = {cell.key.partition("-")[0] for study in sized for cell in make_cells(study)}
-    folder = Path(__file__).parents[2] / "results" / "runs"
-    assert not [file.name for file in folder.glob("*.json") if file.name.partition("-")[0] not in known]
+    files = (RESULTS / "runs").glob("*.json")
+    assert not [file.name for file in files if file.name.partition("-")[0] not in known]
 
 
 def test_the_sweep_has_the_same_settings_for_every_arm_of_the_evidence() -> None:
@@ -557,6 +557,9 @@ def test_claims_of_another_study_are_limited_to_the_arms_of_this_one(tmp_path: P
         ("both", [("ours", "DDPO"), ("ours", "base")]),
         ("own", [("DDPO", "base")]),
     ]
+    other.write_text(f"{arms}{tables}", encoding="utf-8")  # without the arm that its claims name
+    with pytest.raises(UserError, match="has 'theirs', which is not an arm"):
+        read_study(str(file))
     file.write_text(f'claims_of = "evidenc"\n{arms}', encoding="utf-8")
     with pytest.raises(UserError, match=r"claims_of is 'evidenc' \(did you mean 'evidence'\?\)"):
         read_study(str(file))

@@ -271,8 +271,9 @@ def read_study(name: str) -> StudyFile:
     """
     study = _read_file(name)
     if study.claims_of:
-        others = _read_file(study.claims_of, setting="claims_of").claims
-        study = replace(study, claims=(*_claims_about(study, others), *study.claims))
+        other = _read_file(study.claims_of, setting="claims_of")
+        _check_names(other)
+        study = replace(study, claims=(*_claims_about(study, other.claims), *study.claims))
     _check_names(study)
     return study
 
